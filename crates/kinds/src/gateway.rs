@@ -1,0 +1,350 @@
+//! Gateway API, group `gateway.networking.k8s.io`, version v1: the kinds that the gateway serves.
+//!
+//! Fields that the gateway neither reads nor writes are left out; decoding ignores them.
+
+use k8s_openapi::{
+    ClusterResourceScope, ListableResource, Metadata, NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta},
+};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
+
+mod http_route;
+
+pub use http_route::*;
+
+/// The API group.
+pub const GROUP: &str = "gateway.networking.k8s.io";
+
+/// Defines a kind: its object type with metadata, spec and status, and what `kube` needs to know of it.
+macro_rules! kind {
+    ($(#[$doc:meta])* $kind:ident, $list:literal, $plural:literal, $scope:ty, $spec:ty $(, $status:ty)?) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        pub struct $kind {
+            /// Standard object metadata.
+            pub metadata: ObjectMeta,
+            /// Desired state.
+            #[serde(default)]
+            pub spec: $spec,
+            $(
+                /// Observed state.
+                #[serde(default)]
+                pub status: Option<$status>,
+            )?
+        }
+
+        impl k8s_openapi::Resource for $kind {
+            const API_VERSION: &'static str = "gateway.networking.k8s.io/v1";
+            const GROUP: &'static str = GROUP;
+            const KIND: &'static str = stringify!($kind);
+            const VERSION: &'static str = "v1";
+            const URL_PATH_SEGMENT: &'static str = $plural;
+            type Scope = $scope;
+        }
+
+        impl ListableResource for $kind {
+            const LIST_KIND: &'static str = $list;
+        }
+
+        impl Metadata for $kind {
+            type Ty = ObjectMeta;
+
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut object = serializer.serialize_struct(stringify!($kind), 5)?;
+                object.serialize_field("apiVersion", <Self as k8s_openapi::Resource>::API_VERSION)?;
+                object.serialize_field("kind", <Self as k8s_openapi::Resource>::KIND)?;
+                object.serialize_field("metadata", &self.metadata)?;
+                object.serialize_field("spec", &self.spec)?;
+                $(
+                    let status: &Option<$status> = &self.status;
+                    if let Some(status) = status {
+                        object.serialize_field("status", status)?;
+                    }
+                )?
+                object.end()
+            }
+        }
+    };
+}
+
+kind!(
+    /// A class of gateways, served by the controller that it names.
+    GatewayClass, "GatewayClassList", "gatewayclasses", ClusterResourceScope, GatewayClassSpec, GatewayClassStatus
+);
+kind!(
+    /// Listeners that routes attach to.
+    Gateway, "GatewayList", "gateways", NamespaceResourceScope, GatewaySpec, GatewayStatus
+);
+kind!(
+    /// Rules for HTTP requests.
+    HTTPRoute, "HTTPRouteList", "httproutes", NamespaceResourceScope, HTTPRouteSpec, HTTPRouteStatus
+);
+kind!(
+    /// Permission for references into its namespace.
+    ReferenceGrant, "ReferenceGrantList", "referencegrants", NamespaceResourceScope, ReferenceGrantSpec
+);
+
+/// Desired state of a [`GatewayClass`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayClassSpec {
+    /// Who serves the class, a domain-prefixed path.
+    pub controller_name: String,
+    /// Parameters of the class, which this controller has none of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters_ref: Option<ParametersReference>,
+    /// Text for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// A reference to an object that holds parameters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ParametersReference {
+    /// Its API group.
+    pub group: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// Observed state of a [`GatewayClass`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewayClassStatus {
+    /// `Accepted`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Desired state of a [`Gateway`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewaySpec {
+    /// Name of the class.
+    pub gateway_class_name: String,
+    /// Where it listens.
+    #[serde(default)]
+    pub listeners: Vec<Listener>,
+    /// Requested addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<GatewayAddress>,
+}
+
+/// One port and hostname that a [`Gateway`] listens on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// Unique in the gateway; routes name it as `sectionName`.
+    pub name: String,
+    /// Exact, with a leading `*.`, or absent for every hostname.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Network port.
+    pub port: i32,
+    /// `HTTP`, `HTTPS`, `TLS`, `TCP`, `UDP`, or a domain-prefixed name.
+    pub protocol: String,
+    /// How TLS is terminated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// Which routes may attach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_routes: Option<AllowedRoutes>,
+}
+
+/// TLS of a [`Listener`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerTls {
+    /// `Terminate` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<TlsMode>,
+    /// Certificates, as Secrets of type `kubernetes.io/tls`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate_refs: Vec<SecretReference>,
+}
+
+/// What a listener does with TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsMode {
+    /// Decrypts.
+    Terminate,
+    /// Forwards the encrypted stream.
+    Passthrough,
+}
+
+/// A reference to a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SecretReference {
+    /// API group; the core group when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Kind; `Secret` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Namespace; the referrer's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// Which routes may attach to a [`Listener`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AllowedRoutes {
+    /// From where; the gateway's own namespace when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<RouteNamespaces>,
+    /// Of which kinds; those of the protocol when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<RouteGroupKind>,
+}
+
+/// Namespaces whose routes may attach.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteNamespaces {
+    /// `Same` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<FromNamespaces>,
+    /// Labels of the namespaces, with [`FromNamespaces::Selector`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// How namespaces are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromNamespaces {
+    /// Every namespace.
+    All,
+    /// By labels.
+    Selector,
+    /// The gateway's own.
+    Same,
+}
+
+/// A kind of route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteGroupKind {
+    /// API group; Gateway API's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Kind.
+    pub kind: String,
+}
+
+/// An address of a [`Gateway`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewayAddress {
+    /// `IPAddress` when absent.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub type_: Option<String>,
+    /// The address; empty in a request for any.
+    #[serde(default)]
+    pub value: String,
+}
+
+/// Observed state of a [`Gateway`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Where it can be reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<GatewayAddress>,
+    /// `Accepted` and `Programmed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// One per listener.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// Observed state of a [`Listener`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Kinds of routes that may attach.
+    #[serde(default)]
+    pub supported_kinds: Vec<RouteGroupKind>,
+    /// Number of routes that did.
+    pub attached_routes: i32,
+    /// `Accepted`, `Conflicted`, `Programmed` and `ResolvedRefs`.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// Desired state of a [`ReferenceGrant`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceGrantSpec {
+    /// Who may refer.
+    #[serde(default)]
+    pub from: Vec<ReferenceGrantFrom>,
+    /// To what.
+    #[serde(default)]
+    pub to: Vec<ReferenceGrantTo>,
+}
+
+/// A referrer that a [`ReferenceGrant`] trusts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceGrantFrom {
+    /// API group of the referrer.
+    pub group: String,
+    /// Kind of the referrer.
+    pub kind: String,
+    /// Namespace of the referrer.
+    pub namespace: String,
+}
+
+/// What a [`ReferenceGrant`] opens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceGrantTo {
+    /// API group of the object.
+    pub group: String,
+    /// Kind of the object.
+    pub kind: String,
+    /// Its name; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn objects_carry_their_type_and_keep_their_fields() {
+        let manifest = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "parentRefs": [{"name": "edge", "sectionName": "http"}],
+                "hostnames": ["shop.example.com"],
+                "rules": [{
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/cart"}, "method": "GET"}],
+                    "filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 301}}],
+                    "backendRefs": [{"name": "cart", "port": 80, "weight": 0}],
+                    "timeouts": {"request": "10s"},
+                }],
+            },
+        });
+        let route: HTTPRoute = serde_json::from_value(manifest.clone()).unwrap();
+        assert_eq!(route.spec.rules[0].backend_refs[0].weight, Some(0));
+        assert_eq!(serde_json::to_value(&route).unwrap(), manifest);
+    }
+}
