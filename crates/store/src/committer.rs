@@ -1,0 +1,320 @@
+//! The committer: one thread through which every write goes.
+//!
+//! It takes all waiting transactions, judges each against the state that the ones before it leave, encodes the batch,
+//! syncs it, publishes the new snapshot and the events, and answers. A verdict depends on the unsynced transactions
+//! before it, so that all answers of a batch, refusals too, wait for its sync.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::error;
+
+use crate::{
+    CommitError, Committed, Encoded, Event, Mutation, Object, Precondition, Revision, Snapshot, Write,
+    checkpoint::Checkpointer,
+    log::{AppendError, Batch, Log},
+    store::{Health, Shared},
+};
+
+/// Transactions per batch. A sync costs what some hundred encoded writes cost; beyond that a larger batch only makes
+/// the first writer wait longer.
+pub(crate) const BATCH_TRANSACTIONS: usize = 512;
+
+/// Bytes per batch after which it is closed: a bounded record, and a bounded wait for the writers in it.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Part of a sync's time, and the most, that a batch waits for the writers of the one before. They were all answered at
+/// once and will be back within microseconds; without the wait they fall into two groups that take turns, and each
+/// write lasts two syncs.
+const GATHER_PART: u32 = 4;
+const GATHER_MAX: Duration = Duration::from_micros(500);
+
+/// Bytes that the keys and objects of one transaction may have. Kubernetes refuses objects over 3 MiB; this leaves room
+/// for a transaction of several.
+pub(crate) const TRANSACTION_BYTES: usize = 16 << 20;
+
+/// Bytes of a collection's name or a path: group and resource, or namespace and name, are at most some 510.
+const NAME_BYTES: usize = 4096;
+
+/// A transaction on its way to the committer.
+pub(crate) struct Transaction {
+    pub(crate) writes: Vec<Write>,
+    pub(crate) answer: oneshot::Sender<Result<Committed, CommitError>>,
+    /// The share of the queue's memory that it takes up.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// Bytes that a transaction occupies, for the bounds.
+pub(crate) fn size(writes: &[Write]) -> usize {
+    writes.iter().map(|w| w.key.collection.len() + w.key.path.len() + encoded(&w.mutation).bytes.len()).sum()
+}
+
+/// What is wrong with a transaction in itself.
+pub(crate) fn validate(writes: &[Write]) -> Result<(), CommitError> {
+    let invalid = |text: String| Err(CommitError::Invalid(text));
+    if writes.is_empty() {
+        return invalid("it has no writes".to_owned());
+    }
+    let size = size(writes);
+    if size > TRANSACTION_BYTES {
+        return invalid(format!("its {size} bytes exceed {TRANSACTION_BYTES}"));
+    }
+    let mut keys = HashSet::with_capacity(if writes.len() > 1 { writes.len() } else { 0 });
+    for Write { key, mutation, .. } in writes {
+        if key.collection.len() > NAME_BYTES || key.path.len() > NAME_BYTES {
+            return invalid(format!("a key of {} has more than {NAME_BYTES} bytes", key.collection));
+        }
+        if writes.len() > 1 && !keys.insert(key) {
+            return invalid(format!("{}/{} is written twice", key.collection, key.path));
+        }
+        let Encoded { bytes, revision_at } = encoded(mutation);
+        if revision_at.is_some_and(|at| at > bytes.len()) {
+            return invalid(format!("{}/{} has its revision beyond its end", key.collection, key.path));
+        }
+    }
+    Ok(())
+}
+
+fn encoded(mutation: &Mutation) -> &Encoded {
+    match mutation {
+        Mutation::Put(encoded) | Mutation::Delete(encoded) => encoded,
+    }
+}
+
+/// The thread's state.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    log: Log,
+    checkpointer: Checkpointer,
+    /// The state after everything judged so far; ahead of the published head while a batch is on its way.
+    state: Snapshot,
+    batch: Batch,
+    /// Log that a restart would have to replay, without the open segment.
+    replayed: u64,
+    segment_bytes: u64,
+    /// Writers that the batch before answered, and how long its sync took.
+    answered: usize,
+    sync: Duration,
+}
+
+/// A judged transaction, waiting for the sync.
+struct Verdict {
+    answer: oneshot::Sender<Result<Committed, CommitError>>,
+    result: Result<Committed, CommitError>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        log: Log,
+        checkpointer: Checkpointer,
+        replayed: u64,
+        segment_bytes: u64,
+    ) -> Self {
+        let state = Snapshot::clone(&shared.head.load());
+        Committer {
+            shared,
+            log,
+            checkpointer,
+            state,
+            batch: Batch::default(),
+            replayed,
+            segment_bytes,
+            answered: 0,
+            sync: Duration::ZERO,
+        }
+    }
+
+    /// Commits until every sender is gone.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Transaction>) {
+        let mut waiting = Vec::with_capacity(BATCH_TRANSACTIONS);
+        while queue.blocking_recv_many(&mut waiting, BATCH_TRANSACTIONS) > 0 {
+            self.gather(&mut waiting, &mut queue);
+            let mut transactions = waiting.drain(..).peekable();
+            while transactions.peek().is_some() {
+                self.commit(&mut transactions);
+            }
+        }
+    }
+
+    /// Gives the writers that were just answered the time to come back.
+    fn gather(&self, waiting: &mut Vec<Transaction>, queue: &mut mpsc::Receiver<Transaction>) {
+        if waiting.len() >= self.answered {
+            return;
+        }
+        let deadline = Instant::now() + (self.sync / GATHER_PART).min(GATHER_MAX);
+        while waiting.len() < self.answered && Instant::now() < deadline {
+            match queue.try_recv() {
+                Ok(transaction) => waiting.push(transaction),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// Commits one batch from the front of `transactions`.
+    fn commit(&mut self, transactions: &mut impl Iterator<Item = Transaction>) {
+        let before = self.state.revision();
+        let first = Revision(before.0 + 1);
+        let mut verdicts = Vec::new();
+        let mut events = Vec::new();
+        let mut record = self.batch.start(first);
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
+            && let Some(transaction) = transactions.next()
+        {
+            let Transaction { writes, answer, permit } = transaction;
+            bytes += size(&writes);
+            let result = judge(&self.state, &writes).map(|()| {
+                let revision = Revision(self.state.revision().0 + 1);
+                self.state.advance(revision);
+                record.transaction(writes.len());
+                let objects = writes.into_iter().map(|write| {
+                    let event = apply(&mut self.state, write, revision);
+                    record.change(&event.key, event.deleted, &event.object.bytes);
+                    let object = event.object.clone();
+                    events.push(Arc::new(event));
+                    object
+                });
+                Committed { revision, objects: objects.collect() }
+            });
+            verdicts.push(Verdict { answer, result, _permit: permit });
+        }
+        record.finish();
+        let wake = if self.state.revision() == before {
+            None
+        } else {
+            match self.write(before) {
+                Ok(()) => {
+                    self.shared.set_health(Health::Serving);
+                    Some(self.publish(events))
+                }
+                Err(error) => {
+                    self.refuse(&error, &mut verdicts);
+                    None
+                }
+            }
+        };
+        self.answered = verdicts.len();
+        for verdict in verdicts {
+            // A writer that went away has lost interest in the answer, not in the write.
+            let _ = verdict.answer.send(verdict.result);
+        }
+        if let Some(wake) = wake {
+            wake.wake();
+        }
+    }
+
+    /// Makes the batch durable, opening a new segment and starting a checkpoint when it is time.
+    fn write(&mut self, before: Revision) -> Result<(), AppendError> {
+        if self.log.is_full(&self.batch) {
+            let closed = self.log.segment_len();
+            self.log.rotate(before)?;
+            self.replayed += closed;
+            // The log may grow to the size of the state before the state is written again: so the bytes written stay
+            // within a small factor of the bytes logged, however large the state is.
+            let head = self.shared.head.load_full();
+            if self.replayed >= self.segment_bytes.max(head.bytes()) && self.checkpointer.offer(head) {
+                self.replayed = 0;
+            }
+        }
+        let start = Instant::now();
+        let appended = self.log.append(&mut self.batch);
+        self.sync = start.elapsed();
+        appended
+    }
+
+    fn publish(&mut self, events: Vec<Arc<Event>>) -> crate::watch::Wake {
+        let head = self.state.revision();
+        // First the snapshot, then the events: who hears of a change must find it when reading.
+        self.shared.head.store(Arc::new(self.state.clone()));
+        let wake = self.shared.windows.append(events.into_iter(), head);
+        self.shared.retained.lock().prune(Instant::now());
+        wake
+    }
+
+    /// Takes everything back that the batch did, and answers all of it with the error.
+    fn refuse(&mut self, error: &AppendError, verdicts: &mut [Verdict]) {
+        self.state = Snapshot::clone(&self.shared.head.load());
+        let (answer, health) = match error {
+            AppendError::Write(e) => (CommitError::Log(Arc::clone(e)), Health::Failing(Arc::clone(e))),
+            AppendError::Broken(e) => (CommitError::Refused(Arc::clone(e)), Health::Broken(Arc::clone(e))),
+        };
+        self.shared.set_health(health);
+        for verdict in verdicts {
+            verdict.result = Err(answer.clone());
+        }
+    }
+}
+
+/// Whether the transaction may happen in this state.
+fn judge(state: &Snapshot, writes: &[Write]) -> Result<(), CommitError> {
+    for Write { key, precondition, .. } in writes {
+        let found = state.get(&key.collection, &key.path);
+        let holds = match precondition {
+            Precondition::Absent => found.is_none(),
+            Precondition::Revision(revision) => found.is_some_and(|o| o.revision == *revision),
+        };
+        if !holds {
+            let (key, expected, found) = (key.clone(), *precondition, found.cloned());
+            return Err(CommitError::Precondition { key, expected, found });
+        }
+    }
+    Ok(())
+}
+
+/// Applies one write and returns what watchers are told.
+fn apply(state: &mut Snapshot, write: Write, revision: Revision) -> Event {
+    let Write { key, mutation, .. } = write;
+    let (encoded, deleted) = match mutation {
+        Mutation::Put(encoded) => (encoded, false),
+        Mutation::Delete(encoded) => (encoded, true),
+    };
+    let object = Object { revision, bytes: finish(encoded, revision) };
+    let previous = state.apply(&key, (!deleted).then(|| object.clone()));
+    Event::new(key, object, previous, deleted)
+}
+
+/// The object with its revision's digits in the gap.
+fn finish(encoded: Encoded, revision: Revision) -> Bytes {
+    let Encoded { bytes, revision_at } = encoded;
+    let Some(at) = revision_at else { return bytes.into() };
+    /// Digits of the largest revision.
+    const DIGITS: usize = 20;
+    let mut digits = [0; DIGITS];
+    let mut start = DIGITS;
+    let mut rest = revision.0;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let mut whole = Vec::with_capacity(bytes.len() + DIGITS - start);
+    whole.extend_from_slice(&bytes[..at]);
+    whole.extend_from_slice(&digits[start..]);
+    whole.extend_from_slice(&bytes[at..]);
+    whole.into()
+}
+
+/// Runs the committer on its own thread; when it ends, for whatever reason, nobody waits for it.
+pub(crate) fn spawn(
+    committer: Committer,
+    queue: mpsc::Receiver<Transaction>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let shared = Arc::clone(&committer.shared);
+    std::thread::Builder::new().name("store-commit".into()).spawn(move || {
+        let run = std::panic::AssertUnwindSafe(|| committer.run(queue));
+        if std::panic::catch_unwind(run).is_err() {
+            error!("the committer panicked, writes are refused from now on");
+        }
+        shared.windows.close();
+    })
+}

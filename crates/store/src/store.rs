@@ -1,0 +1,209 @@
+//! The handle through which everything is read, written and watched.
+
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::warn;
+
+use crate::{
+    CommitError, Committed, OpenError, Revision, Snapshot, Watch, WatchError, Write,
+    checkpoint::Checkpointer,
+    committer::{self, Committer, Transaction},
+    disk::{Disk, Os},
+    log::Log,
+    recovery,
+    retained::Retained,
+    watch::{WindowLimits, Windows},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Transactions waiting for the committer, before writers wait: two batches, the one that fills and one more.
+const QUEUE_TRANSACTIONS: usize = 2 * committer::BATCH_TRANSACTIONS;
+
+/// Memory of the transactions that wait or are on their way to the disk, in [`QUEUE_UNIT`]s: 64 MiB.
+const QUEUE_UNITS: usize = 64 << 10;
+
+/// Granularity of the queue's memory bound, in bytes.
+const QUEUE_UNIT: usize = 1 << 10;
+
+/// Bounds of a store. The defaults are what the engine runs with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Size of a log segment, and the least log between two checkpoints. 16 MiB replay in some 50 ms.
+    pub segment_bytes: u64,
+    /// Events kept per collection for watchers.
+    pub window_events: usize,
+    /// Object bytes kept per collection for watchers; encoded frames may double it.
+    pub window_bytes: usize,
+    /// Age up to which events are kept: the five minutes after which upstream compacts.
+    pub window_age: Duration,
+    /// Snapshots kept for continued lists; each pins only what changed since. The least recently used goes first.
+    pub retained: usize,
+    /// How long a continued list may pause: the five minutes of upstream's compaction.
+    pub retained_age: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: 16 << 20,
+            window_events: 32 << 10,
+            window_bytes: 32 << 20,
+            window_age: Duration::from_secs(300),
+            retained: 64,
+            retained_age: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Whether the store takes writes.
+#[derive(Clone, Debug)]
+pub enum Health {
+    /// It does.
+    Serving,
+    /// The last write failed, for example because the disk is full; the next is tried.
+    Failing(Arc<io::Error>),
+    /// A sync failed: no write will be taken until a restart.
+    Broken(Arc<io::Error>),
+}
+
+/// What handles, committer and watches share.
+pub(crate) struct Shared {
+    pub(crate) head: ArcSwap<Snapshot>,
+    pub(crate) windows: Arc<Windows>,
+    pub(crate) retained: Mutex<Retained>,
+    health: Mutex<Health>,
+}
+
+impl Shared {
+    pub(crate) fn set_health(&self, health: Health) {
+        *self.health.lock() = health;
+    }
+}
+
+/// An open store. Cheap to clone; the last handle to go waits for the writes on their way and gives up the directory.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    memory: Arc<Semaphore>,
+    queue: Option<mpsc::Sender<Transaction>>,
+    thread: Option<JoinHandle<()>>,
+    /// Held for its lock, and released last.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the directory, creating it where it is missing, and recovers what it holds. Blocks on the disk.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Store, OpenError> {
+        Self::open_on(Box::new(Os), dir.as_ref(), options)
+    }
+
+    pub(crate) fn open_on(disk: Box<dyn Disk>, dir: &Path, options: Options) -> Result<Store, OpenError> {
+        let lock = recovery::lock(dir)?;
+        let recovered = recovery::recover(dir)?;
+        let head = recovered.snapshot.revision();
+        let log = match recovered.tail {
+            Some(tail) => Log::resume(disk, dir, tail, options.segment_bytes),
+            None => Log::create(disk, dir, head, options.segment_bytes),
+        };
+        let log = log.map_err(OpenError::io("open the log in", dir))?;
+        let limits =
+            WindowLimits { events: options.window_events, bytes: options.window_bytes, age: options.window_age };
+        let windows = Arc::new(Windows::new(limits, recovered.origin));
+        windows.append(recovered.events.into_iter().map(Arc::new), head).wake();
+        let shared = Arc::new(Shared {
+            head: ArcSwap::from_pointee(recovered.snapshot),
+            windows,
+            retained: Mutex::new(Retained::new(options.retained, options.retained_age)),
+            health: Mutex::new(Health::Serving),
+        });
+        let checkpointer =
+            Checkpointer::start(dir.to_owned()).map_err(OpenError::io("start the checkpoint thread for", dir))?;
+        // The open segment counts again when it is closed.
+        let replayed = recovered.replayed.saturating_sub(log.segment_len());
+        let committer = Committer::new(Arc::clone(&shared), log, checkpointer, replayed, options.segment_bytes);
+        let (sender, receiver) = mpsc::channel(QUEUE_TRANSACTIONS);
+        let thread =
+            committer::spawn(committer, receiver).map_err(OpenError::io("start the commit thread for", dir))?;
+        Ok(Store {
+            inner: Arc::new(Inner {
+                shared,
+                memory: Arc::new(Semaphore::new(QUEUE_UNITS)),
+                queue: Some(sender),
+                thread: Some(thread),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Commits a transaction: all of its writes or none. The answer comes after it is durable, visible and announced;
+    /// an error means that nothing of it happened. When the future is dropped the transaction may still be committed.
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
+        committer::validate(&writes)?;
+        let units = committer::size(&writes).div_ceil(QUEUE_UNIT) as u32;
+        let memory = Arc::clone(&self.inner.memory);
+        let permit = memory.acquire_many_owned(units).await.map_err(|_| CommitError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let queue = self.inner.queue.as_ref().ok_or(CommitError::Closed)?;
+        let sent = queue.send(Transaction { writes, answer, permit }).await;
+        sent.map_err(|_| CommitError::Closed)?;
+        answered.await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// The state at the head.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.inner.shared.head.load_full()
+    }
+
+    /// The revision of the head.
+    pub fn revision(&self) -> Revision {
+        self.inner.shared.head.load().revision()
+    }
+
+    /// Keeps a snapshot for [`Store::snapshot_at`], so that a list can go on where it stopped.
+    pub fn retain(&self, snapshot: &Arc<Snapshot>) {
+        self.inner.shared.retained.lock().keep(Instant::now(), Arc::clone(snapshot));
+    }
+
+    /// The state at exactly this revision: the head, or one that was retained; `None` when it is gone.
+    pub fn snapshot_at(&self, revision: Revision) -> Option<Arc<Snapshot>> {
+        let retained = self.inner.shared.retained.lock().find(Instant::now(), revision);
+        retained.or_else(|| Some(self.snapshot()).filter(|head| head.revision() == revision))
+    }
+
+    /// Watches the objects of a collection whose path starts with `prefix`, from the first change after `after`.
+    pub fn watch(&self, collection: &Arc<str>, prefix: &str, after: Revision) -> Result<Watch, WatchError> {
+        self.inner.shared.windows.watch(collection, prefix, after)
+    }
+
+    /// Whether writes are taken.
+    pub fn health(&self) -> Health {
+        self.inner.shared.health.lock().clone()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the commit thread panicked");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Windows and cursors, without a store.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{Key, Object};
+
+fn windows(events: usize) -> Arc<Windows> {
+    let limits = WindowLimits { events, bytes: 1 << 20, age: Duration::from_secs(60) };
+    Arc::new(Windows::new(limits, Revision(10)))
+}
+
+fn event(collection: &str, path: &str, revision: u64) -> Arc<Event> {
+    let key = Key { collection: collection.into(), path: path.into() };
+    let object = Object { revision: Revision(revision), bytes: Bytes::from_static(b"{}") };
+    Arc::new(Event::new(key, object, None, false))
+}
+
+fn append(windows: &Windows, collection: &str, path: &str, revision: u64) {
+    windows.append([event(collection, path, revision)].into_iter(), Revision(revision)).wake();
+}
+
+fn revisions(events: &[Arc<Event>]) -> Vec<u64> {
+    events.iter().map(|e| e.object.revision.0).collect()
+}
+
+#[test]
+fn watch_starts_at_the_origin_and_not_before() {
+    let windows = windows(8);
+    let error = windows.watch(&"pods".into(), "", Revision(9)).unwrap_err();
+    assert_eq!(error, WatchError::Compacted { oldest: Revision(10) });
+    append(&windows, "pods", "a/1", 11);
+    append(&windows, "pods", "a/2", 12);
+    let mut watch = windows.watch(&"pods".into(), "", Revision(10)).unwrap();
+    assert_eq!(revisions(&watch.take(10).unwrap()), [11, 12]);
+    let mut watch = windows.watch(&"pods".into(), "", Revision(11)).unwrap();
+    assert_eq!(revisions(&watch.take(10).unwrap()), [12]);
+}
+
+#[test]
+fn slow_watcher_is_told_the_oldest_revision_it_may_start_from() {
+    let windows = windows(4);
+    let mut watch = windows.watch(&"pods".into(), "", Revision(10)).unwrap();
+    for revision in 11..=16 {
+        append(&windows, "pods", "a/1", revision);
+    }
+    assert_eq!(watch.take(1).unwrap_err(), WatchError::Compacted { oldest: Revision(12) });
+    assert_eq!(watch.position(), Revision(10));
+    let mut watch = windows.watch(&"pods".into(), "", Revision(12)).unwrap();
+    assert_eq!(revisions(&watch.take(10).unwrap()), [13, 14, 15, 16]);
+}
+
+#[test]
+fn window_is_bounded_by_bytes_and_age() {
+    let limits = WindowLimits { events: 100, bytes: 4, age: Duration::from_secs(60) };
+    let mut window = Window { first: 0, floor: Revision(0), bytes: 0, events: VecDeque::new() };
+    let start = Instant::now();
+    for revision in 1..=3 {
+        window.push(start, event("pods", "a", revision), &limits);
+    }
+    assert_eq!((window.events.len(), window.floor), (2, Revision(1)));
+    window.push(start + Duration::from_secs(61), event("pods", "a", 4), &limits);
+    assert_eq!((window.events.len(), window.bytes, window.floor), (1, 2, Revision(3)));
+}
+
+#[test]
+fn quiet_collection_gives_its_memory_back_while_others_are_written() {
+    let limits = WindowLimits { events: 100, bytes: 1 << 20, age: Duration::ZERO };
+    let windows = Arc::new(Windows::new(limits, Revision(10)));
+    append(&windows, "pods", "a/1", 11);
+    let pods = windows.collection(&"pods".into());
+    std::thread::sleep(Duration::from_millis(1));
+    append(&windows, "nodes", "n", 12);
+    append(&windows, "nodes", "n", 13);
+    let window = pods.window.read();
+    assert_eq!((window.events.len(), window.bytes, window.floor), (0, 0, Revision(11)));
+}
+
+#[test]
+fn position_stays_behind_undelivered_events_and_follows_the_head_otherwise() {
+    let windows = windows(8);
+    let mut watch = windows.watch(&"pods".into(), "a/", Revision(10)).unwrap();
+    append(&windows, "nodes", "n", 11);
+    assert_eq!(watch.position(), Revision(11));
+    append(&windows, "pods", "a/1", 12);
+    append(&windows, "pods", "b/1", 13);
+    append(&windows, "pods", "a/2", 14);
+    assert_eq!(watch.position(), Revision(11));
+    assert_eq!(revisions(&watch.take(1).unwrap()), [12]);
+    assert_eq!(watch.position(), Revision(12));
+    assert_eq!(revisions(&watch.take(9).unwrap()), [14]);
+    append(&windows, "nodes", "n", 15);
+    assert_eq!(watch.position(), Revision(15));
+}
+
+#[test]
+fn events_of_one_transaction_survive_a_cut_between_them() {
+    let windows = windows(8);
+    let mut watch = windows.watch(&"pods".into(), "", Revision(10)).unwrap();
+    let both = [event("pods", "a", 11), event("pods", "b", 11)];
+    windows.append(both.into_iter(), Revision(11)).wake();
+    assert_eq!(watch.take(1).unwrap()[0].key.path, "a".into());
+    assert_eq!(watch.position(), Revision(10), "half a transaction is not delivered");
+    assert_eq!(watch.take(1).unwrap()[0].key.path, "b".into());
+    assert_eq!(watch.position(), Revision(11));
+}
+
+#[tokio::test]
+async fn next_wakes_on_append_and_loses_nothing_when_dropped() {
+    let windows = windows(8);
+    let mut watch = windows.watch(&"pods".into(), "a/", Revision(10)).unwrap();
+    assert!(futures_now(watch.next(1)).is_none());
+    append(&windows, "pods", "b/1", 11);
+    assert!(futures_now(watch.next(1)).is_none());
+    append(&windows, "pods", "a/1", 12);
+    assert_eq!(revisions(&watch.next(8).await.unwrap()), [12]);
+    let waiting = tokio::spawn(async move { watch.next(8).await });
+    tokio::task::yield_now().await;
+    windows.close();
+    assert_eq!(waiting.await.unwrap().unwrap_err(), WatchError::Closed);
+}
+
+/// Polls once.
+fn futures_now<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match pin!(future).as_mut().poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
