@@ -1,0 +1,158 @@
+//! Built-in admission: what a request may do in the cluster's present state, and what the cluster adds to it.
+//!
+//! [`admit`] runs after defaulting and before the strategy prepares and validates the object. It reads other objects
+//! through [`ObjectReader`] only.
+
+use std::sync::Arc;
+
+use kinds::{Resource, k8s::apimachinery::pkg::apis::meta::v1::StatusCause};
+use serde_json::Value;
+
+use crate::{field_error::FieldErrors, user::User};
+
+mod default_class;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod priority;
+mod service_account;
+mod storage_protection;
+#[cfg(test)]
+mod tests;
+
+/// The cluster's present state, as admission reads it.
+pub trait ObjectReader {
+    /// The object at `path` (`namespace/name` or `name`) of `collection`, for example `core/namespaces`.
+    fn get(&self, collection: &str, path: &str) -> Option<Arc<Value>>;
+    /// All objects of `collection` whose path begins with `prefix`.
+    fn list(&self, collection: &str, prefix: &str) -> Vec<Arc<Value>>;
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Creates an object.
+    Create,
+    /// Changes an object.
+    Update,
+    /// Deletes an object.
+    Delete,
+    /// Connects to a subresource such as `exec`.
+    Connect,
+}
+
+/// A request under admission.
+#[derive(Clone, Copy, Debug)]
+pub struct AdmissionRequest<'a> {
+    /// What it does.
+    pub operation: Operation,
+    /// Resource.
+    pub resource: &'a Resource,
+    /// Subresource, for example `status`.
+    pub subresource: Option<&'a str>,
+    /// Namespace, empty when the resource has none.
+    pub namespace: &'a str,
+    /// Name, empty when it is yet to be generated.
+    pub name: &'a str,
+    /// Who makes it.
+    pub user: &'a User,
+    /// The object before an update or deletion.
+    pub old: Option<&'a Value>,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// Time of the request.
+    pub now: jiff::Timestamp,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AdmissionError {
+    /// 404: what the request needs is missing.
+    #[error("{group_resource} {name:?} not found")]
+    NotFound {
+        /// `namespaces` or `deployments.apps`.
+        group_resource: String,
+        /// Name of what is missing.
+        name: String,
+    },
+    /// 403: the cluster's state or policy refuses it.
+    #[error("{group_resource} {name:?} is forbidden: {reason}")]
+    Forbidden {
+        /// Resource of the request.
+        group_resource: String,
+        /// Name of the request's object.
+        name: String,
+        /// Why.
+        reason: String,
+        /// Causes for the status' details.
+        causes: Vec<StatusCause>,
+        /// Whether the same request may succeed in a moment, as when a controller is about to make what is missing.
+        transient: bool,
+    },
+    /// 409: it contradicts a concurrent request.
+    #[error("Operation cannot be fulfilled on {group_resource} {name:?}: {reason}")]
+    Conflict {
+        /// Resource of the request.
+        group_resource: String,
+        /// Name of the request's object.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// 422: the object is wrong.
+    #[error("{kind} {name:?} is invalid: {errors}")]
+    Invalid {
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+        /// What is wrong.
+        errors: FieldErrors,
+    },
+}
+
+impl AdmissionError {
+    /// A refusal of `request` because of `reason`.
+    pub(crate) fn forbidden(request: &AdmissionRequest<'_>, reason: impl Into<String>) -> Self {
+        Self::Forbidden {
+            group_resource: request.resource.group_resource(),
+            name: request.name.to_owned(),
+            reason: reason.into(),
+            causes: Vec::new(),
+            transient: false,
+        }
+    }
+}
+
+/// Decides whether `request` may go on, and completes its object.
+pub fn admit(
+    reader: &dyn ObjectReader,
+    request: &AdmissionRequest<'_>,
+    object: Option<&mut Value>,
+) -> Result<(), AdmissionError> {
+    namespace_lifecycle::admit(reader, request)?;
+    let Some(object) = object else { return Ok(()) };
+    if request.subresource.is_some() {
+        return Ok(());
+    }
+    let creates = request.operation == Operation::Create;
+    match (request.resource.group.as_str(), request.resource.plural.as_str()) {
+        ("", "pods") => {
+            if creates {
+                service_account::admit(reader, request, object)?;
+                priority::tolerate_node_troubles(object);
+                limit_ranger::admit_pod(reader, request, object)?;
+            }
+            priority::admit_pod(reader, request, object)?;
+        }
+        ("scheduling.k8s.io", "priorityclasses") => priority::admit_class(reader, request, object)?,
+        ("", "persistentvolumeclaims") if creates => {
+            default_class::admit_claim(reader, object);
+            limit_ranger::admit_claim(reader, request, object)?;
+            storage_protection::admit(object, storage_protection::CLAIM);
+        }
+        ("", "persistentvolumes") if creates => storage_protection::admit(object, storage_protection::VOLUME),
+        ("networking.k8s.io", "ingresses") if creates => default_class::admit_ingress(reader, object),
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,345 @@
+//! Cluster IPs and node ports of Services: unique while the Service lives.
+//!
+//! What is taken is kept in bitmaps, rebuilt at start from the stored Services. Writing a Service claims what it needs
+//! first; a [`Claim`] that is dropped gives everything back, one that is confirmed after the commit keeps it and frees
+//! what the change gave up.
+
+use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::{
+    field_error::{FieldErrors, Path},
+    strategy::tree,
+};
+
+mod bitmap;
+
+use bitmap::Bitmap;
+
+/// Node ports when nothing else is configured.
+pub const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
+
+/// An IPv4 block in prefix notation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// First address.
+    pub network: Ipv4Addr,
+    /// Length of the prefix.
+    pub prefix: u8,
+}
+
+impl Block {
+    /// Addresses in the block, network and broadcast address included.
+    fn size(self) -> u32 {
+        1u32.checked_shl(32 - u32::from(self.prefix)).unwrap_or(u32::MAX)
+    }
+}
+
+impl std::fmt::Display for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+/// Hands out cluster IPs and node ports.
+#[derive(Debug)]
+pub struct ServiceAllocator {
+    block: Block,
+    ports: RangeInclusive<u16>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    addresses: Bitmap,
+    ports: Bitmap,
+}
+
+/// What one Service holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Holding {
+    addresses: Vec<u32>,
+    ports: Vec<u32>,
+}
+
+/// What a write took and will free. Dropping it undoes the taking; [`Claim::confirm`] makes it final.
+#[derive(Debug)]
+#[must_use = "a dropped claim gives back what it took"]
+pub struct Claim {
+    allocator: Arc<ServiceAllocator>,
+    took: Holding,
+    frees: Holding,
+}
+
+impl Claim {
+    /// The write is committed: keeps what was taken, frees what it gave up.
+    pub fn confirm(mut self) {
+        self.took = std::mem::take(&mut self.frees);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.allocator.free(&self.took);
+    }
+}
+
+impl ServiceAllocator {
+    /// An allocator over `block` and `ports` with nothing taken.
+    pub fn new(block: Block, ports: RangeInclusive<u16>) -> Arc<Self> {
+        // Network and broadcast address are no one's.
+        let addresses = block.size().saturating_sub(2);
+        let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
+        Arc::new(Self {
+            block,
+            taken: Mutex::new(Taken {
+                // What users ask for by name comes from the lower band first, so that it seldom meets a dynamic one.
+                addresses: Bitmap::new(addresses, (addresses / 16).clamp(16, 256)),
+                ports: Bitmap::new(port_count, (port_count / 32).clamp(16, 128)),
+            }),
+            ports,
+        })
+    }
+
+    /// The block of cluster IPs.
+    pub fn block(&self) -> Block {
+        self.block
+    }
+
+    /// Takes what stored Services hold.
+    pub fn load<'a>(&self, services: impl IntoIterator<Item = &'a Value>) {
+        let mut taken = self.taken.lock();
+        for service in services {
+            let holding = self.holding(service);
+            holding.addresses.iter().for_each(|offset| {
+                taken.addresses.claim(*offset);
+            });
+            holding.ports.iter().for_each(|offset| {
+                taken.ports.claim(*offset);
+            });
+        }
+    }
+
+    /// Claims what `service` needs beyond what `old` holds, writing what was chosen into it.
+    pub fn allocate(self: &Arc<Self>, service: &mut Value, old: Option<&Value>) -> Result<Claim, FieldErrors> {
+        let held = old.map(|old| self.holding(old)).unwrap_or_default();
+        let mut claim = Claim { allocator: Arc::clone(self), took: Holding::default(), frees: Holding::default() };
+        let mut errors = FieldErrors::default();
+        {
+            let mut taken = self.taken.lock();
+            self.claim_address(service, &held, &mut claim.took, &mut taken.addresses, &mut errors);
+            self.claim_ports(service, &held, &mut claim.took, &mut taken.ports, &mut errors);
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let holds = self.holding(service);
+        claim.frees = Holding {
+            addresses: held.addresses.into_iter().filter(|offset| !holds.addresses.contains(offset)).collect(),
+            ports: held.ports.into_iter().filter(|offset| !holds.ports.contains(offset)).collect(),
+        };
+        Ok(claim)
+    }
+
+    /// Frees what a deleted Service held.
+    pub fn release(&self, service: &Value) {
+        self.free(&self.holding(service));
+    }
+
+    fn free(&self, holding: &Holding) {
+        if holding.addresses.is_empty() && holding.ports.is_empty() {
+            return;
+        }
+        let mut taken = self.taken.lock();
+        holding.addresses.iter().for_each(|offset| taken.addresses.release(*offset));
+        holding.ports.iter().for_each(|offset| taken.ports.release(*offset));
+    }
+
+    fn claim_address(
+        &self,
+        service: &mut Value,
+        held: &Holding,
+        took: &mut Holding,
+        addresses: &mut Bitmap,
+        errors: &mut FieldErrors,
+    ) {
+        let spec = service.get("spec").unwrap_or(&Value::Null);
+        let wanted = tree::text(spec, "clusterIP");
+        if tree::text(spec, "type") == "ExternalName" || wanted == "None" {
+            return;
+        }
+        let offset = if wanted.is_empty() {
+            let Some(offset) = addresses.claim_any() else {
+                errors.internal(&SPEC.child("clusterIPs"), "failed to allocate a serviceIP: range is full");
+                return;
+            };
+            offset
+        } else {
+            let result = match self.address_offset(wanted) {
+                None => Err(format!(
+                    "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
+                    self.block
+                )),
+                Some(offset) if held.addresses.contains(&offset) => return,
+                Some(offset) if addresses.claim(offset) => Ok(offset),
+                Some(_) => Err("provided IP is already allocated".to_owned()),
+            };
+            match result {
+                Ok(offset) => offset,
+                Err(reason) => {
+                    let message = format!("failed to allocate IP {wanted}: {reason}");
+                    errors.invalid(&SPEC.child("clusterIPs"), json!([wanted]), message);
+                    return;
+                }
+            }
+        };
+        took.addresses.push(offset);
+        let address = Ipv4Addr::from_bits(self.block.network.to_bits() + 1 + offset).to_string();
+        if let Some(spec) = tree::map_mut(service, "spec") {
+            spec.insert("clusterIPs".to_owned(), json!([address]));
+            spec.insert("clusterIP".to_owned(), address.into());
+        }
+    }
+
+    fn claim_ports(
+        &self,
+        service: &mut Value,
+        held: &Holding,
+        took: &mut Holding,
+        bits: &mut Bitmap,
+        errors: &mut FieldErrors,
+    ) {
+        let Some(spec) = service.get_mut("spec") else { return };
+        let first = u32::from(*self.ports.start());
+        if needs_node_ports(spec) {
+            // Ports named in the object come first, so that no dynamic choice takes them away.
+            let mut seen: Vec<(i64, u32)> = Vec::new();
+            for (index, port) in tree::list(spec, "ports").iter().enumerate() {
+                let Some(wanted) = tree::int(port, "nodePort").filter(|port| *port != 0) else { continue };
+                let ports = SPEC.child("ports");
+                let item = ports.index(index);
+                let path = item.child("nodePort");
+                if let Some(offset) = self.claim_port(wanted, held, took, bits, &path, errors) {
+                    seen.push((tree::int(port, "port").unwrap_or_default(), offset));
+                }
+            }
+            for (index, port) in tree::list_mut(spec, "ports").iter_mut().enumerate() {
+                if tree::int(port, "nodePort").is_some_and(|port| port != 0) {
+                    continue;
+                }
+                // TCP and UDP of one port number share the node port.
+                let number = tree::int(port, "port").unwrap_or_default();
+                let shared = seen.iter().find(|(other, _)| *other == number).map(|(_, offset)| *offset);
+                let Some(offset) = shared.or_else(|| bits.claim_any().inspect(|offset| took.ports.push(*offset)))
+                else {
+                    let ports = SPEC.child("ports");
+                    let item = ports.index(index);
+                    errors.internal(&item.child("nodePort"), "failed to allocate a nodePort: range is full");
+                    return;
+                };
+                seen.push((number, offset));
+                if let Some(port) = port.as_object_mut() {
+                    port.insert("nodePort".to_owned(), (first + offset).into());
+                }
+            }
+        }
+        if needs_health_check_port(spec) {
+            let path = SPEC.child("healthCheckNodePort");
+            match tree::int(spec, "healthCheckNodePort").filter(|port| *port != 0) {
+                Some(wanted) => {
+                    self.claim_port(wanted, held, took, bits, &path, errors);
+                }
+                None => match bits.claim_any() {
+                    Some(offset) => {
+                        took.ports.push(offset);
+                        if let Some(spec) = spec.as_object_mut() {
+                            spec.insert("healthCheckNodePort".to_owned(), (first + offset).into());
+                        }
+                    }
+                    None => errors.internal(&path, "failed to allocate a HealthCheck NodePort: range is full"),
+                },
+            }
+        }
+    }
+
+    /// Claims one port that the object names; its offset when the Service may have it.
+    fn claim_port(
+        &self,
+        wanted: i64,
+        held: &Holding,
+        took: &mut Holding,
+        bits: &mut Bitmap,
+        path: &Path<'_>,
+        errors: &mut FieldErrors,
+    ) -> Option<u32> {
+        let Some(offset) = self.port_offset(wanted) else {
+            errors.invalid(
+                path,
+                wanted,
+                format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    self.ports.start(),
+                    self.ports.end()
+                ),
+            );
+            return None;
+        };
+        if held.ports.contains(&offset) || took.ports.contains(&offset) {
+            return Some(offset);
+        }
+        if bits.claim(offset) {
+            took.ports.push(offset);
+            return Some(offset);
+        }
+        errors.invalid(path, wanted, "provided port is already allocated");
+        None
+    }
+
+    fn holding(&self, service: &Value) -> Holding {
+        let spec = service.get("spec").unwrap_or(&Value::Null);
+        let mut holding = Holding::default();
+        if tree::text(spec, "type") != "ExternalName" {
+            holding.addresses.extend(self.address_offset(tree::text(spec, "clusterIP")));
+        }
+        let ports = tree::list(spec, "ports").iter().filter_map(|port| tree::int(port, "nodePort"));
+        for port in ports.chain(tree::int(spec, "healthCheckNodePort")) {
+            if let Some(offset) = self.port_offset(port)
+                && !holding.ports.contains(&offset)
+            {
+                holding.ports.push(offset);
+            }
+        }
+        holding
+    }
+
+    fn address_offset(&self, address: &str) -> Option<u32> {
+        let offset = address.parse::<Ipv4Addr>().ok()?.to_bits().checked_sub(self.block.network.to_bits())?;
+        (1..self.block.size() - 1).contains(&offset).then(|| offset - 1)
+    }
+
+    fn port_offset(&self, port: i64) -> Option<u32> {
+        let port = u16::try_from(port).ok().filter(|port| self.ports.contains(port))?;
+        Some(u32::from(port) - u32::from(*self.ports.start()))
+    }
+}
+
+const SPEC: Path<'static> = Path::new("spec");
+
+/// Whether the Service's ports are open on every node.
+pub(crate) fn needs_node_ports(spec: &Value) -> bool {
+    match tree::text(spec, "type") {
+        "NodePort" => true,
+        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false),
+        _ => false,
+    }
+}
+
+/// Whether load balancers ask each node about the Service.
+pub(crate) fn needs_health_check_port(spec: &Value) -> bool {
+    tree::text(spec, "type") == "LoadBalancer" && tree::text(spec, "externalTrafficPolicy") == "Local"
+}
+
+#[cfg(test)]
+mod tests;

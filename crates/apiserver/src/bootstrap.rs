@@ -1,0 +1,73 @@
+//! What a new cluster needs before anybody can use it: the namespaces and objects upstream creates at its first start.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    body::{self, Body},
+    health::Check,
+    server::{ApiServer, Caller},
+    user::User,
+};
+
+/// Namespaces that are always there.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// An object every cluster needs could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create {path}: {message}")]
+pub struct BootstrapError {
+    /// Where it was to be created.
+    pub path: String,
+    /// What the API answered.
+    pub message: String,
+}
+
+impl ApiServer {
+    /// Makes sure of the objects every cluster needs, then reports the post-start hooks as done. What is there already
+    /// stays as it is.
+    pub async fn bootstrap(self: &Arc<Self>) -> Result<(), BootstrapError> {
+        for name in NAMESPACES {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            self.ensure("/api/v1/namespaces", &namespace).await?;
+        }
+        self.install_policy(jiff::Timestamp::now()).await?;
+        self.health.started();
+        Ok(())
+    }
+
+    /// Adds a named check to `/readyz` and `/healthz`.
+    pub fn add_readiness_check(&self, name: &str, check: Check) {
+        self.health.add(name, check);
+    }
+
+    async fn ensure(self: &Arc<Self>, path: &str, object: &Value) -> Result<(), BootstrapError> {
+        let response = self.post(path, object).await;
+        let status = response.status();
+        if status.is_success() || status == http::StatusCode::CONFLICT {
+            return Ok(());
+        }
+        let message = match response.into_body().collect().await {
+            Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(BootstrapError { path: path.to_owned(), message })
+    }
+
+    async fn post(self: &Arc<Self>, path: &str, object: &Value) -> Response<Body> {
+        let user = User::new("system:apiserver", &[crate::user::GROUP_MASTERS]);
+        let caller = Caller { user: Some(Arc::new(user)), peer: None, draining: CancellationToken::new() };
+        let mut request = Request::new(body::full(Bytes::from(object.to_string())));
+        *request.method_mut() = Method::POST;
+        if let Ok(uri) = path.parse() {
+            *request.uri_mut() = uri;
+        }
+        request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("keelson"));
+        self.clone().handle(request, caller).await
+    }
+}

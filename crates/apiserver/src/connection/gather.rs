@@ -1,0 +1,205 @@
+//! Gathers what an HTTP/2 connection writes, so that a turn of its streams leaves in one TLS record and one system call.
+//!
+//! The HTTP/2 library flushes after every frame of some size: a change that a hundred watchers on eight connections are
+//! told would cost a hundred records and system calls instead of eight. Here its flushes only mark the bytes as ready;
+//! [`drive`], which polls the connection, sends them when every task that was ready in the meantime had its turn.
+//!
+//! Invariant: bytes wait for one turn of the scheduler at most, and never while the connection has nothing else to do.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::body::BoxError;
+
+/// Bytes gathered before they are sent without waiting: some TLS records, so that a long list costs few system calls.
+const GATHERED_BYTES_MAX: usize = 128 * 1024;
+/// Memory a connection keeps for the next turn; what a burst took beyond that is given back.
+const KEPT_BYTES: usize = 8 * 1024;
+
+/// The connection's stream as the HTTP/2 library sees it.
+pub(super) struct Gathering<S>(Arc<Mutex<Gathered<S>>>);
+
+/// The stream and what is to be written to it.
+pub(super) struct Gathered<S> {
+    stream: S,
+    waiting: Vec<u8>,
+    /// How many bytes of `waiting` the stream has taken already.
+    sent: usize,
+    /// Whether the others had their turn since the first of these bytes came.
+    yielded: bool,
+}
+
+/// Splits a stream into the part that is read and written, and the one that [`drive`] sends from.
+pub(super) fn gather<S>(stream: S) -> (Gathering<S>, Arc<Mutex<Gathered<S>>>) {
+    let gathered = Arc::new(Mutex::new(Gathered { stream, waiting: Vec::new(), sent: 0, yielded: false }));
+    (Gathering(gathered.clone()), gathered)
+}
+
+/// Runs the connection that writes into `gathered`.
+pub(super) async fn drive<S: AsyncWrite + Unpin>(
+    mut connection: Pin<&mut impl Future<Output = Result<(), BoxError>>>,
+    gathered: &Mutex<Gathered<S>>,
+) -> Result<(), BoxError> {
+    poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(ended),
+        Poll::Pending => gathered.lock().poll_turn(cx).map(|error| Err(error.into())),
+    })
+    .await
+}
+
+impl<S: AsyncWrite + Unpin> Gathered<S> {
+    /// The end of the connection's turn: ready only with an error.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.waiting.is_empty() {
+            return Poll::Pending;
+        }
+        if !std::mem::replace(&mut self.yielded, true) {
+            // a task that wakes itself goes to the end of the queue, behind the streams that are about to write
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match self.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            Poll::Ready(Ok(())) => {
+                self.waiting.shrink_to(KEPT_BYTES);
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Sends everything that waits.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.waiting.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.waiting[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                taken => self.sent += taken,
+            }
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.waiting.clear();
+        (self.sent, self.yielded) = (0, false);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what there is room for, at least one byte.
+    fn poll_take(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.waiting.len() >= GATHERED_BYTES_MAX {
+            ready!(self.poll_send(cx))?;
+        }
+        let before = self.waiting.len();
+        for part in parts {
+            let room = GATHERED_BYTES_MAX.saturating_sub(self.waiting.len());
+            self.waiting.extend_from_slice(&part[..part.len().min(room)]);
+        }
+        Poll::Ready(Ok(self.waiting.len() - before))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.lock().stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.lock().poll_take(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.lock().poll_take(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut gathered = self.0.lock();
+        ready!(gathered.poll_send(cx))?;
+        Pin::new(&mut gathered.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A stream that notes how much each write brought.
+    #[derive(Default)]
+    struct Writes(Vec<usize>);
+
+    impl AsyncWrite for Writes {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_of_one_turn_leave_together() {
+        let (mut io, gathered) = gather(Writes::default());
+        let mut connection = std::pin::pin!(async move {
+            for frame in [10, 20_000, 300] {
+                io.write_all(&vec![0; frame]).await?;
+                io.flush().await?;
+            }
+            // what comes while the others have their turn still goes along
+            tokio::task::yield_now().await;
+            io.write_all(&[0; 5]).await?;
+            std::future::pending::<Result<(), BoxError>>().await
+        });
+        tokio::select! {
+            biased;
+            ended = drive(connection.as_mut(), &gathered) => panic!("{ended:?}"),
+            () = async { while gathered.lock().stream.0.is_empty() { tokio::task::yield_now().await } } => {}
+        }
+        assert_eq!(gathered.lock().stream.0, [20_315]);
+        assert!(gathered.lock().waiting.capacity() <= KEPT_BYTES);
+    }
+
+    #[tokio::test]
+    async fn more_than_is_gathered_arrives_whole_and_in_order() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let (mut io, gathered) = gather(near);
+        let sent: Vec<u8> = (0..3 * GATHERED_BYTES_MAX + 7).map(|i| (i % 251) as u8).collect();
+        let expected = sent.clone();
+        let mut connection = std::pin::pin!(async move {
+            io.write_all(&sent).await?;
+            io.shutdown().await?;
+            Ok(())
+        });
+        let mut received = Vec::new();
+        let (ended, read) = tokio::join!(drive(connection.as_mut(), &gathered), far.read_to_end(&mut received));
+        ended.unwrap();
+        read.unwrap();
+        assert!(received == expected);
+    }
+}

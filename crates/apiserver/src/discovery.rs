@@ -1,0 +1,227 @@
+//! Discovery: which groups, versions and resources there are, in the classic and the aggregated form; and the version.
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use kinds::Resource;
+use serde_json::{Value, json};
+
+use crate::{
+    body::{self, Body},
+    output,
+    resources::{Group, GroupVersion, Table},
+    status::ApiError,
+};
+
+/// The Kubernetes version whose API is served.
+const MINOR: &str = "36";
+
+/// `/version`.
+pub(crate) fn version() -> Response<Body> {
+    let own = env!("CARGO_PKG_VERSION");
+    json_response(&json!({
+        "major": "1", "minor": MINOR, "gitVersion": format!("v1.{MINOR}.0+keelson-{own}"),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
+    }))
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// A 200 with JSON.
+pub(crate) fn json_response(value: &Value) -> Response<Body> {
+    output::value(value, StatusCode::OK)
+}
+
+/// `/.well-known/openid-configuration`: how others verify this cluster's service-account tokens.
+pub(crate) fn openid_configuration(issuer: &str) -> Response<Body> {
+    json_response(&json!({
+        "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+        "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    }))
+}
+
+/// `/`: the paths there are.
+pub(crate) fn paths(table: &Table) -> Response<Body> {
+    let mut paths: Vec<String> =
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"].map(str::to_owned).to_vec();
+    for group in table.groups.iter().filter(|group| !group.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.version)));
+    }
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+            .map(str::to_owned),
+    );
+    json_response(&json!({"paths": paths}))
+}
+
+/// Whether the client asks for the aggregated form, and in which version.
+fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
+    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
+    let first = accept.split(',').map(str::trim).find(|entry| entry.starts_with("application/json"))?;
+    let parameter = |text: &str| first.split(';').any(|part| part.trim() == text);
+    if !parameter("g=apidiscovery.k8s.io") || !parameter("as=APIGroupDiscoveryList") {
+        return None;
+    }
+    if parameter("v=v2") {
+        Some("v2")
+    } else if parameter("v=v2beta1") {
+        Some("v2beta1")
+    } else {
+        None
+    }
+}
+
+fn group_list<'a>(groups: impl Iterator<Item = &'a Group>, version: &str) -> Response<Body> {
+    let items: Vec<Value> = groups.map(aggregated_group).collect();
+    let api_version = format!("apidiscovery.k8s.io/{version}");
+    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
+    let mut response = Response::new(body::full(list.to_string()));
+    let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    if let Ok(value) = HeaderValue::from_str(&content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn aggregated_group(group: &Group) -> Value {
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|version| {
+            let resources: Vec<Value> =
+                version.resources.iter().map(|served| aggregated_resource(&served.resource)).collect();
+            json!({"version": version.version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn scope(resource: &Resource) -> &'static str {
+    if resource.namespaced { "Namespaced" } else { "Cluster" }
+}
+
+fn aggregated_resource(resource: &Resource) -> Value {
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let mut value = json!({
+        "resource": resource.plural, "responseKind": kind(&resource.group, &resource.version, &resource.kind),
+        "scope": scope(resource), "singularResource": resource.singular, "verbs": resource.verbs,
+    });
+    if !resource.short_names.is_empty() {
+        value["shortNames"] = resource.short_names.clone().into();
+    }
+    if !resource.categories.is_empty() {
+        value["categories"] = resource.categories.clone().into();
+    }
+    if !resource.subresources.is_empty() {
+        let subresource = |sub: &kinds::Subresource| {
+            json!({"subresource": sub.name, "responseKind": kind(&sub.kind.group, &sub.kind.version, &sub.kind.kind),
+                "verbs": sub.verbs})
+        };
+        value["subresources"] = resource.subresources.iter().map(subresource).collect();
+    }
+    value
+}
+
+/// `/api`.
+pub(crate) fn core_versions(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    if let Some(version) = aggregated(headers) {
+        return Ok(group_list(table.group("").into_iter(), version));
+    }
+    Ok(json_response(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})))
+}
+
+/// `/apis`.
+pub(crate) fn groups(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let named = table.groups.iter().filter(|group| !group.name.is_empty());
+    if let Some(version) = aggregated(headers) {
+        return Ok(group_list(named, version));
+    }
+    let groups: Vec<Value> = named.map(classic_group).collect();
+    Ok(json_response(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})))
+}
+
+fn classic_group(group: &Group) -> Value {
+    let entry = |version: &GroupVersion| json!({"groupVersion": format!("{}/{}", group.name, version.version), "version": version.version});
+    let versions: Vec<Value> = group.versions.iter().map(entry).collect();
+    json!({"name": group.name, "versions": versions, "preferredVersion": versions.first()})
+}
+
+/// `/apis/GROUP`.
+pub(crate) fn group(table: &Table, name: &str) -> Result<Response<Body>, ApiError> {
+    let mut group = classic_group(table.group(name).ok_or_else(ApiError::no_such_resource)?);
+    group["kind"] = "APIGroup".into();
+    group["apiVersion"] = "v1".into();
+    Ok(json_response(&group))
+}
+
+/// `/api/v1` and `/apis/GROUP/VERSION`.
+pub(crate) fn resources(table: &Table, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    let found = table.version(group, version).ok_or_else(ApiError::no_such_resource)?;
+    let mut resources = Vec::new();
+    for served in &found.resources {
+        let resource = &served.resource;
+        let mut value = json!({
+            "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
+            "kind": resource.kind, "verbs": resource.verbs,
+        });
+        if !resource.short_names.is_empty() {
+            value["shortNames"] = resource.short_names.clone().into();
+        }
+        if !resource.categories.is_empty() {
+            value["categories"] = resource.categories.clone().into();
+        }
+        if resource.verbs.iter().any(|verb| verb == "list") {
+            value["storageVersionHash"] = version_hash(&served.stored_api_version, &resource.kind).into();
+        }
+        resources.push(value);
+        for sub in &resource.subresources {
+            let mut value = json!({
+                "name": format!("{}/{}", resource.plural, sub.name), "singularName": "",
+                "namespaced": resource.namespaced, "kind": sub.kind.kind, "verbs": sub.verbs,
+            });
+            if sub.kind.group != resource.group || sub.kind.version != resource.version {
+                value["group"] = sub.kind.group.as_str().into();
+                value["version"] = sub.kind.version.as_str().into();
+            }
+            resources.push(value);
+        }
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Ok(json_response(
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
+    ))
+}
+
+/// Tells clients whether two versions share one storage.
+fn version_hash(api_version: &str, kind: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use sha2::{Digest as _, Sha256};
+    let digest = Sha256::digest(format!("{api_version}/{kind}"));
+    STANDARD.encode(&digest[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_aggregated_form_is_given_only_to_who_asks_for_a_known_version() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(aggregated(&headers), None);
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        assert_eq!(aggregated(&headers), Some("v2"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        assert_eq!(aggregated(&headers), None);
+    }
+}

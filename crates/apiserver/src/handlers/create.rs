@@ -1,0 +1,129 @@
+//! Creating objects.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::Value;
+use store::Precondition;
+
+use super::{
+    definitions, receive, rules,
+    write::{self, Committed, Outcome},
+};
+use crate::{
+    allocation::Claim, body::Body, dispatch::Call, meta, options::WriteOptions, output::Payload, server::SERVICES,
+    status::ApiError, strategy,
+};
+
+/// How often a generated name is drawn anew when it is taken; upstream tries as often.
+const NAMES_TRIED_MAX: usize = 8;
+
+/// Answers a POST to a collection.
+pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    let options = write::options(call)?;
+    let decoded = receive::decode(call, body)?;
+    let (mut object, mut warnings) = (decoded.value, Vec::new());
+    receive::check_kind(&call.served, &mut object)?;
+    receive::prune(&call.served, &mut object, decoded.duplicates, options.field_validation, &mut warnings)?;
+    receive::check_address(call, &mut object)?;
+    if write::expected(&object)?.is_some() {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    create_object(call, object, &options, warnings, Ownership::Track).await?.respond(call)
+}
+
+/// Whether the fields' owner is still to be written down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Everything the object sets is the request's.
+    Track,
+    /// Server-side apply has written it already.
+    Applied,
+}
+
+/// Stores a pruned object that is not there yet.
+pub(super) async fn create_object(
+    call: &Call,
+    mut object: Value,
+    options: &WriteOptions,
+    mut warnings: Vec<String>,
+    ownership: Ownership,
+) -> Result<Outcome, ApiError> {
+    let served = &call.served;
+    refuse_while_terminating(call)?;
+    receive::default(served, &mut object);
+    meta::begin(&mut object, call.now);
+    let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+    let generated = meta::name(&object).is_empty() && !base.is_empty();
+    if generated {
+        object["metadata"]["name"] = generate_name(&base).into();
+    }
+    let snapshot = rules::admit_new(call, &mut object, options.dry_run).await?;
+    let cx = write::context(call, options);
+    served.strategy.prepare_create(&cx, &mut object);
+    if &*served.collection == crate::crd::COLLECTION {
+        definitions::prepare(call, &mut object)?;
+    }
+    rules::check(call, &object, &served.strategy.validate_create(&cx, &object))?;
+    let claim = match &*served.collection {
+        SERVICES => Some(claim(call, &mut object, None)?),
+        _ => None,
+    };
+    if ownership == Ownership::Track {
+        write::track(call, options, None, &mut object)?;
+    }
+    meta::tidy(&mut object);
+    warnings.extend(served.strategy.warnings(&object));
+    if options.dry_run {
+        if snapshot.get(&served.collection, &served.path(&call.namespace, meta::name(&object))).is_some() {
+            return Err(ApiError::already_exists(call.group_resource(), meta::name(&object)));
+        }
+        return Ok(Outcome { object: Payload::Served(object), created: true, warnings });
+    }
+    let stored = insert(call, object, generated.then_some(&*base)).await?;
+    if let Some(claim) = claim {
+        claim.confirm();
+    }
+    Ok(Outcome { object: Payload::Stored(stored.bytes), created: true, warnings })
+}
+
+fn generate_name(base: &str) -> String {
+    strategy::generate_name(base, rand::random::<u8>)
+}
+
+fn refuse_while_terminating(call: &Call) -> Result<(), ApiError> {
+    match &call.served.custom {
+        Some((definition, _)) if definition.terminating => {
+            let name = &definition.name;
+            let why = format!("create not allowed while custom resource definition {name} is terminating");
+            Err(ApiError::new(405, "MethodNotAllowed", why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Commits a new object; `base` is what its name was generated from, if it was.
+async fn insert(call: &Call, mut object: Value, base: Option<&str>) -> Result<store::Object, ApiError> {
+    for _ in 0..NAMES_TRIED_MAX {
+        let name = meta::name(&object).to_owned();
+        let path = call.served.path(&call.namespace, &name);
+        let again = base.is_some().then(|| object.clone());
+        match (write::put(call, &path, Precondition::Absent, object).await?, again) {
+            (Committed::Done(stored), _) => return Ok(stored),
+            (Committed::Outdated, None) => return Err(ApiError::already_exists(call.group_resource(), &name)),
+            (Committed::Outdated, Some(mut again)) => {
+                again["metadata"]["name"] = generate_name(base.unwrap_or_default()).into();
+                object = again;
+            }
+        }
+    }
+    Err(ApiError::already_exists(call.group_resource(), base.unwrap_or_default()))
+}
+
+/// Claims the addresses and ports a Service needs beyond what it holds.
+pub(super) fn claim(call: &Call, service: &mut Value, old: Option<&Value>) -> Result<Claim, ApiError> {
+    call.server.services.allocate(service, old).map_err(|errors| {
+        ApiError::invalid("", &call.served.resource.kind, meta::name(service), rules::causes(&errors))
+    })
+}

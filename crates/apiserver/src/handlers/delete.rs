@@ -1,0 +1,179 @@
+//! Deleting one object, and collections.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, future::BoxFuture, stream};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use store::{Mutation, Precondition};
+
+use super::{
+    definitions, list, receive, rules,
+    write::{self, ATTEMPTS_MAX, Committed},
+};
+use crate::{
+    admission::Operation,
+    body::Body,
+    codec, crd,
+    deletion::{self, Plan},
+    dispatch::Call,
+    meta,
+    options::{DeleteOptions, ListOptions},
+    output::{self, Payload},
+    resources::Served,
+    status::ApiError,
+};
+
+/// Objects of a collection that are deleted at once; the store commits them in batches of about this size.
+const DELETIONS_AT_ONCE: usize = 256;
+
+/// Core resources that answer a deletion with the object, as upstream's do; others answer with a status.
+const ANSWER_WITH_OBJECT: [&str; 6] = [
+    "core/pods",
+    "core/services",
+    "core/serviceaccounts",
+    "core/persistentvolumeclaims",
+    "core/persistentvolumes",
+    "core/podtemplates",
+];
+
+/// What a deletion left behind.
+pub(super) enum Deleted {
+    /// Nothing; what the last state was.
+    Gone { last: Bytes, uid: String },
+    /// The object, marked, until what holds it is over.
+    Held(Payload),
+}
+
+fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions, ApiError> {
+    let body = if body.is_empty() { None } else { Some(receive::decode(call, body)?.value) };
+    DeleteOptions::parse(&call.query(), body.as_ref())
+}
+
+/// Answers a DELETE of one object.
+pub(super) async fn delete(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    let options = options(call, body)?;
+    match delete_object(call, &options).await? {
+        Deleted::Held(object) => output::object(call, object, StatusCode::OK, &[]),
+        Deleted::Gone { last, .. } if ANSWER_WITH_OBJECT.contains(&&*call.served.collection) => {
+            output::object(call, Payload::Stored(last), StatusCode::OK, &[])
+        }
+        Deleted::Gone { uid, .. } => Ok(output::value(&success(call, &uid), StatusCode::OK)),
+    }
+}
+
+fn success(call: &Call, uid: &str) -> Value {
+    let mut details = json!({"name": call.name, "kind": call.served.resource.plural, "uid": uid});
+    if !call.served.resource.group.is_empty() {
+        details["group"] = call.served.resource.group.as_str().into();
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// Deletes the object the call names.
+pub(super) async fn delete_object(call: &Call, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+    let served = &call.served;
+    let path = call.path();
+    for _ in 0..ATTEMPTS_MAX {
+        let snapshot = call.server.snapshot();
+        let Some(stored) = snapshot.get(&served.collection, &path) else {
+            return Err(ApiError::not_found(call.group_resource(), &call.name));
+        };
+        let mut object = write::load(call, stored)?;
+        check_preconditions(call, options, &object)?;
+        rules::admit(call, &snapshot, Operation::Delete, None, Some(&object), options.dry_run)?;
+        let strategy = served.strategy;
+        let grace = strategy.grace_period_seconds(&object, options.grace_period_seconds);
+        let plan =
+            deletion::plan(&served.collection, &object, options, grace, strategy.default_propagation(), call.now);
+        match plan {
+            Plan::Nothing => return Ok(Deleted::Held(Payload::Stored(stored.bytes.clone()))),
+            Plan::Remove if options.dry_run => {
+                return Ok(Deleted::Gone { last: stored.bytes.clone(), uid: meta::uid(&object).to_owned() });
+            }
+            Plan::Mark(marked) if options.dry_run => return Ok(Deleted::Held(Payload::Served(marked))),
+            Plan::Remove => {
+                served.form.to_stored(&mut object, &served.stored_api_version);
+                let mutation = Mutation::Delete(codec::encode(&object));
+                let committed = write::commit(call, &path, Precondition::Revision(stored.revision), mutation).await?;
+                if let Committed::Done(last) = committed {
+                    definitions::after_delete(call, &object).await?;
+                    return Ok(Deleted::Gone { last: last.bytes, uid: meta::uid(&object).to_owned() });
+                }
+            }
+            Plan::Mark(mut marked) => {
+                on_mark(call, &mut marked);
+                let precondition = Precondition::Revision(stored.revision);
+                if let Committed::Done(object) = write::put(call, &path, precondition, marked).await? {
+                    if &*served.collection == crd::COLLECTION {
+                        definitions::clean_up(call, &call.name).await?;
+                    }
+                    return Ok(Deleted::Held(Payload::Stored(object.bytes)));
+                }
+            }
+        }
+    }
+    Err(ApiError::modified(call.group_resource(), &call.name))
+}
+
+/// What some kinds write into an object whose deletion begins.
+fn on_mark(call: &Call, marked: &mut Value) {
+    match &*call.served.collection {
+        "core/namespaces" => marked["status"]["phase"] = "Terminating".into(),
+        crd::COLLECTION => crd::mark_terminating(marked, call.now),
+        _ => {}
+    }
+}
+
+fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> Result<(), ApiError> {
+    let check = |wanted: &Option<String>, live: &str, what: &str, live_name: &str| match wanted {
+        Some(wanted) if wanted != live => {
+            let why =
+                format!("Precondition failed: {what} in precondition: {wanted}, {live_name} in object meta: {live}");
+            Err(ApiError::conflict(call.group_resource(), &call.name, why))
+        }
+        _ => Ok(()),
+    };
+    check(&options.uid, meta::uid(object), "UID", "UID")?;
+    let revision = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    check(&options.resource_version, revision, "ResourceVersion", "ResourceVersion")
+}
+
+fn delete_owned(call: Call, options: DeleteOptions) -> BoxFuture<'static, Result<Deleted, ApiError>> {
+    Box::pin(async move { delete_object(&call, &options).await })
+}
+
+/// Deletes the objects at these paths, many at once; the results are in their order.
+pub(super) async fn delete_all(
+    call: &Call,
+    served: &Arc<Served>,
+    paths: Vec<Arc<str>>,
+    options: &DeleteOptions,
+) -> Vec<Result<Deleted, ApiError>> {
+    // each deletion owns what it needs, so that the stream of them borrows nothing
+    let each: Vec<(Call, DeleteOptions)> =
+        paths.iter().map(|path| (call.about(served, path), options.clone())).collect();
+    let deletions = each.into_iter().map(|(call, options)| delete_owned(call, options));
+    stream::iter(deletions).buffered(DELETIONS_AT_ONCE).collect().await
+}
+
+/// Answers a DELETE of a collection: every selected object goes the way of a single deletion.
+pub(super) async fn delete_collection(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    let options = options(call, body)?;
+    let selected = list::select(call, &ListOptions::parse(&call.query())?)?;
+    let paths = selected.iter().map(|(path, _)| path.clone()).collect();
+    let results = delete_all(call, &call.served, paths, &options).await;
+    let mut items = Vec::with_capacity(results.len());
+    for (result, (_, object)) in results.into_iter().zip(&selected) {
+        match result {
+            Ok(Deleted::Held(Payload::Stored(bytes))) => items.push(bytes),
+            Ok(_) => items.push(object.bytes.clone()),
+            // somebody else was faster: gone is gone
+            Err(error) if error.code == 404 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let revision = call.server.store.revision();
+    output::list(call, items, &output::ListMeta { revision, ..output::ListMeta::default() })
+}

@@ -1,0 +1,121 @@
+//! Lists: a walk over one immutable snapshot; pages of a long list are walks over the same one.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Response;
+use serde::{Deserialize, Serialize};
+use store::{Object, Revision, Snapshot};
+
+use crate::{
+    body::Body,
+    dispatch::Call,
+    options::{ListOptions, ResourceVersionMatch},
+    output::{self, ListMeta},
+    selection::Selection,
+    status::ApiError,
+};
+
+/// What a continue token says, opaque to clients.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Continue {
+    /// Revision of the snapshot the list began with.
+    #[serde(rename = "rv")]
+    revision: u64,
+    /// Path of the last object of the page before.
+    start: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn decode(token: &str) -> Result<Self, ApiError> {
+        let decoded = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
+        let parsed = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        parsed.ok_or_else(|| ApiError::bad_request(format!("continue key is not valid: {token:?}")))
+    }
+}
+
+const TOO_OLD_TO_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list result. \
+    You can start a new list without the continue parameter.";
+
+/// Answers a GET of a collection.
+pub(super) fn list(call: &Call) -> Result<Response<Body>, ApiError> {
+    let options = ListOptions::parse(&call.query())?;
+    let (snapshot, after) = start(call, &options)?;
+    let selection = Selection::parse(&call.served, &options, "")?;
+    let prefix = prefix(call);
+    let (collection, after) = (&call.served.collection, after.as_deref());
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let mut items = Vec::new();
+    let (mut last, mut more) = (None, false);
+    for (path, object) in snapshot.range(collection, &prefix, after) {
+        if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
+            continue;
+        }
+        if items.len() == limit {
+            more = true;
+            break;
+        }
+        items.push(object.bytes.clone());
+        last = Some(path);
+    }
+    let mut meta = ListMeta { revision: snapshot.revision(), ..ListMeta::default() };
+    if let (true, Some(last)) = (more, last) {
+        call.server.store.retain(&snapshot);
+        meta.continue_token = Some(Continue { revision: snapshot.revision().0, start: last.to_string() }.encode());
+        meta.remaining = selection.is_everything().then(|| snapshot.count(collection, &prefix, Some(last)));
+    }
+    output::list(call, items, &meta)
+}
+
+/// The path prefix of the namespace, or of everything.
+pub(super) fn prefix(call: &Call) -> String {
+    if call.namespace.is_empty() { String::new() } else { format!("{}/", call.namespace) }
+}
+
+/// Every object a collection delete is about.
+pub(super) fn select(call: &Call, options: &ListOptions) -> Result<Vec<(Arc<str>, Object)>, ApiError> {
+    let selection = Selection::parse(&call.served, options, "")?;
+    let snapshot = call.server.snapshot();
+    let objects = snapshot.range(&call.served.collection, &prefix(call), None);
+    let selected = objects
+        .filter(|(path, object)| selection.is_everything() || selection.matches(&call.served, path, &object.bytes));
+    Ok(selected.map(|(path, object)| (path.clone(), object.clone())).collect())
+}
+
+/// The snapshot a list reads, and the path it goes on after.
+fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Option<String>), ApiError> {
+    if let Some(token) = &options.continue_token {
+        let token = Continue::decode(token)?;
+        let snapshot = call.server.store.snapshot_at(Revision(token.revision));
+        let snapshot = snapshot.ok_or_else(|| ApiError::expired(TOO_OLD_TO_CONTINUE))?;
+        return Ok((snapshot, Some(token.start)));
+    }
+    let head = call.server.snapshot();
+    let current = head.revision().0;
+    match (options.resource_version, options.version_match) {
+        (Some(asked), _) if asked > current => Err(ApiError::too_large_resource_version(asked, current)),
+        (Some(asked), Some(ResourceVersionMatch::Exact)) => {
+            let snapshot = call.server.store.snapshot_at(Revision(asked));
+            let gone = || ApiError::expired(format!("The provided resource version {asked} is no longer available"));
+            Ok((snapshot.ok_or_else(gone)?, None))
+        }
+        _ => Ok((head, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens_survive_the_round_trip_and_junk_is_refused() {
+        let token = Continue { revision: 7, start: "default/a".into() };
+        assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
+        assert_eq!(Continue::decode("###").unwrap_err().code, 400);
+        assert_eq!(Continue::decode("e30").unwrap_err().code, 400);
+    }
+}

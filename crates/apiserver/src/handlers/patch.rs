@@ -1,0 +1,168 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, header};
+use schema::apply::Operation;
+use serde_json::Value;
+
+use super::{
+    create::{self, Ownership},
+    receive,
+    update::{self, Change},
+    write,
+};
+use crate::{
+    body::Body,
+    codec::{self, MediaType},
+    dispatch::Call,
+    meta,
+    options::WriteOptions,
+    status::ApiError,
+};
+
+const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
+    application/strategic-merge-patch+json, application/apply-patch+yaml";
+
+/// A patch, decoded.
+pub(super) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+/// Decodes the patch in the media type the request names.
+pub(super) fn decode(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
+    let content_type = call.header(header::CONTENT_TYPE).unwrap_or_default();
+    let json = || {
+        serde_json::from_slice::<Value>(body)
+            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
+    };
+    match content_type.split(';').next().unwrap_or_default().trim() {
+        "application/json-patch+json" => json().map(Patch::Json),
+        "application/merge-patch+json" => json().map(Patch::Merge),
+        "application/strategic-merge-patch+json" if call.served.custom.is_some() => {
+            Err(ApiError::unsupported_media_type(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            ))
+        }
+        "application/strategic-merge-patch+json" => json().map(Patch::Strategic),
+        "application/apply-patch+yaml" => Ok(Patch::Apply(codec::decode(body, MediaType::Yaml)?.value)),
+        _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
+    }
+}
+
+impl Patch {
+    /// Applies a patch other than an apply to an object of `schema`.
+    pub(super) fn patched(&self, schema: &schema::Schema, old: &Value) -> Result<Value, ApiError> {
+        let mut new = old.clone();
+        let failed = |error: String| ApiError::new(422, "Invalid", error);
+        match self {
+            Self::Json(patch) => schema::patch::json(&mut new, patch).map_err(|error| failed(error.to_string()))?,
+            Self::Merge(patch) => schema::patch::merge(&mut new, patch),
+            Self::Strategic(patch) => {
+                schema::patch::strategic(schema, &mut new, patch).map_err(|error| failed(error.to_string()))?;
+            }
+            Self::Apply(_) => return Err(ApiError::unsupported_media_type(ACCEPTED)),
+        }
+        Ok(new)
+    }
+}
+
+/// Answers a PATCH.
+pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    let options = write::options(call)?;
+    let patch = decode(call, body)?;
+    if let Patch::Apply(config) = patch {
+        return apply(call, options, config).await;
+    }
+    if options.force.is_some() {
+        let what = "force: Forbidden: may not be specified for non-apply patch";
+        return Err(invalid_options(what));
+    }
+    let change = |old: &Value| {
+        let mut new = patch.patched(&call.served.schema, old)?;
+        let mut warnings = Vec::new();
+        complete(call, &options, &mut new, &mut warnings)?;
+        // the live version the patch was computed from is no wish of the client's
+        if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
+            meta::of(&mut new).remove("resourceVersion");
+        }
+        Ok(Change { object: new, ownership: Ownership::Track, warnings })
+    };
+    update::change_object(call, &options, change).await?.respond(call)
+}
+
+fn invalid_options(what: &str) -> ApiError {
+    ApiError::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {what}"))
+}
+
+fn complete(
+    call: &Call,
+    options: &WriteOptions,
+    object: &mut Value,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    if !object.is_object() {
+        return Err(ApiError::new(422, "Invalid", "the patch does not leave an object"));
+    }
+    receive::check_kind(&call.served, object)?;
+    receive::prune(&call.served, object, Vec::new(), options.field_validation, warnings)?;
+    receive::check_address(call, object)?;
+    receive::default(&call.served, object);
+    Ok(())
+}
+
+async fn apply(call: &Arc<Call>, options: WriteOptions, mut config: Value) -> Result<Response<Body>, ApiError> {
+    if call.query().get("fieldManager").is_none() {
+        return Err(invalid_options("fieldManager: Required value: is required for apply patch"));
+    }
+    let mut warnings = Vec::new();
+    receive::check_kind(&call.served, &mut config)?;
+    receive::prune(&call.served, &mut config, Vec::new(), options.field_validation, &mut warnings)?;
+    receive::check_address(call, &mut config)?;
+    let expected = write::expected(&config)?;
+    let manager = write::manager(call, &options, Operation::Apply);
+    let force = options.force == Some(true);
+    let merge = |live: Option<&Value>| {
+        let merged = schema::apply::apply(&call.served.schema, live, &config, &manager, force);
+        let mut object = merged.map_err(write::apply_failed)?.object;
+        receive::default(&call.served, &mut object);
+        Ok::<_, ApiError>(object)
+    };
+    for _ in 0..write::ATTEMPTS_MAX {
+        let absent = call.server.snapshot().get(&call.served.collection, &call.path()).is_none();
+        if absent && call.subresource.is_empty() {
+            if expected.is_some() || !meta::uid(&config).is_empty() {
+                return Err(ApiError::not_found(call.group_resource(), &call.name));
+            }
+            let object = merge(None)?;
+            match create::create_object(call, object, &options, warnings.clone(), Ownership::Applied).await {
+                // somebody else created it in between: it is an update now
+                Err(error) if error.reason == "AlreadyExists" => continue,
+                created => return created?.respond(call),
+            }
+        }
+        let change = |old: &Value| {
+            let mut object = merge(Some(old))?;
+            let metadata = meta::of(&mut object);
+            match expected {
+                Some(revision) => metadata.insert("resourceVersion".into(), revision.0.to_string().into()),
+                None => metadata.remove("resourceVersion"),
+            };
+            Ok(Change { object, ownership: Ownership::Applied, warnings: Vec::new() })
+        };
+        match update::change_object(call, &options, change).await {
+            // somebody else deleted it in between: it is a create now
+            Err(error) if error.code == 404 && call.subresource.is_empty() => {}
+            outcome => {
+                let mut outcome = outcome?;
+                outcome.warnings.splice(0..0, warnings);
+                return outcome.respond(call);
+            }
+        }
+    }
+    Err(ApiError::modified(call.group_resource(), &call.name))
+}

@@ -1,0 +1,27 @@
+//! Reading one object.
+
+use http::{Response, StatusCode};
+
+use crate::{
+    body::Body,
+    dispatch::Call,
+    options::ListOptions,
+    output::{self, Payload},
+    status::ApiError,
+};
+
+/// Answers a GET of an object, or of its status.
+pub(super) fn get(call: &Call) -> Result<Response<Body>, ApiError> {
+    let snapshot = call.server.snapshot();
+    if let Some(query) = call.parts.uri.query().filter(|query| query.contains("resourceVersion")) {
+        let options = ListOptions::parse(&crate::options::Query::parse(Some(query)))?;
+        let current = snapshot.revision().0;
+        if let Some(asked) = options.resource_version.filter(|asked| *asked > current) {
+            return Err(ApiError::too_large_resource_version(asked, current));
+        }
+    }
+    match snapshot.get(&call.served.collection, &call.path()) {
+        Some(object) => output::object(call, Payload::Stored(object.bytes.clone()), StatusCode::OK, &[]),
+        None => Err(ApiError::not_found(call.group_resource(), &call.name)),
+    }
+}

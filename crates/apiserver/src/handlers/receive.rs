@@ -1,0 +1,117 @@
+//! From a request's body to an object of the resource's type: kind, unknown fields, defaults.
+
+use serde_json::Value;
+
+use crate::{
+    codec::{self, Decoded, MediaType},
+    dispatch::Call,
+    options::FieldValidation,
+    resources::Served,
+    status::ApiError,
+};
+
+/// Most warnings in one answer; upstream cuts them at 4 KiB of text.
+const WARNINGS_MAX: usize = 32;
+
+/// Decodes a body in the media type the request names.
+pub(super) fn decode(call: &Call, body: &[u8]) -> Result<Decoded, ApiError> {
+    codec::decode(body, MediaType::of(call.header(http::header::CONTENT_TYPE))?)
+}
+
+/// Checks that the object is of the resource's kind, filling in what is left out.
+pub(super) fn check_kind(served: &Served, object: &mut Value) -> Result<(), ApiError> {
+    let expected_kind = &served.resource.kind;
+    let given = |field: &str| object[field].as_str().filter(|text| !text.is_empty());
+    let custom = served.custom.is_some();
+    match given("apiVersion") {
+        Some(given) if given != served.api_version => {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({given}) does not match the expected API version ({})",
+                served.api_version
+            )));
+        }
+        None if custom => return Err(ApiError::bad_request("Object 'apiVersion' is missing")),
+        _ => {}
+    }
+    match given("kind") {
+        Some(given) if given != expected_kind => {
+            return Err(ApiError::bad_request(format!(
+                "{given} in version {:?} cannot be handled as a {expected_kind}: converting ({}) to ({}): unknown conversion",
+                served.resource.version,
+                short(&served.api_version, given),
+                short(&served.api_version, expected_kind),
+            )));
+        }
+        None if custom => return Err(ApiError::bad_request("Object 'Kind' is missing")),
+        _ => {}
+    }
+    object["apiVersion"] = served.api_version.as_str().into();
+    object["kind"] = expected_kind.as_str().into();
+    Ok(())
+}
+
+fn short(api_version: &str, kind: &str) -> String {
+    format!("{}.{kind}", api_version.rsplit('/').next().unwrap_or_default())
+}
+
+/// Removes unknown fields and checks types, at the level of strictness the request asks for.
+pub(super) fn prune(
+    served: &Served,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let problems = schema::prune(&served.schema, object);
+    if problems.is_empty() && duplicates.is_empty() {
+        return Ok(());
+    }
+    let resource = &served.resource;
+    let refused = |what: String| {
+        let (kind, version) = (&resource.kind, &resource.version);
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {what}"))
+    };
+    if let Some(problem) = problems.iter().find(|problem| problem.is_fatal()) {
+        return Err(refused(problem.to_string()));
+    }
+    let mut odd = duplicates;
+    odd.extend(problems.iter().map(ToString::to_string));
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => warnings.extend(odd.into_iter().take(WARNINGS_MAX)),
+        FieldValidation::Strict => return Err(refused(format!("strict decoding error: {}", odd.join(", ")))),
+    }
+    Ok(())
+}
+
+/// Fills in the defaults of the type and of the kind.
+pub(super) fn default(served: &Served, object: &mut Value) {
+    if served.custom.is_some() {
+        schema::default(&served.schema, object);
+    }
+    served.strategy.default(object);
+}
+
+/// Checks that the body speaks of the object that the path names, filling in what is left out.
+pub(super) fn check_address(call: &Call, object: &mut Value) -> Result<(), ApiError> {
+    let metadata = crate::meta::of(object);
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str).unwrap_or_default();
+    let namespace = text("namespace");
+    if call.served.resource.namespaced && namespace.is_empty() {
+        metadata.insert("namespace".into(), call.namespace.as_str().into());
+    } else if call.served.resource.namespaced && namespace != call.namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+    if call.name.is_empty() || name == call.name {
+        return Ok(());
+    }
+    if name.is_empty() {
+        metadata.insert("name".into(), call.name.as_str().into());
+        return Ok(());
+    }
+    let message = format!("the name of the object ({name}) does not match the name on the URL ({})", call.name);
+    Err(ApiError::bad_request(message))
+}

@@ -1,0 +1,208 @@
+//! Changing objects: PUT, and the loop that patches share.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Map, Value};
+use store::{Mutation, Precondition, Revision, Snapshot};
+
+use super::{
+    create::{self, Ownership},
+    definitions, receive, rules,
+    write::{self, ATTEMPTS_MAX, Committed, Outcome},
+};
+use crate::{
+    admission::Operation, body::Body, codec, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload,
+    server::SERVICES, status::ApiError,
+};
+
+/// Answers a PUT.
+pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    let options = write::options(call)?;
+    let (object, warnings) = sent(call, body, &options)?;
+    let absent = || call.server.snapshot().get(&call.served.collection, &call.path()).is_none();
+    let creates = call.subresource.is_empty() && call.served.strategy.allows_create_on_update();
+    if creates && write::expected(&object)?.is_none() && absent() {
+        return create::create_object(call, object, &options, warnings, Ownership::Track).await?.respond(call);
+    }
+    let uid = meta::uid(&object).to_owned();
+    let mut first = Some(object);
+    let change = |old: &Value| {
+        if !uid.is_empty() && uid != meta::uid(old) {
+            let live = meta::uid(old);
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {live}");
+            return Err(ApiError::conflict(call.group_resource(), &call.name, why));
+        }
+        // only a second attempt needs a second copy, and decoding again is what makes it
+        let object = match first.take() {
+            Some(object) => object,
+            None => sent(call, body, &options)?.0,
+        };
+        Ok(Change { object, ownership: Ownership::Track, warnings: Vec::new() })
+    };
+    let mut outcome = change_object(call, &options, change).await?;
+    outcome.warnings.splice(0..0, warnings);
+    outcome.respond(call)
+}
+
+/// The object in a PUT's body, pruned and with its defaults, and what is odd about it.
+fn sent(call: &Call, body: &Bytes, options: &WriteOptions) -> Result<(Value, Vec<String>), ApiError> {
+    let decoded = receive::decode(call, body)?;
+    let (mut object, mut warnings) = (decoded.value, Vec::new());
+    receive::check_kind(&call.served, &mut object)?;
+    receive::prune(&call.served, &mut object, decoded.duplicates, options.field_validation, &mut warnings)?;
+    receive::check_address(call, &mut object)?;
+    receive::default(&call.served, &mut object);
+    Ok((object, warnings))
+}
+
+/// The wanted state, computed from the live one.
+pub(super) struct Change {
+    pub(super) object: Value,
+    pub(super) ownership: Ownership,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Changes the object the call names: computes the wanted state from the live one, checks it, commits it, and does so
+/// anew when another write came between, unless the wanted state names the version it was made from.
+pub(super) async fn change_object(
+    call: &Call,
+    options: &WriteOptions,
+    mut change: impl FnMut(&Value) -> Result<Change, ApiError>,
+) -> Result<Outcome, ApiError> {
+    let served = &call.served;
+    let path = call.path();
+    for _ in 0..ATTEMPTS_MAX {
+        let snapshot = call.server.snapshot();
+        let Some(stored) = snapshot.get(&served.collection, &path) else {
+            return Err(ApiError::not_found(call.group_resource(), &call.name));
+        };
+        let old = write::load(call, stored)?;
+        let Change { object: mut new, ownership, mut warnings } = change(&old)?;
+        let expected = write::expected(&new)?;
+        if expected.is_some_and(|expected| expected != stored.revision) {
+            return Err(ApiError::modified(call.group_resource(), &call.name));
+        }
+        prepare(call, options, &snapshot, &mut new, &old)?;
+        let claim = match &*served.collection {
+            SERVICES if call.subresource.is_empty() => Some(create::claim(call, &mut new, Some(&old))?),
+            _ => None,
+        };
+        if ownership == Ownership::Track {
+            write::track(call, options, Some(&old), &mut new)?;
+        }
+        meta::tidy(&mut new);
+        warnings.extend(served.strategy.warnings(&new));
+        if unchanged(&new, &old) {
+            return Ok(Outcome { object: Payload::Stored(stored.bytes.clone()), created: false, warnings });
+        }
+        if options.dry_run {
+            new["metadata"]["resourceVersion"] = stored.revision.0.to_string().into();
+            return Ok(Outcome { object: Payload::Served(new), created: false, warnings });
+        }
+        match save(call, &path, stored.revision, new).await? {
+            Committed::Done(object) => {
+                if let Some(claim) = claim {
+                    claim.confirm();
+                }
+                return Ok(Outcome { object: Payload::Stored(object.bytes), created: false, warnings });
+            }
+            Committed::Outdated if expected.is_some() => {
+                return Err(ApiError::modified(call.group_resource(), &call.name));
+            }
+            Committed::Outdated => {}
+        }
+    }
+    Err(ApiError::modified(call.group_resource(), &call.name))
+}
+
+/// Commits the changed object; one whose deletion waited only for this change goes.
+async fn save(call: &Call, path: &str, revision: Revision, mut new: Value) -> Result<Committed, ApiError> {
+    let served = &call.served;
+    let precondition = Precondition::Revision(revision);
+    if !(meta::is_terminating(&new) && deletion::may_go(&served.collection, &new)) {
+        return write::put(call, path, precondition, new).await;
+    }
+    served.form.to_stored(&mut new, &served.stored_api_version);
+    let gone = write::commit(call, path, precondition, Mutation::Delete(codec::encode(&new))).await?;
+    if matches!(gone, Committed::Done(_)) {
+        definitions::after_delete(call, &new).await?;
+    }
+    Ok(gone)
+}
+
+/// Admission, the kind's own preparation, and validation.
+fn prepare(
+    call: &Call,
+    options: &WriteOptions,
+    snapshot: &Arc<Snapshot>,
+    new: &mut Value,
+    old: &Value,
+) -> Result<(), ApiError> {
+    meta::carry_over(new, old);
+    rules::admit(call, snapshot, Operation::Update, Some(&mut *new), Some(old), options.dry_run)?;
+    let cx = write::context(call, options);
+    let served = &call.served;
+    served.strategy.prepare_update(&cx, new, old);
+    if &*served.collection == crate::crd::COLLECTION && call.subresource.is_empty() {
+        definitions::prepare(call, new)?;
+    }
+    rules::check(call, new, &served.strategy.validate_update(&cx, new, old))
+}
+
+/// Whether a write would change nothing but the time at which somebody claimed a field.
+fn unchanged(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let is_same = |key: &str, a: &Value, b: &Value| if key == "metadata" { same_metadata(a, b) } else { a == b };
+    new.len() == old.len()
+        && new.iter().all(|(key, value)| old.get(key).is_some_and(|before| is_same(key, value, before)))
+}
+
+fn same_metadata(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    same_besides(&["resourceVersion", "managedFields"], new, old)
+        && same_owners(new.get("managedFields"), old.get("managedFields"))
+}
+
+fn same_owners(new: Option<&Value>, old: Option<&Value>) -> bool {
+    let (new, old) = (entries(new), entries(old));
+    let same = |(new, old): (&Value, &Value)| match (new.as_object(), old.as_object()) {
+        (Some(new), Some(old)) => same_besides(&["time"], new, old),
+        _ => new == old,
+    };
+    new.len() == old.len() && new.iter().zip(old).all(same)
+}
+
+fn entries(fields: Option<&Value>) -> &[Value] {
+    fields.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Whether two objects are the same but for some of their fields.
+fn same_besides(ignored: &[&str], new: &Map<String, Value>, old: &Map<String, Value>) -> bool {
+    let counts = |key: &&String| !ignored.contains(&key.as_str());
+    new.keys().filter(counts).count() == old.keys().filter(counts).count()
+        && new.iter().filter(|(key, _)| counts(key)).all(|(key, value)| old.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_write_that_only_claims_the_same_again_changes_nothing() {
+        let old = json!({"metadata": {"name": "a", "resourceVersion": "4",
+            "managedFields": [{"manager": "m", "time": "1", "fieldsV1": {"f:data": {}}}]}, "data": {"a": "b"}});
+        let mut new = old.clone();
+        new["metadata"]["managedFields"][0]["time"] = "2".into();
+        new["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        assert!(unchanged(&new, &old));
+        new["metadata"]["managedFields"][0]["manager"] = "n".into();
+        assert!(!unchanged(&new, &old));
+        let mut relabelled = old.clone();
+        relabelled["metadata"]["labels"] = json!({"x": "y"});
+        assert!(!unchanged(&relabelled, &old));
+    }
+}

@@ -1,0 +1,363 @@
+//! Watches: the present state where it is asked for, then every change, as one line of JSON each (or one frame of
+//! protobuf).
+//!
+//! A change is encoded once for all watchers that take objects as they are stored: the frame lies beside the event. What
+//! is ready together goes out as one chunk, and bookmarks tell idle watchers how far they are.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, stream};
+use http::{HeaderValue, Response, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use rand::RngExt as _;
+use serde_json::{Value, json};
+use store::{Event, Revision, Snapshot, Watch, WatchError};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::list;
+use crate::{
+    body::{Body, BoxError},
+    codec,
+    dispatch::Call,
+    negotiation::{Encoding, Shape},
+    options::ListOptions,
+    output::{self, Payload, Tables},
+    selection::Selection,
+    status::ApiError,
+};
+
+/// Events taken from the store at once: a burst leaves in few chunks, and one slow watcher holds no lock for long.
+const EVENTS_AT_ONCE: usize = 256;
+/// Bytes of a chunk of events, after which the next one begins.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// How often an idle watcher that asked for bookmarks gets one.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// Shortest life of a watch whose client names none; as upstream, the real one is up to twice that.
+const TIMEOUT_SECONDS_MIN: u64 = 1800;
+
+/// Media type of a watch in protobuf: each event behind its length in four bytes.
+const PROTOBUF_FRAMES: &str = "application/vnd.kubernetes.protobuf;stream=watch";
+
+/// Answers a watch.
+pub(super) fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
+    let mut options = ListOptions::parse(&call.query())?;
+    options.watch = true;
+    let selection = Selection::parse(&call.served, &options, &call.name)?;
+    let snapshot = call.server.snapshot();
+    let current = snapshot.revision().0;
+    if let Some(asked) = options.resource_version.filter(|asked| *asked > current) {
+        return Err(ApiError::too_large_resource_version(asked, current));
+    }
+    let from_now = options.resource_version.is_none_or(|asked| asked == 0);
+    let initial = options.send_initial_events.unwrap_or(from_now);
+    // "the most recent" without the events that lead there
+    let after = if initial || from_now { snapshot.revision() } else { Revision(options.resource_version.unwrap_or(0)) };
+    let prefix = list::prefix(call);
+    let watch = match call.server.store.watch(&call.served.collection, &prefix, after) {
+        Ok(watch) => watch,
+        Err(error) => return Ok(response(call, stream::iter([error_line(call, &gone(error, after))]))),
+    };
+    let timeout = options
+        .timeout_seconds
+        .unwrap_or_else(|| rand::rng().random_range(TIMEOUT_SECONDS_MIN..=2 * TIMEOUT_SECONDS_MIN));
+    let mut state = Watching {
+        encoder: Encoder { call: call.clone(), selection, columns_sent: false },
+        watch,
+        ready: VecDeque::new(),
+        bookmarks: options.allow_bookmarks,
+        bookmark: Box::pin(tokio::time::sleep(BOOKMARK_PERIOD)),
+        end: Box::pin(tokio::time::sleep(Duration::from_secs(timeout))),
+        draining: Box::pin(call.caller.draining.clone().cancelled_owned()),
+        _open: Open::new(call.clone()),
+        ended: false,
+    };
+    if initial {
+        state.initial(&snapshot, &prefix, options.send_initial_events == Some(true));
+    }
+    let chunks = stream::unfold(state, |mut state| async move { state.next().await.map(|chunk| (chunk, state)) });
+    Ok(response(call, chunks))
+}
+
+fn response(call: &Call, chunks: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    let frames = chunks.map(|chunk| Ok::<_, BoxError>(Frame::data(chunk)));
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let content_type = match call.accepted.encoding {
+        Encoding::Json | Encoding::Yaml => HeaderValue::from_static("application/json"),
+        Encoding::Protobuf => HeaderValue::from_static(PROTOBUF_FRAMES),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+fn gone(error: WatchError, asked: Revision) -> ApiError {
+    match error {
+        WatchError::Compacted { oldest } => {
+            ApiError::expired(format!("too old resource version: {} ({})", asked.0, oldest.0))
+        }
+        WatchError::Closed => ApiError::unavailable("the server is shutting down"),
+    }
+}
+
+fn error_line(call: &Call, error: &ApiError) -> Bytes {
+    line(call, "ERROR", &error.to_value())
+}
+
+fn line(call: &Call, kind: &str, object: &Value) -> Bytes {
+    match call.accepted.encoding {
+        Encoding::Json | Encoding::Yaml => json_line(kind, object),
+        Encoding::Protobuf => protobuf_frame(kind, object),
+    }
+}
+
+/// An event behind its length. One that cannot be encoded becomes an error that can: clients then list anew.
+fn protobuf_frame(kind: &str, object: &Value) -> Bytes {
+    let encoded = schema::protobuf::encode(object).map(|object| schema::protobuf::watch_event(kind, &object));
+    let event = encoded.or_else(|error| {
+        let error = ApiError::internal(error).to_value();
+        schema::protobuf::encode(&error).map(|error| schema::protobuf::watch_event("ERROR", &error))
+    });
+    let event = event.unwrap_or_default();
+    let length = u32::try_from(event.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &event].concat().into()
+}
+
+fn json_line(kind: &str, object: &Value) -> Bytes {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend_from_slice(b"{\"type\":\"");
+    bytes.extend_from_slice(kind.as_bytes());
+    bytes.extend_from_slice(b"\",\"object\":");
+    codec::write_json(&mut bytes, object);
+    bytes.extend_from_slice(b"}\n");
+    bytes.into()
+}
+
+fn raw_line(kind: &str, object: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(object.len() + 40);
+    bytes.extend_from_slice(b"{\"type\":\"");
+    bytes.extend_from_slice(kind.as_bytes());
+    bytes.extend_from_slice(b"\",\"object\":");
+    bytes.extend_from_slice(object);
+    bytes.extend_from_slice(b"}\n");
+    bytes.into()
+}
+
+/// Counts the watch while it lives.
+struct Open(Arc<Call>);
+
+impl Open {
+    fn new(call: Arc<Call>) -> Self {
+        call.server.metrics.watches.fetch_add(1, Relaxed);
+        Self(call)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.server.metrics.watches.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Turns events into lines of one client's shape.
+struct Encoder {
+    call: Arc<Call>,
+    selection: Selection,
+    columns_sent: bool,
+}
+
+impl Encoder {
+    /// The line of a change, `None` when the client selects neither state of the object.
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
+        let kind = match (&event.previous, event.deleted) {
+            (_, true) => "DELETED",
+            (None, false) => "ADDED",
+            (Some(_), false) => "MODIFIED",
+        };
+        let kind = if self.selection.is_everything() { kind } else { self.selected(event, kind)? };
+        if !output::is_verbatim(&self.call) {
+            let object =
+                if kind == "DELETED" && !event.deleted { with_revision(event)? } else { event.object.bytes.clone() };
+            return Some(self.shaped(kind, object));
+        }
+        match kind {
+            // the frame beside the event is of the change itself, not of what a selection makes of it
+            "MODIFIED" if event.previous.is_some() && !event.deleted => Some(self.frame(event, kind)),
+            "ADDED" if event.previous.is_none() => Some(self.frame(event, kind)),
+            "DELETED" if event.deleted => Some(self.frame(event, kind)),
+            "DELETED" => Some(raw_line(kind, &with_revision(event)?)),
+            kind => Some(raw_line(kind, &event.object.bytes)),
+        }
+    }
+
+    fn frame(&self, event: &Event, kind: &str) -> Bytes {
+        event.frame.get_or_init(|| raw_line(kind, &event.object.bytes)).clone()
+    }
+
+    /// What the change is to a client that sees only selected objects.
+    fn selected(&self, event: &Event, kind: &'static str) -> Option<&'static str> {
+        let matches = |bytes: &Bytes| self.selection.matches(&self.call.served, &event.key.path, bytes);
+        let before = event.previous.as_ref().is_some_and(|previous| matches(&previous.bytes));
+        let now = !event.deleted && matches(&event.object.bytes);
+        match (before, now) {
+            (true, true) => Some(kind),
+            (false, true) => Some("ADDED"),
+            (true, false) => Some("DELETED"),
+            (false, false) => None,
+        }
+    }
+
+    fn shaped(&mut self, kind: &str, object: Bytes) -> Bytes {
+        let shaped = output::served(&self.call, Payload::Stored(object)).and_then(|object| {
+            Ok(match self.call.accepted.shape {
+                Shape::Object => object,
+                Shape::PartialMetadata => output::partial(object),
+                Shape::Table => {
+                    let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                    let first = !std::mem::replace(&mut self.columns_sent, true);
+                    Tables::new(&self.call)?.table(vec![object], meta, first)
+                }
+            })
+        });
+        match shaped {
+            Ok(value) => line(&self.call, kind, &value),
+            Err(error) => error_line(&self.call, &error),
+        }
+    }
+
+    fn bookmark(&mut self, revision: Revision, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.0.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let served = &self.call.served;
+        let object = match self.call.accepted.shape {
+            Shape::Object => {
+                json!({"kind": served.resource.kind, "apiVersion": served.api_version, "metadata": metadata})
+            }
+            Shape::PartialMetadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Shape::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                "columnDefinitions": null, "rows": []}),
+        };
+        line(&self.call, "BOOKMARK", &object)
+    }
+}
+
+/// The last selected state of an object that left the selection, carrying the revision of the change that took it out.
+fn with_revision(event: &Event) -> Option<Bytes> {
+    let mut object = codec::stored(&event.previous.as_ref()?.bytes).ok()?;
+    object["metadata"]["resourceVersion"] = event.object.revision.0.to_string().into();
+    Some(object.to_string().into())
+}
+
+/// A watch on its way.
+struct Watching {
+    encoder: Encoder,
+    watch: Watch,
+    ready: VecDeque<Bytes>,
+    bookmarks: bool,
+    bookmark: Pin<Box<Sleep>>,
+    end: Pin<Box<Sleep>>,
+    /// Kept over the whole watch, so that waiting for the next event does not queue up for it anew.
+    draining: Pin<Box<WaitForCancellationFutureOwned>>,
+    _open: Open,
+    ended: bool,
+}
+
+impl Watching {
+    /// Queues the present state.
+    fn initial(&mut self, snapshot: &Snapshot, prefix: &str, announced_end: bool) {
+        let call = self.encoder.call.clone();
+        let mut chunk = BytesMut::new();
+        for (path, object) in snapshot.range(&call.served.collection, prefix, None) {
+            let selection = &self.encoder.selection;
+            if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
+                continue;
+            }
+            let line = if output::is_verbatim(&call) {
+                raw_line("ADDED", &object.bytes)
+            } else {
+                self.encoder.shaped("ADDED", object.bytes.clone())
+            };
+            chunk.extend_from_slice(&line);
+            if chunk.len() >= CHUNK_BYTES {
+                self.ready.push_back(chunk.split().freeze());
+            }
+        }
+        if announced_end && self.bookmarks {
+            chunk.extend_from_slice(&self.encoder.bookmark(snapshot.revision(), true));
+        }
+        if !chunk.is_empty() {
+            self.ready.push_back(chunk.freeze());
+        }
+    }
+
+    /// The next chunk, `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(chunk);
+            }
+            if self.ended {
+                return None;
+            }
+            tokio::select! {
+                events = self.watch.next(EVENTS_AT_ONCE) => match events {
+                    Ok(events) => self.queue(&events),
+                    Err(error) => {
+                        self.ended = true;
+                        let position = self.watch.position();
+                        self.ready.push_back(error_line(&self.encoder.call, &gone(error, position)));
+                    }
+                },
+                () = &mut self.bookmark => {
+                    self.bookmark.as_mut().reset(Instant::now() + BOOKMARK_PERIOD);
+                    if self.bookmarks {
+                        let line = self.encoder.bookmark(self.watch.position(), false);
+                        self.ready.push_back(line);
+                    }
+                }
+                () = &mut self.end => self.finish(),
+                () = &mut self.draining => self.finish(),
+            }
+        }
+    }
+
+    /// Ends the watch; a last bookmark lets the client go on from here.
+    fn finish(&mut self) {
+        self.ended = true;
+        if self.bookmarks {
+            let line = self.encoder.bookmark(self.watch.position(), false);
+            self.ready.push_back(line);
+        }
+    }
+
+    fn queue(&mut self, events: &[Arc<Event>]) {
+        // the common case, one event for everybody, is passed on without a copy
+        if let [event] = events {
+            self.ready.extend(self.encoder.event(event));
+            return;
+        }
+        let mut chunk = BytesMut::new();
+        for event in events {
+            let Some(line) = self.encoder.event(event) else { continue };
+            chunk.extend_from_slice(&line);
+            if chunk.len() >= CHUNK_BYTES {
+                self.ready.push_back(chunk.split().freeze());
+            }
+        }
+        if !chunk.is_empty() {
+            self.ready.push_back(chunk.freeze());
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What every write shares: options, ownership of fields, the commit, and the answer.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use schema::apply::{ApplyError, Manager, Operation};
+use serde_json::Value;
+use store::{CommitError, Key, Mutation, Precondition, Revision, Write};
+
+use crate::{
+    body::Body,
+    codec,
+    dispatch::Call,
+    meta,
+    options::WriteOptions,
+    output::{self, Payload},
+    status::{ApiError, Cause},
+    strategy::WriteContext,
+};
+
+/// How often a write that did not name a version is tried again when another write was faster.
+pub(super) const ATTEMPTS_MAX: usize = 32;
+
+/// A finished write.
+pub(super) struct Outcome {
+    pub(super) object: Payload,
+    pub(super) created: bool,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Outcome {
+    /// The answer of a create (201), or of a change (200).
+    pub(super) fn respond(self, call: &Call) -> Result<Response<Body>, ApiError> {
+        let status = if self.created { StatusCode::CREATED } else { StatusCode::OK };
+        output::object(call, self.object, status, &self.warnings)
+    }
+}
+
+/// Reads the options of the request.
+pub(super) fn options(call: &Call) -> Result<WriteOptions, ApiError> {
+    WriteOptions::parse(&call.query(), call.header(http::header::USER_AGENT).unwrap_or_default())
+}
+
+/// What the kind's rules may know.
+pub(super) fn context<'a>(call: &'a Call, options: &WriteOptions) -> WriteContext<'a> {
+    WriteContext {
+        now: call.now,
+        resource: &call.served.resource,
+        subresource: call.subresource(),
+        user: &call.user,
+        dry_run: options.dry_run,
+    }
+}
+
+/// Who owns the fields that this request sets.
+pub(super) fn manager(call: &Call, options: &WriteOptions, operation: Operation) -> Manager {
+    let has_status = call.served.resource.subresources.iter().any(|subresource| subresource.name == "status");
+    let reset: &'static [&'static str] = match call.subresource.as_str() {
+        "status" => &["spec"],
+        _ if has_status => &["status"],
+        _ => &[],
+    };
+    Manager {
+        name: options.field_manager.clone(),
+        operation,
+        api_version: call.served.api_version.clone(),
+        subresource: call.subresource.clone(),
+        time: meta::time(call.now),
+        reset,
+    }
+}
+
+/// Moves the ownership of fields after a create or update.
+pub(super) fn track(call: &Call, options: &WriteOptions, old: Option<&Value>, new: &mut Value) -> Result<(), ApiError> {
+    let manager = manager(call, options, Operation::Update);
+    schema::apply::track_update(&call.served.schema, old, new, &manager).map_err(apply_failed)
+}
+
+/// A failure of server-side apply in the API's terms.
+pub(super) fn apply_failed(error: ApplyError) -> ApiError {
+    match error {
+        ApplyError::Conflicts(conflicts) => {
+            let cause = |conflict: &schema::apply::Conflict| Cause {
+                reason: "FieldManagerConflict".into(),
+                message: format!("conflict with {}", conflict.manager),
+                field: conflict.path.clone(),
+            };
+            let causes = conflicts.0.iter().map(cause).collect();
+            ApiError::apply_conflict(conflicts.to_string(), causes)
+        }
+        other @ (ApplyError::ManagedFields | ApplyError::Invalid(_)) => ApiError::bad_request(other.to_string()),
+    }
+}
+
+/// What a commit came to.
+pub(super) enum Committed {
+    /// It is durable, visible and announced.
+    Done(store::Object),
+    /// The precondition does not hold (any more).
+    Outdated,
+}
+
+/// Commits one change.
+pub(super) async fn commit(
+    call: &Call,
+    path: &str,
+    precondition: Precondition,
+    mutation: Mutation,
+) -> Result<Committed, ApiError> {
+    let served = &call.served;
+    let key = Key { collection: served.collection.clone(), path: Arc::from(path) };
+    match call.server.store.commit(vec![Write { key, precondition, mutation }]).await {
+        Ok(committed) => {
+            call.server.committed(&served.collection, path);
+            let object = committed.objects.into_iter().next();
+            object.map(Committed::Done).ok_or_else(|| ApiError::internal("a commit returned no object"))
+        }
+        Err(CommitError::Precondition { .. }) => Ok(Committed::Outdated),
+        Err(error @ (CommitError::Closed | CommitError::Refused(_))) => Err(ApiError::unavailable(error.to_string())),
+        Err(error @ (CommitError::Invalid(_) | CommitError::Log(_))) => Err(ApiError::internal(error)),
+    }
+}
+
+/// Commits a put of an object in its served form.
+pub(super) async fn put(
+    call: &Call,
+    path: &str,
+    precondition: Precondition,
+    mut object: Value,
+) -> Result<Committed, ApiError> {
+    call.served.form.to_stored(&mut object, &call.served.stored_api_version);
+    let encoded = codec::encode(&object);
+    // the tree is many times the size of its bytes, and the commit takes a while
+    drop(object);
+    commit(call, path, precondition, Mutation::Put(encoded)).await
+}
+
+/// An object of the store in its served form, carrying its revision.
+pub(super) fn load(call: &Call, object: &store::Object) -> Result<Value, ApiError> {
+    let mut value = codec::stored(&object.bytes)?;
+    call.served.form.to_served(&mut value, &call.served.api_version);
+    Ok(value)
+}
+
+/// The revision an update insists on, from the object it sends.
+pub(super) fn expected(object: &Value) -> Result<Option<Revision>, ApiError> {
+    match object["metadata"]["resourceVersion"].as_str() {
+        None | Some("" | "0") => Ok(None),
+        Some(text) => text.parse().map(|revision| Some(Revision(revision))).map_err(|_| {
+            let message = format!("metadata.resourceVersion: Invalid value: {text:?}: must be an unsigned integer");
+            ApiError::bad_request(message)
+        }),
+    }
+}

@@ -1,0 +1,62 @@
+//! The Kubernetes HTTP API over the store.
+//!
+//! It turns requests into reads of store snapshots and into commits: connections and who is at their other end, access
+//! rules, decoding, admission, validation, patches, watches, discovery. Kinds are rows of a table ([`kinds`]) with a
+//! schema ([`schema`]) and, where upstream has rules of its own, a [`strategy`]; no kind has a handler of its own.
+//! CustomResourceDefinitions add rows while the server runs.
+//!
+//! It is no controller: nothing here runs by itself. The one thing done besides answering is that a
+//! CustomResourceDefinition establishes itself, and takes its objects along when it goes.
+//!
+//! [`ApiServer`] is the server; [`ApiServer::serve`] answers on sockets, [`ApiServer::service`] and
+//! [`ApiServer::client`] in process. [`NodeConnector`] is how it reaches kubelets.
+//!
+//! Invariants: an object is serialised once, and every reader and watcher gets those bytes; a read never waits for a
+//! writer; what a write changed of the server's own memory (access rules, definitions, allocations) is in place before
+//! the writer is answered.
+
+pub mod admission;
+pub mod allocation;
+pub mod authorization;
+pub mod bootstrap_policy;
+pub mod field_error;
+pub mod strategy;
+pub mod table;
+pub mod user;
+
+mod authentication;
+mod body;
+mod bootstrap;
+mod codec;
+mod columns;
+mod connection;
+mod convert;
+mod crd;
+mod decoded;
+mod deletion;
+mod discovery;
+mod dispatch;
+mod handlers;
+mod health;
+mod impersonation;
+mod meta;
+mod metrics;
+mod negotiation;
+mod node;
+mod openapi;
+mod options;
+mod output;
+mod path;
+mod resources;
+mod selection;
+mod server;
+mod status;
+#[cfg(test)]
+mod testing;
+
+pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
+pub use bootstrap::BootstrapError;
+pub use health::Check;
+pub use node::{NodeConnectError, NodeConnector};
+pub use server::{ApiServer, ApiServerConfig, ApiService};
+pub use user::User;

@@ -1,0 +1,231 @@
+//! Answers: stored bytes as they are where the client takes them so, and every other shape (another version, `Table`,
+//! metadata only, YAML) made from the decoded object.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use store::Revision;
+
+use crate::{
+    body::{self, Body, GzipBody, ListBody},
+    codec,
+    columns::Columns,
+    convert::Form,
+    dispatch::Call,
+    negotiation::{self, Accepted, Encoding, Shape},
+    status::ApiError,
+};
+
+/// Lists from this size on are compressed for clients that ask; upstream's bound.
+const GZIP_BYTES_MIN: u64 = 128 * 1024;
+/// Longest warning text, as upstream cuts it.
+const WARNING_BYTES_MAX: usize = 256;
+
+/// An object to answer with.
+pub(crate) enum Payload {
+    /// In the stored form, with its revision.
+    Stored(Bytes),
+    /// In the form served.
+    Served(Value),
+}
+
+/// The `metadata` of a list.
+#[derive(Debug, Default)]
+pub(crate) struct ListMeta {
+    pub(crate) revision: Revision,
+    pub(crate) continue_token: Option<String>,
+    pub(crate) remaining: Option<usize>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut value = json!({"resourceVersion": self.revision.0.to_string()});
+        if let Some(token) = &self.continue_token {
+            value["continue"] = token.as_str().into();
+        }
+        if let Some(remaining) = self.remaining.filter(|remaining| *remaining > 0) {
+            value["remainingItemCount"] = remaining.into();
+        }
+        value
+    }
+}
+
+/// Whether stored bytes can be handed out as they are.
+pub(crate) fn is_verbatim(call: &Call) -> bool {
+    call.accepted == Accepted::PLAIN && call.served.form == Form::Stored
+}
+
+/// Answers with one object.
+pub(crate) fn object(
+    call: &Call,
+    payload: Payload,
+    status: StatusCode,
+    warnings: &[String],
+) -> Result<Response<Body>, ApiError> {
+    let mut response = match payload {
+        Payload::Stored(bytes) if is_verbatim(call) => json_bytes(bytes, status),
+        payload => shaped(call, served(call, payload)?, status)?,
+    };
+    for warning in warnings {
+        let mut text: String = warning.chars().filter(|char| !char.is_control()).collect();
+        text.truncate(text.floor_char_boundary(WARNING_BYTES_MAX));
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+/// The object in the form served.
+pub(crate) fn served(call: &Call, payload: Payload) -> Result<Value, ApiError> {
+    match payload {
+        Payload::Served(value) => Ok(value),
+        Payload::Stored(bytes) => {
+            let mut value = codec::stored(&bytes)?;
+            call.served.form.to_served(&mut value, &call.served.api_version);
+            Ok(value)
+        }
+    }
+}
+
+fn shaped(call: &Call, object: Value, status: StatusCode) -> Result<Response<Body>, ApiError> {
+    let value = match call.accepted.shape {
+        Shape::Object => object,
+        Shape::PartialMetadata => partial(object),
+        Shape::Table => {
+            let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+            Tables::new(call)?.table(vec![object], meta, true)
+        }
+    };
+    encoded(call, &value, status)
+}
+
+fn encoded(call: &Call, value: &Value, status: StatusCode) -> Result<Response<Body>, ApiError> {
+    match call.accepted.encoding {
+        Encoding::Json => Ok(self::value(value, status)),
+        Encoding::Yaml => {
+            let text = serde_saphyr::to_string(value).map_err(ApiError::internal)?;
+            let mut response = json_bytes(text.into(), status);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+            Ok(response)
+        }
+        Encoding::Protobuf => {
+            let bytes = schema::protobuf::encode(value).map_err(ApiError::internal)?;
+            let mut response = json_bytes(bytes.into(), status);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiation::PROTOBUF));
+            Ok(response)
+        }
+    }
+}
+
+/// Answers with any JSON value.
+pub(crate) fn value(value: &Value, status: StatusCode) -> Response<Body> {
+    let mut bytes = Vec::with_capacity(1024);
+    codec::write_json(&mut bytes, value);
+    json_bytes(bytes.into(), status)
+}
+
+fn json_bytes(bytes: Bytes, status: StatusCode) -> Response<Body> {
+    with_json_type(body::full(bytes), status)
+}
+
+fn with_json_type(body: Body, status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// Reduces an object to its metadata.
+pub(crate) fn partial(mut object: Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"].take()})
+}
+
+/// Answers with a list of stored objects.
+pub(crate) fn list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Result<Response<Body>, ApiError> {
+    if is_verbatim(call) {
+        return Ok(verbatim_list(call, items, meta));
+    }
+    let objects = items.into_iter().map(|bytes| served(call, Payload::Stored(bytes)));
+    let objects = objects.collect::<Result<Vec<Value>, ApiError>>()?;
+    let meta = meta.to_value();
+    let resource = &call.served.resource;
+    let value = match call.accepted.shape {
+        Shape::Object => {
+            json!({"kind": resource.list_kind, "apiVersion": call.served.api_version, "metadata": meta, "items": objects})
+        }
+        Shape::PartialMetadata => {
+            let items: Vec<Value> = objects.into_iter().map(partial).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "items": items})
+        }
+        Shape::Table => Tables::new(call)?.table(objects, meta, true),
+    };
+    encoded(call, &value, StatusCode::OK)
+}
+
+fn verbatim_list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Response<Body> {
+    let head = format!(
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        call.served.resource.list_kind,
+        call.served.api_version,
+        meta.to_value()
+    );
+    let list = ListBody::new(head.into(), items, Bytes::from_static(b"]}"));
+    if list.remaining() >= GZIP_BYTES_MIN && negotiation::takes_gzip(&call.parts.headers) {
+        let mut response = with_json_type(GzipBody::new(list).boxed_unsync(), StatusCode::OK);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        return response;
+    }
+    with_json_type(list.boxed_unsync(), StatusCode::OK)
+}
+
+/// What a row of a table carries besides its cells.
+#[derive(Clone, Copy)]
+enum Include {
+    Nothing,
+    Metadata,
+    Object,
+}
+
+/// Makes tables of the kind a call asks for.
+pub(crate) struct Tables<'a> {
+    columns: Columns<'a>,
+    include: Include,
+    now: jiff::Timestamp,
+}
+
+impl<'a> Tables<'a> {
+    /// Reads how much of the objects the client wants.
+    pub(crate) fn new(call: &'a Call) -> Result<Self, ApiError> {
+        let include = match call.query().get("includeObject") {
+            None | Some("Metadata") => Include::Metadata,
+            Some("None") => Include::Nothing,
+            Some("Object") => Include::Object,
+            Some(other) => return Err(ApiError::bad_request(format!("includeObject: unsupported value {other:?}"))),
+        };
+        Ok(Self { columns: Columns::of(&call.served), include, now: call.now })
+    }
+
+    /// The table of some objects; a watch sends the column definitions only once.
+    pub(crate) fn table(&self, objects: Vec<Value>, meta: Value, with_columns: bool) -> Value {
+        let rows: Vec<Value> = objects.into_iter().map(|object| self.row(object)).collect();
+        let definitions = if with_columns { self.columns.definitions() } else { Value::Null };
+        json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
+            "columnDefinitions": definitions, "rows": rows})
+    }
+
+    fn row(&self, object: Value) -> Value {
+        let cells = self.columns.cells(&object, self.now);
+        match self.include {
+            Include::Nothing => json!({"cells": cells}),
+            Include::Metadata => json!({"cells": cells, "object": partial(object)}),
+            Include::Object => json!({"cells": cells, "object": object}),
+        }
+    }
+}

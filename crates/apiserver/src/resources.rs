@@ -1,0 +1,257 @@
+//! What is served: the built-in table and the custom resources that CustomResourceDefinitions add, as one immutable
+//! table that is swapped when a definition changes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use kinds::Resource;
+use parking_lot::Mutex;
+use schema::Schema;
+
+use crate::{
+    convert::Form,
+    crd::Definition,
+    metrics::ResourceMetrics,
+    strategy::{self, Strategy},
+};
+
+/// A resource in one version, ready to be served.
+pub(crate) struct Served {
+    pub(crate) resource: Arc<Resource>,
+    /// The store collection, shared by all versions.
+    pub(crate) collection: Arc<str>,
+    /// `v1` or `apps/v1`.
+    pub(crate) api_version: String,
+    pub(crate) strategy: &'static dyn Strategy,
+    pub(crate) schema: Schema,
+    /// How the stored form and this version differ.
+    pub(crate) form: Form,
+    /// What the stored form calls itself.
+    pub(crate) stored_api_version: String,
+    /// The definition and index of its version, for a custom resource.
+    pub(crate) custom: Option<(Arc<Definition>, usize)>,
+    pub(crate) metrics: Arc<ResourceMetrics>,
+}
+
+/// A version of a group with its resources.
+#[derive(Clone)]
+pub(crate) struct GroupVersion {
+    pub(crate) version: String,
+    /// In discovery's order.
+    pub(crate) resources: Vec<Arc<Served>>,
+    by_name: HashMap<String, Arc<Served>>,
+}
+
+/// An API group; the first version is the preferred one.
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) versions: Vec<GroupVersion>,
+}
+
+/// Everything served at one moment.
+#[derive(Clone, Default)]
+pub(crate) struct Table {
+    /// In discovery's order, the core group first.
+    pub(crate) groups: Vec<Group>,
+    by_name: HashMap<String, usize>,
+    pub(crate) definitions: HashMap<String, Arc<Definition>>,
+}
+
+impl Table {
+    /// The group of a name.
+    pub(crate) fn group(&self, name: &str) -> Option<&Group> {
+        self.by_name.get(name).and_then(|index| self.groups.get(*index))
+    }
+
+    /// The version of a group.
+    pub(crate) fn version(&self, group: &str, version: &str) -> Option<&GroupVersion> {
+        self.group(group)?.versions.iter().find(|known| known.version == version)
+    }
+
+    /// The resource a path names.
+    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
+        self.version(group, version)?.by_name.get(plural)
+    }
+
+    /// All resources in all versions.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Served>> + Clone {
+        self.groups.iter().flat_map(|group| &group.versions).flat_map(|version| &version.resources)
+    }
+
+    fn add(&mut self, served: Served) {
+        let resource = served.resource.clone();
+        let index = *self.by_name.entry(resource.group.clone()).or_insert_with(|| {
+            self.groups.push(Group { name: resource.group.clone(), versions: Vec::new() });
+            self.groups.len() - 1
+        });
+        let versions = &mut self.groups[index].versions;
+        let at = versions.iter().position(|known| known.version == resource.version).unwrap_or_else(|| {
+            let version = resource.version.clone();
+            versions.push(GroupVersion { version, resources: Vec::new(), by_name: HashMap::new() });
+            versions.len() - 1
+        });
+        let served = Arc::new(served);
+        versions[at].by_name.insert(resource.plural.clone(), served.clone());
+        versions[at].resources.push(served);
+    }
+
+    fn sort_versions(&mut self) {
+        for group in &mut self.groups {
+            group.versions.sort_by_key(|version| std::cmp::Reverse(version_priority(&version.version)));
+        }
+        // the core group answers under another path, the built-in groups keep their order, and custom ones follow it
+        let core = self.groups.iter().position(|group| group.name.is_empty());
+        if let Some(core) = core {
+            self.groups[..=core].rotate_right(1);
+        }
+        self.by_name = self.groups.iter().enumerate().map(|(index, group)| (group.name.clone(), index)).collect();
+    }
+}
+
+/// Orders versions as upstream does: stable before beta before alpha, higher numbers first, everything else last.
+pub(crate) fn version_priority(version: &str) -> (u8, u32, u32, std::cmp::Reverse<String>) {
+    let last = (0, 0, 0, std::cmp::Reverse(version.to_owned()));
+    let Some(rest) = version.strip_prefix('v') else { return last };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (major, rest) = rest.split_at(digits);
+    let Ok(major) = major.parse() else { return last };
+    let none = || std::cmp::Reverse(String::new());
+    if rest.is_empty() {
+        return (3, major, 0, none());
+    }
+    for (name, rank) in [("beta", 2), ("alpha", 1)] {
+        if let Some(Ok(minor)) = rest.strip_prefix(name).map(str::parse) {
+            return (rank, major, minor, none());
+        }
+    }
+    last
+}
+
+/// The table and how it changes.
+pub(crate) struct Registry {
+    table: ArcSwap<Table>,
+    changing: Mutex<()>,
+    builtin: Table,
+}
+
+impl Registry {
+    /// The built-in resources.
+    pub(crate) fn new() -> Self {
+        let mut builtin = Table::default();
+        for resource in kinds::builtin() {
+            if let Some(served) = Served::builtin(resource.clone()) {
+                builtin.add(served);
+            }
+        }
+        builtin.sort_versions();
+        Self { table: ArcSwap::from_pointee(builtin.clone()), changing: Mutex::new(()), builtin }
+    }
+
+    /// What is served now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// The resource a path names, without touching the table's reference count.
+    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Served>> {
+        self.table.load().find(group, version, plural).cloned()
+    }
+
+    /// Takes over the definition that `read` finds now. Reading happens under the lock, so that of two concurrent changes
+    /// the later state wins, whoever comes first.
+    pub(crate) fn refresh(&self, name: &str, read: impl FnOnce() -> Option<Definition>) {
+        let _changing = self.changing.lock();
+        let mut definitions = self.table.load().definitions.clone();
+        match read() {
+            Some(definition) => definitions.insert(name.to_owned(), Arc::new(definition)),
+            None => definitions.remove(name),
+        };
+        self.publish(definitions);
+    }
+
+    /// Takes over all stored definitions at start.
+    pub(crate) fn load(&self, definitions: impl IntoIterator<Item = Definition>) {
+        let _changing = self.changing.lock();
+        let definitions = definitions.into_iter().map(|definition| (definition.name.clone(), Arc::new(definition)));
+        self.publish(definitions.collect());
+    }
+
+    fn publish(&self, definitions: HashMap<String, Arc<Definition>>) {
+        let mut table = self.builtin.clone();
+        let mut names: Vec<&Arc<Definition>> =
+            definitions.values().filter(|definition| definition.established).collect();
+        names.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
+        for definition in names {
+            for (index, version) in definition.versions.iter().enumerate().filter(|(_, version)| version.served) {
+                table.add(Served {
+                    collection: definition.collection.clone(),
+                    api_version: version.resource.api_version(),
+                    strategy: strategy::of(&version.resource),
+                    schema: version.schema.clone(),
+                    form: if version.storage { Form::Stored } else { Form::Relabelled },
+                    stored_api_version: definition.stored_api_version.clone(),
+                    resource: version.resource.clone(),
+                    metrics: version.metrics.clone(),
+                    custom: Some((definition.clone(), index)),
+                });
+            }
+        }
+        table.sort_versions();
+        table.definitions = definitions;
+        self.table.store(Arc::new(table));
+    }
+}
+
+impl Served {
+    fn builtin(resource: Arc<Resource>) -> Option<Self> {
+        let schema = schema::builtin().get(&resource.schema)?;
+        let (form, collection, stored_api_version) = Form::of_builtin(&resource);
+        Some(Self {
+            collection: collection.into(),
+            api_version: resource.api_version(),
+            strategy: strategy::of(&resource),
+            schema,
+            form,
+            stored_api_version,
+            resource,
+            custom: None,
+            metrics: Arc::default(),
+        })
+    }
+
+    /// The store path of an object.
+    pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
+        if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+    }
+
+    /// Labels of metrics.
+    pub(crate) fn labels(&self) -> String {
+        let Resource { group, version, plural, .. } = &*self.resource;
+        format!("group=\"{group}\",resource=\"{plural}\",version=\"{version}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_builtin_row_is_served_and_the_core_group_comes_first() {
+        let registry = Registry::new();
+        let table = registry.table();
+        assert_eq!(table.iter().count(), kinds::builtin().len());
+        assert_eq!(table.groups[0].name, "");
+        assert_eq!(table.group("autoscaling").unwrap().versions[0].version, "v2");
+        assert_eq!(&*table.find("", "v1", "pods").unwrap().collection, "core/pods");
+        assert_eq!(&*table.find("events.k8s.io", "v1", "events").unwrap().collection, "core/events");
+        assert!(table.find("apps", "v1", "pods").is_none());
+    }
+
+    #[test]
+    fn versions_sort_as_upstream_sorts_them() {
+        let mut versions = vec!["v1alpha1", "foo", "v2", "v1beta2", "v10", "v1", "v1beta10"];
+        versions.sort_by_key(|version| std::cmp::Reverse(version_priority(version)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "foo"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! Label and field selectors of lists, watches and collection deletes.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use schema::selector::{FieldSelector, LabelSelector};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{codec, options::ListOptions, resources::Served, status::ApiError};
+
+/// What is selected.
+pub(crate) struct Selection {
+    labels: Option<LabelSelector>,
+    fields: Option<FieldSelector>,
+    /// Some field besides name and namespace is asked for, so that objects have to be decoded.
+    deep: bool,
+}
+
+/// The part of an object that label selectors read.
+#[derive(Deserialize)]
+struct Labelled {
+    #[serde(default)]
+    metadata: Labels,
+}
+
+#[derive(Default, Deserialize)]
+struct Labels {
+    #[serde(default)]
+    labels: HashMap<String, String>,
+}
+
+impl Selection {
+    /// Parses the selectors and checks that the kind has the fields.
+    pub(crate) fn parse(served: &Served, options: &ListOptions, name: &str) -> Result<Self, ApiError> {
+        let bad = |error: schema::selector::SelectorError| ApiError::bad_request(error.to_string());
+        let labels = options.label_selector.as_deref().map(LabelSelector::parse).transpose().map_err(bad)?;
+        let text = match (options.field_selector.as_deref(), name) {
+            (given, "") => given.map(str::to_owned),
+            (None, name) => Some(format!("metadata.name={name}")),
+            (Some(given), name) => Some(format!("{given},metadata.name={name}")),
+        };
+        let fields = text.as_deref().map(FieldSelector::parse).transpose().map_err(bad)?;
+        let mut deep = false;
+        if let Some(fields) = &fields {
+            let known = served.strategy.fields(&Value::Null);
+            for requirement in fields.requirements() {
+                match requirement.field.as_str() {
+                    "metadata.name" | "metadata.namespace" => {}
+                    field if known.iter().any(|(name, _)| *name == field) => deep = true,
+                    field => {
+                        let text = text.as_deref().unwrap_or_default();
+                        return Err(ApiError::bad_request(format!(
+                            "Unable to find {:?} that match label selector \"\", field selector {text:?}: \
+                             field label not supported: {field}",
+                            format!("{}, Resource={}", served.api_version, served.resource.plural)
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            labels: labels.filter(|labels| !labels.is_empty()),
+            fields: fields.filter(|fields| !fields.is_empty()),
+            deep,
+        })
+    }
+
+    /// Whether every object is selected.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_none() && self.fields.is_none()
+    }
+
+    /// Whether the object at this path is selected.
+    pub(crate) fn matches(&self, served: &Served, path: &str, bytes: &Bytes) -> bool {
+        self.fields_match(served, path, bytes) && self.labels_match(bytes)
+    }
+
+    fn labels_match(&self, bytes: &Bytes) -> bool {
+        let Some(selector) = &self.labels else { return true };
+        let labelled = serde_json::from_slice::<Labelled>(bytes);
+        labelled.is_ok_and(|object| selector.matches(|key| object.metadata.labels.get(key).map(String::as_str)))
+    }
+
+    fn fields_match(&self, served: &Served, path: &str, bytes: &Bytes) -> bool {
+        let Some(selector) = &self.fields else { return true };
+        let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+        let fields = match self.deep.then(|| codec::stored(bytes)) {
+            None => Vec::new(),
+            Some(Ok(mut object)) => {
+                served.form.to_served(&mut object, &served.api_version);
+                served.strategy.fields(&object)
+            }
+            Some(Err(_)) => return false,
+        };
+        selector.matches(|field| match field {
+            "metadata.name" => Some(name),
+            "metadata.namespace" => Some(namespace),
+            field => fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str()),
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! The server: its parts, how it is made, and the ways in (sockets, and in process).
+
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    ops::RangeInclusive,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use identity::TokenSigner;
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use store::{Snapshot, Store};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    allocation::{Block, NODE_PORTS, ServiceAllocator},
+    authentication::Authenticator,
+    authorization::Authorizer,
+    body::{Body, BoxError},
+    codec, connection, crd,
+    decoded::Decoded,
+    health::Health,
+    metrics::ServerMetrics,
+    node::NodeConnector,
+    openapi::Documents,
+    resources::Registry,
+    user::User,
+};
+
+/// Collections that feed the authorizer.
+const RBAC: [&str; 4] = [
+    "rbac.authorization.k8s.io/clusterroles",
+    "rbac.authorization.k8s.io/roles",
+    "rbac.authorization.k8s.io/clusterrolebindings",
+    "rbac.authorization.k8s.io/rolebindings",
+];
+/// Collection of Services, whose addresses the server hands out.
+pub(crate) const SERVICES: &str = "core/services";
+
+/// What an operator chooses.
+#[derive(Clone, Debug)]
+pub struct ApiServerConfig {
+    /// Where cluster IPs of Services come from.
+    pub service_block: Block,
+    /// Where node ports come from.
+    pub node_ports: RangeInclusive<u16>,
+    /// Audiences a token for this API may name, besides its issuer.
+    pub audiences: Vec<String>,
+}
+
+impl Default for ApiServerConfig {
+    fn default() -> Self {
+        Self {
+            service_block: Block { network: std::net::Ipv4Addr::new(10, 96, 0, 0), prefix: 16 },
+            node_ports: NODE_PORTS,
+            audiences: Vec::new(),
+        }
+    }
+}
+
+/// The Kubernetes API over a store.
+pub struct ApiServer {
+    pub(crate) store: Store,
+    pub(crate) audiences: Vec<String>,
+    pub(crate) registry: Registry,
+    pub(crate) authorizer: Authorizer,
+    rbac_changing: Mutex<()>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) services: Arc<ServiceAllocator>,
+    pub(crate) decoded: Decoded,
+    pub(crate) metrics: ServerMetrics,
+    pub(crate) health: Health,
+    pub(crate) documents: Documents,
+    node_connector: RwLock<Option<Arc<dyn NodeConnector>>>,
+}
+
+/// Who is at the other end, and when the conversation has to end.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    /// Known from the connection; requests may bring a token instead.
+    pub(crate) user: Option<Arc<User>>,
+    pub(crate) peer: Option<IpAddr>,
+    /// Ends watches when the connection drains.
+    pub(crate) draining: CancellationToken,
+}
+
+impl ApiServer {
+    /// A server over `store`. Token signer: signs service-account tokens and verifies the ones that come back.
+    pub fn new(store: Store, config: ApiServerConfig, signer: Arc<TokenSigner>) -> Arc<Self> {
+        let mut audiences = config.audiences;
+        audiences.push(signer.issuer().to_owned());
+        let server = Self {
+            audiences,
+            registry: Registry::new(),
+            authorizer: Authorizer::new(),
+            rbac_changing: Mutex::new(()),
+            authenticator: Authenticator::new(signer),
+            services: ServiceAllocator::new(config.service_block, config.node_ports),
+            decoded: Decoded::default(),
+            metrics: ServerMetrics::default(),
+            health: Health::default(),
+            documents: Documents::default(),
+            node_connector: RwLock::new(None),
+            store,
+        };
+        server.load();
+        let store = server.store.clone();
+        // upstream's name for the check of the storage, which monitoring asks for
+        let check = move || match store.health() {
+            store::Health::Serving => Ok(()),
+            store::Health::Failing(error) | store::Health::Broken(error) => Err(error.to_string()),
+        };
+        server.health.add("etcd", Arc::new(check));
+        Arc::new(server)
+    }
+
+    /// Reads what the server keeps in memory besides the store: access rules, definitions, allocations.
+    fn load(&self) {
+        let snapshot = self.store.snapshot();
+        let objects = |collection: &'static str| {
+            snapshot.range(collection, "", None).filter_map(move |(path, object)| {
+                codec::stored(&object.bytes).ok().map(|object| (collection, path.to_string(), object))
+            })
+        };
+        let rbac: Vec<_> = RBAC.into_iter().flat_map(objects).collect();
+        self.authorizer.apply_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, Some(object))));
+        self.registry.load(objects(crd::COLLECTION).filter_map(|(_, _, object)| crd::Definition::decode(&object)));
+        let services: Vec<Value> = objects(SERVICES).map(|(_, _, object)| object).collect();
+        self.services.load(services.iter());
+    }
+
+    /// Takes over what a commit changed, before the writer is answered, so that the next request sees it.
+    pub(crate) fn committed(&self, collection: &str, path: &str) {
+        let read = || {
+            let snapshot = self.store.snapshot();
+            snapshot.get(collection, path).and_then(|object| codec::stored(&object.bytes).ok())
+        };
+        if RBAC.contains(&collection) {
+            // reading and applying are one step, so that of two concurrent changes the later state wins
+            let _one_at_a_time = self.rbac_changing.lock();
+            self.authorizer.apply(collection, path, read().as_ref());
+        } else if collection == crd::COLLECTION {
+            self.registry.refresh(path, || read().as_ref().and_then(crd::Definition::decode));
+        }
+    }
+
+    /// The newest state.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.store.snapshot()
+    }
+
+    /// `/metrics`.
+    pub(crate) fn metrics_text(&self) -> Response<Body> {
+        let table = self.registry.table();
+        let snapshot = self.snapshot();
+        let resources = table.iter().map(|served| (served.labels(), &*served.metrics));
+        let stored = table.iter().filter(|served| served.api_version == served.stored_api_version);
+        let objects = stored.map(|served| {
+            (
+                crate::status::GroupResource::from(&*served.resource).to_string(),
+                snapshot.count(&served.collection, "", None),
+            )
+        });
+        let text = crate::metrics::render(&self.metrics, resources, objects);
+        let mut response = Response::new(crate::body::full(text));
+        let content_type = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+        response
+    }
+
+    /// Gives the server the way to the nodes, for logs, exec, attach, port-forward and proxying.
+    pub fn set_node_connector(&self, connector: Arc<dyn NodeConnector>) {
+        *self.node_connector.write() = Some(connector);
+    }
+
+    pub(crate) fn node_connector(&self) -> Option<Arc<dyn NodeConnector>> {
+        self.node_connector.read().clone()
+    }
+
+    /// A tower service that answers requests as `user`, or as whom the request's token says.
+    pub fn service(self: &Arc<Self>, user: Option<User>) -> ApiService {
+        let caller = Caller { user: user.map(Arc::new), peer: None, draining: CancellationToken::new() };
+        ApiService { server: self.clone(), caller }
+    }
+
+    /// A client in this process: no socket, no TLS. Must be called within a Tokio runtime.
+    pub fn client(self: &Arc<Self>, user: User) -> kube::Client {
+        kube::Client::new(self.service(Some(user)), "default")
+    }
+
+    /// Answers on `listener` until `stop`, then drains: watches end at once, other requests may finish.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        stop: CancellationToken,
+    ) {
+        connection::serve(self, listener, tls, stop).await;
+    }
+}
+
+/// The API as a tower service; made by [`ApiServer::service`].
+#[derive(Clone)]
+pub struct ApiService {
+    server: Arc<ApiServer>,
+    caller: Caller,
+}
+
+impl<B> tower::Service<Request<B>> for ApiService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (server, caller) = (self.server.clone(), self.caller.clone());
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        Box::pin(async move { Ok(server.handle(request, caller).await) })
+    }
+}

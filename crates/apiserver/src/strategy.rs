@@ -1,0 +1,295 @@
+//! Kind-specific rules: what a kind's fields default to, what create and update reset, what is immutable, what is
+//! checked, what can be selected. One file per kind (or family) and one line in [`of`].
+//!
+//! A strategy is pure: it reads and writes the generic tree and knows no store, clock or other object. The API server
+//! calls it in this order: [`Strategy::default`], admission, [`Strategy::prepare_create`] or
+//! [`Strategy::prepare_update`], [`Strategy::validate_create`] or [`Strategy::validate_update`]. Schema validation and
+//! pruning have run before, so that fields have their types; `metadata.name` and `metadata.uid` of a new object are set
+//! before it is prepared.
+//!
+//! Kinds implement `check` and its siblings; the provided methods add what all kinds share: the rules of `metadata`,
+//! status isolation, and the generation.
+
+use kinds::Resource;
+use serde_json::Value;
+
+use crate::{field_error::FieldErrors, user::User};
+
+mod batch;
+mod certificate;
+pub(crate) mod cluster;
+mod config;
+mod extension;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod metadata;
+mod names;
+mod network;
+pub(crate) mod pod;
+mod pod_spec;
+mod quantity;
+mod rbac;
+mod scaling;
+mod service;
+mod storage;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tree;
+mod workloads;
+
+pub use names::{NameRule, generate as generate_name};
+pub(crate) use quantity::parse as parse_quantity;
+pub(crate) use workloads::selects;
+
+/// What a strategy may know about the request it serves.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteContext<'a> {
+    /// Time of the request.
+    pub now: jiff::Timestamp,
+    /// Resource written to.
+    pub resource: &'a Resource,
+    /// Subresource written through, for example `status`.
+    pub subresource: Option<&'a str>,
+    /// Who writes.
+    pub user: &'a User,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+}
+
+impl WriteContext<'_> {
+    /// Whether the write goes through the `status` subresource.
+    pub fn is_status(&self) -> bool {
+        self.subresource == Some("status")
+    }
+
+    fn has_status(&self) -> bool {
+        has_status(self.resource)
+    }
+}
+
+fn has_status(resource: &Resource) -> bool {
+    resource.subresources.iter().any(|subresource| subresource.name == "status")
+}
+
+/// What happens to an object's dependents when a delete request does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// The garbage collector removes them afterwards.
+    Background,
+    /// They stay.
+    Orphan,
+}
+
+/// The rules of one kind.
+pub trait Strategy: Send + Sync {
+    /// Fills in upstream's defaults of the kind.
+    fn default(&self, _object: &mut Value) {}
+
+    /// The format of the kind's names.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// Whether `metadata.generation` counts changes of the desired state.
+    fn tracks_generation(&self, resource: &Resource) -> bool {
+        resource.schema.is_empty()
+    }
+
+    /// Whether a new object may bring its status along.
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
+    /// Prepares a new object for storing: clears what clients may not set, sets what the server owns.
+    fn prepare_create(&self, cx: &WriteContext<'_>, object: &mut Value) {
+        if cx.has_status() && !self.keeps_status_on_create() {
+            tree::remove(object, "status");
+        }
+        if self.tracks_generation(cx.resource) {
+            set_generation(object, Some(1));
+        } else if let Some(metadata) = object.get_mut("metadata") {
+            tree::remove(metadata, "generation");
+        }
+        self.prepare_new(cx, object);
+    }
+
+    /// What the kind adds to [`Strategy::prepare_create`].
+    fn prepare_new(&self, _cx: &WriteContext<'_>, _object: &mut Value) {}
+
+    /// Prepares a changed object: a write through `status` changes the status only, any other write everything but it;
+    /// a change of the desired state counts up the generation.
+    fn prepare_update(&self, cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
+        let before = old.pointer("/metadata/generation").and_then(Value::as_i64);
+        if cx.is_status() {
+            keep_all_but_status(new, old);
+            set_generation(new, before);
+            self.prepare_status(cx, new, old);
+            return;
+        }
+        // a binding also writes down that the pod is scheduled, and an approval is a condition
+        if cx.has_status() && !matches!(cx.subresource, Some("binding" | "approval")) {
+            tree::keep(new, old, "status");
+        }
+        self.prepare_changed(cx, new, old);
+        let counts = self.tracks_generation(cx.resource) && desired_state_changed(new, old);
+        set_generation(new, if counts { Some(before.unwrap_or(0) + 1) } else { before });
+    }
+
+    /// What the kind adds to an ordinary update.
+    fn prepare_changed(&self, _cx: &WriteContext<'_>, _new: &mut Value, _old: &Value) {}
+
+    /// What the kind adds to a status update.
+    fn prepare_status(&self, _cx: &WriteContext<'_>, _new: &mut Value, _old: &Value) {}
+
+    /// Everything that is wrong with a new object.
+    fn validate_create(&self, cx: &WriteContext<'_>, object: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        metadata::validate_create(object, self.name_rule(), cx.resource, &mut errors);
+        self.check(cx, object, None, &mut errors);
+        errors
+    }
+
+    /// Everything that is wrong with a changed object or with the change.
+    fn validate_update(&self, cx: &WriteContext<'_>, new: &Value, old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::default();
+        metadata::validate_update(new, old, cx.resource, &mut errors);
+        if cx.is_status() {
+            self.check_status(cx, new, old, &mut errors);
+        } else {
+            self.check(cx, new, Some(old), &mut errors);
+            self.check_change(cx, new, old, &mut errors);
+        }
+        errors
+    }
+
+    /// The kind's rules for the object as a whole; `old` is its state before an update.
+    fn check(&self, _cx: &WriteContext<'_>, _object: &Value, _old: Option<&Value>, _errors: &mut FieldErrors) {}
+
+    /// The kind's rules for changes.
+    fn check_change(&self, _cx: &WriteContext<'_>, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// The kind's rules for a change of the status.
+    fn check_status(&self, _cx: &WriteContext<'_>, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// Fields that field selectors may name, besides `metadata.name` and `metadata.namespace`.
+    fn fields(&self, _object: &Value) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// How long a deletion waits for the node to end what runs; `None` deletes at once.
+    fn grace_period_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// What the client is warned about.
+    fn warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether a `PUT` of an object that does not exist creates it.
+    fn allows_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// What a deletion does to dependents when the request does not say.
+    fn default_propagation(&self) -> Propagation {
+        Propagation::Background
+    }
+}
+
+/// Sets or removes `metadata.generation`.
+fn set_generation(object: &mut Value, generation: Option<i64>) {
+    let Some(metadata) = tree::map_mut(object, "metadata") else { return };
+    match generation {
+        Some(generation) => {
+            metadata.insert("generation".to_owned(), generation.into());
+        }
+        None => {
+            metadata.remove("generation");
+        }
+    }
+}
+
+/// Takes every top-level field but `status` and `metadata` from `old`.
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let (Some(new), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
+    let free = |key: &str| matches!(key, "status" | "metadata" | "apiVersion" | "kind");
+    new.retain(|key, _| free(key) || old.contains_key(key));
+    for (key, value) in old {
+        if !free(key) && new.get(key) != Some(value) {
+            new.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// Whether anything but `metadata` and `status` differs.
+fn desired_state_changed(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new != old };
+    let counts = |key: &str| !matches!(key, "status" | "metadata" | "apiVersion" | "kind");
+    new.iter().any(|(key, value)| counts(key) && old.get(key) != Some(value))
+        || old.keys().any(|key| counts(key) && !new.contains_key(key))
+}
+
+/// The rules of every kind that has none of its own.
+struct Generic;
+
+impl Strategy for Generic {
+    fn tracks_generation(&self, resource: &Resource) -> bool {
+        let counted = ["admissionregistration.k8s.io", "flowcontrol.apiserver.k8s.io"];
+        resource.schema.is_empty() || counted.contains(&resource.group.as_str())
+    }
+}
+
+/// The rules of kinds whose names carry colons, or dots at the end.
+struct FreelyNamed;
+
+impl Strategy for FreelyNamed {
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+}
+
+/// The rules of `resource`.
+pub fn of(resource: &Resource) -> &'static dyn Strategy {
+    use workloads::Workload;
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "pods") => &pod::Pod,
+        ("", "services") => &service::Service,
+        ("", "configmaps") => &config::ConfigMap,
+        ("", "secrets") => &config::Secret,
+        ("", "serviceaccounts") => &config::ServiceAccount,
+        ("", "namespaces") => &cluster::Namespace,
+        ("", "nodes") => &cluster::Node,
+        ("", "events") | ("events.k8s.io", "events") => &cluster::Event,
+        ("", "resourcequotas") => &cluster::ResourceQuota,
+        ("", "limitranges") => &cluster::LimitRange,
+        ("", "endpoints") => &network::Endpoints,
+        ("", "persistentvolumes") => &storage::Volume,
+        ("", "persistentvolumeclaims") => &storage::Claim,
+        ("", "replicationcontrollers") => &Workload::ReplicationController,
+        ("apps", "deployments") => &Workload::Deployment,
+        ("apps", "replicasets") => &Workload::ReplicaSet,
+        ("apps", "statefulsets") => &Workload::StatefulSet,
+        ("apps", "daemonsets") => &Workload::DaemonSet,
+        ("batch", "jobs") => &batch::Job,
+        ("batch", "cronjobs") => &batch::CronJob,
+        ("discovery.k8s.io", "endpointslices") => &network::EndpointSlice,
+        ("networking.k8s.io", "ingresses") => &network::Ingress,
+        ("networking.k8s.io", "ingressclasses") => &network::IngressClass,
+        ("networking.k8s.io", "networkpolicies") => &network::NetworkPolicy,
+        ("autoscaling", "horizontalpodautoscalers") => &scaling::Autoscaler,
+        ("policy", "poddisruptionbudgets") => &scaling::DisruptionBudget,
+        ("rbac.authorization.k8s.io", "roles" | "clusterroles") => &rbac::Role,
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &rbac::Binding,
+        ("certificates.k8s.io", "certificatesigningrequests") => &certificate::SigningRequest,
+        ("certificates.k8s.io", "clustertrustbundles") | ("apiregistration.k8s.io", "apiservices") => &FreelyNamed,
+        ("coordination.k8s.io", "leases") => &cluster::Lease,
+        ("scheduling.k8s.io", "priorityclasses") => &cluster::PriorityClass,
+        ("node.k8s.io", "runtimeclasses") => &cluster::RuntimeClass,
+        ("storage.k8s.io", "storageclasses") => &storage::Class,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &extension::CustomResource,
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &extension::Webhooks { mutating: false },
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &extension::Webhooks { mutating: true },
+        _ => &Generic,
+    }
+}

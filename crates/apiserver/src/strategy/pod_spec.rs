@@ -1,0 +1,18 @@
+//! The pod specification, wherever it stands: in a Pod, or in the template of a controller.
+
+mod containers;
+mod defaults;
+mod env;
+mod handlers;
+mod resources;
+mod scheduling;
+mod security;
+#[cfg(test)]
+mod tests;
+mod validation;
+mod volumes;
+
+pub(crate) use defaults::{default_pod, default_spec};
+pub(crate) use resources::validate_list as validate_resource_list;
+pub(crate) use scheduling::{NON_NEGATIVE, validate_label_selector};
+pub(crate) use validation::{validate_spec, validate_template};

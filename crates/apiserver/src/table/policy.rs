@@ -1,0 +1,188 @@
+//! Autoscalers, disruption budgets, bindings, signing requests and webhooks.
+
+use serde_json::Value;
+
+use super::{
+    AGE, Column, NAME, Printer,
+    duration::age,
+    format::{NONE, count, created, name, or_none},
+};
+use crate::strategy::tree::{at, int, list, some, text, text_at};
+
+static NULL: Value = Value::Null;
+/// Most metrics that an autoscaler's cell lists.
+const METRICS_MAX: usize = 2;
+
+pub(super) static AUTOSCALER: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("Reference", "What is scaled."),
+        Column::text("Targets", "Present and desired value of each metric."),
+        Column::text("MinPods", "Fewest pods."),
+        Column::text("MaxPods", "Most pods."),
+        Column::text("Replicas", "Present number of pods."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        let least = int(spec, "minReplicas").map_or_else(|| "<unset>".into(), Value::from);
+        let target = at(spec, &["scaleTargetRef"]).unwrap_or(&NULL);
+        vec![
+            name(object),
+            format!("{}/{}", text(target, "kind"), text(target, "name")).into(),
+            autoscaler_targets(object, spec).into(),
+            least,
+            count(spec, &["maxReplicas"]).into(),
+            count(object, &["status", "currentReplicas"]).into(),
+            created(object, now),
+        ]
+    },
+};
+
+fn autoscaler_targets(object: &Value, spec: &Value) -> String {
+    if let Some(percent) = int(spec, "targetCPUUtilizationPercentage") {
+        let now = at(object, &["status", "currentCPUUtilizationPercentage"]).and_then(Value::as_i64);
+        let now = now.map_or_else(|| "<unknown>".to_owned(), |now| format!("{now}%"));
+        return format!("cpu: {now}/{percent}%");
+    }
+    let specs = list(spec, "metrics");
+    if specs.is_empty() {
+        return NONE.to_owned();
+    }
+    let statuses = object.get("status").map_or(&[][..], |status| list(status, "currentMetrics"));
+    let mut shown: Vec<String> = specs
+        .iter()
+        .take(METRICS_MAX)
+        .enumerate()
+        .map(|(index, metric)| metric_target(metric, statuses.get(index).unwrap_or(&NULL)))
+        .collect();
+    if specs.len() > METRICS_MAX {
+        shown.push(format!("{} more...", specs.len() - METRICS_MAX));
+        return format!("{} + {}", shown[..METRICS_MAX].join(", "), shown[METRICS_MAX]);
+    }
+    shown.join(", ")
+}
+
+fn metric_target(metric: &Value, status: &Value) -> String {
+    let (kind, label) = match text(metric, "type") {
+        "Resource" => ("resource", text_at(metric, &["resource", "name"])),
+        "ContainerResource" => ("containerResource", text_at(metric, &["containerResource", "name"])),
+        "Pods" => ("pods", ""),
+        "Object" => ("object", ""),
+        "External" => ("external", ""),
+        _ => return "<unknown type>".to_owned(),
+    };
+    let target = at(metric, &[kind, "target"]).unwrap_or(&NULL);
+    let current = at(status, &[kind, "current"]).unwrap_or(&NULL);
+    let prefix = if label.is_empty() { String::new() } else { format!("{label}: ") };
+    if let Some(percent) = int(target, "averageUtilization") {
+        let now = int(current, "averageUtilization").map_or_else(|| "<unknown>".to_owned(), |now| format!("{now}%"));
+        return format!("{prefix}{now}/{percent}%");
+    }
+    let average = some(target, "averageValue").is_some();
+    let key = if average { "averageValue" } else { "value" };
+    let now = match text(current, key) {
+        "" => "<unknown>",
+        now => now,
+    };
+    let suffix =
+        if average && kind != "resource" && kind != "containerResource" && kind != "pods" { " (avg)" } else { "" };
+    format!("{prefix}{now}/{}{suffix}", text(target, key))
+}
+
+pub(super) static DISRUPTION_BUDGET: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("Min Available", "The minimum number of pods that must be available."),
+        Column::text("Max Unavailable", "The maximum number of pods that may be unavailable."),
+        Column::number("Allowed Disruptions", "Calculated number of pods that may be disrupted at this time."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let share = |key: &str| match at(object, &["spec", key]) {
+            None => "N/A".into(),
+            Some(Value::String(share)) => Value::from(share.as_str()),
+            Some(number) => number.to_string().into(),
+        };
+        let allowed = count(object, &["status", "disruptionsAllowed"]);
+        vec![name(object), share("minAvailable"), share("maxUnavailable"), allowed.into(), created(object, now)]
+    },
+};
+
+pub(super) static ROLE_BINDING: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("Role", "Role that is granted."),
+        AGE,
+        Column::text("Users", "Users that get the role.").wide(),
+        Column::text("Groups", "Groups that get the role.").wide(),
+        Column::text("ServiceAccounts", "Service accounts that get the role.").wide(),
+    ],
+    cells: |object, now| {
+        let role = object.get("roleRef").unwrap_or(&NULL);
+        let subjects = |kind: &str| -> Value {
+            let names: Vec<String> = list(object, "subjects")
+                .iter()
+                .filter(|subject| text(subject, "kind") == kind)
+                .map(|subject| match text(subject, "namespace") {
+                    "" => text(subject, "name").to_owned(),
+                    namespace => format!("{namespace}/{}", text(subject, "name")),
+                })
+                .collect();
+            names.join(", ").into()
+        };
+        vec![
+            name(object),
+            format!("{}/{}", text(role, "kind"), text(role, "name")).into(),
+            created(object, now),
+            subjects("User"),
+            subjects("Group"),
+            subjects("ServiceAccount"),
+        ]
+    },
+};
+
+pub(super) static SIGNING_REQUEST: Printer = Printer {
+    columns: &[
+        NAME,
+        AGE,
+        Column::text("SignerName", "Who is to sign."),
+        Column::text("Requestor", "Who asks."),
+        Column::text("RequestedDuration", "How long the certificate is to be valid."),
+        Column::text("Condition", "What was decided."),
+    ],
+    cells: |object, now| {
+        let seconds = at(object, &["spec", "expirationSeconds"]).and_then(Value::as_i64);
+        vec![
+            name(object),
+            created(object, now),
+            or_none(text_at(object, &["spec", "signerName"])),
+            text_at(object, &["spec", "username"]).into(),
+            seconds.map_or_else(|| NONE.into(), |seconds| age(seconds).into()),
+            signing_state(object).into(),
+        ]
+    },
+};
+
+fn signing_state(object: &Value) -> String {
+    let status = object.get("status").unwrap_or(&NULL);
+    let has = |kind: &str| list(status, "conditions").iter().any(|condition| text(condition, "type") == kind);
+    let mut state = match (has("Denied"), has("Approved")) {
+        (true, _) => "Denied",
+        (false, true) => "Approved",
+        (false, false) => "Pending",
+    }
+    .to_owned();
+    if has("Failed") {
+        state.push_str(",Failed");
+    }
+    if !text(status, "certificate").is_empty() {
+        state.push_str(",Issued");
+    }
+    state
+}
+
+pub(super) static WEBHOOKS: Printer = Printer {
+    columns: &[NAME, Column::number("Webhooks", "Number of webhooks."), AGE],
+    cells: |object, now| vec![name(object), list(object, "webhooks").len().into(), created(object, now)],
+};

@@ -1,0 +1,165 @@
+//! Who may do what: roles, reviews, tokens, impersonation, anonymous probes; and that all of it survives a restart.
+
+use apiserver::User;
+use http::{HeaderValue, Method, header};
+use serde_json::json;
+
+use crate::fixture::{self, Fixture, request, send};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+
+async fn grant(fixture: &Fixture) {
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}]});
+    fixture.post(ROLES, &role).await.ok();
+    let binding = json!({"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}, {"kind": "User", "name": "bob", "apiGroup": "rbac.authorization.k8s.io"}]});
+    fixture.post(BINDINGS, &binding).await.ok();
+}
+
+#[tokio::test]
+async fn a_grant_works_from_the_next_request_on_and_no_further_than_it_says() {
+    let fixture = Fixture::new().await;
+    let bob = || fixture.server.service(Some(User::new("bob", &["system:authenticated"])));
+    let (code, reason, message) = send(bob(), request(Method::GET, MAPS, "", "")).await.failed();
+    assert_eq!((code, reason.as_str()), (403, "Forbidden"));
+    assert_eq!(
+        message,
+        "configmaps is forbidden: User \"bob\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\""
+    );
+    grant(&fixture).await;
+    send(bob(), request(Method::GET, MAPS, "", "")).await.ok();
+    assert_eq!(send(bob(), request(Method::GET, "/api/v1/configmaps", "", "")).await.failed().0, 403);
+    assert_eq!(send(bob(), request(Method::DELETE, &format!("{MAPS}/a"), "", "")).await.failed().0, 403);
+    fixture.delete(&format!("{BINDINGS}/b")).await.ok();
+    assert_eq!(send(bob(), request(Method::GET, MAPS, "", "")).await.failed().0, 403);
+}
+
+#[tokio::test]
+async fn a_service_account_token_stands_for_its_account_while_that_lives() {
+    let fixture = Fixture::new().await;
+    grant(&fixture).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let asked =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
+    let answer = fixture.post(&format!("{accounts}/default/token"), &asked).await.ok();
+    let token = answer["status"]["token"].as_str().unwrap().to_owned();
+    let with_token = |path: &str| {
+        let mut request = request(Method::GET, path, "", "");
+        let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+        send(fixture.server.service(None), request)
+    };
+    with_token(MAPS).await.ok();
+    assert_eq!(with_token("/api/v1/nodes").await.failed().0, 403);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let status = fixture.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.ok()["status"].clone();
+    assert_eq!(status["user"]["username"], "system:serviceaccount:default:default");
+    fixture.delete(&format!("{accounts}/default")).await.ok();
+    assert_eq!(with_token(MAPS).await.failed().0, 401);
+    let short = json!({"spec": {"expirationSeconds": 5}});
+    assert_eq!(fixture.post(&format!("{accounts}/none/token"), &short).await.failed().0, 404);
+}
+
+#[tokio::test]
+async fn strangers_may_probe_and_nothing_else() {
+    let fixture = Fixture::new().await;
+    let stranger = |path: &str| send(fixture.server.service(None), request(Method::GET, path, "", ""));
+    for path in ["/livez", "/readyz", "/healthz", "/version", "/readyz?verbose"] {
+        assert_eq!(stranger(path).await.status, 200, "{path}");
+    }
+    for path in ["/api", "/metrics", MAPS, "/openapi/v2", "/nothing"] {
+        assert_eq!(stranger(path).await.failed().0, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn reviews_answer_for_oneself_and_for_others() {
+    let fixture = Fixture::new().await;
+    grant(&fixture).await;
+    let attributes = json!({"namespace": "default", "verb": "list", "resource": "configmaps"});
+    let review = |kind: &str, spec: serde_json::Value| json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec});
+    let root = "/apis/authorization.k8s.io/v1";
+    let own = review("SelfSubjectAccessReview", json!({"resourceAttributes": attributes}));
+    assert_eq!(fixture.post(&format!("{root}/selfsubjectaccessreviews"), &own).await.ok()["status"]["allowed"], true);
+    for (user, allowed) in [("bob", true), ("eve", false)] {
+        let other = review("SubjectAccessReview", json!({"user": user, "resourceAttributes": attributes}));
+        let answer = fixture.post(&format!("{root}/subjectaccessreviews"), &other).await.ok();
+        assert_eq!(answer["status"]["allowed"], allowed, "{user}");
+    }
+    let rules = review("SelfSubjectRulesReview", json!({"namespace": "default"}));
+    let answer = fixture.post(&format!("{root}/selfsubjectrulesreviews"), &rules).await.ok();
+    assert_eq!(answer["status"]["resourceRules"][0]["verbs"][0], "*");
+    let who = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let answer = fixture.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &who).await.ok();
+    assert_eq!(answer["status"]["userInfo"]["username"], "admin");
+}
+
+#[tokio::test]
+async fn an_administrator_may_act_as_another() {
+    let fixture = Fixture::new().await;
+    grant(&fixture).await;
+    let as_bob = |path: &str| {
+        let mut request = request(Method::GET, path, "", "");
+        request.headers_mut().insert("impersonate-user", HeaderValue::from_static("bob"));
+        fixture.send(request)
+    };
+    as_bob(MAPS).await.ok();
+    assert_eq!(as_bob("/api/v1/nodes").await.failed().0, 403);
+}
+
+#[tokio::test]
+async fn discovery_openapi_and_metrics_describe_what_is_served() {
+    let fixture = Fixture::new().await;
+    let resources = fixture.get("/apis/apps/v1").await.ok();
+    assert!(
+        resources["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| r["name"] == "deployments/scale" && r["group"] == "autoscaling")
+    );
+    let mut aggregated = request(Method::GET, "/apis", "", "");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    aggregated.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
+    let aggregated = fixture.send(aggregated).await;
+    assert!(aggregated.headers[header::CONTENT_TYPE].to_str().unwrap().contains("as=APIGroupDiscoveryList"));
+    assert_eq!(aggregated.ok()["kind"], "APIGroupDiscoveryList");
+    let index = fixture.get("/openapi/v3").await.ok();
+    let address = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    let document = fixture.get(address).await.ok();
+    assert!(document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
+    assert!(fixture.get("/openapi/v2").await.ok()["definitions"].is_object());
+    let metrics = fixture.get("/metrics").await;
+    assert!(metrics.body.as_str().unwrap().contains("apiserver_request_total"));
+    assert_eq!(fixture.get("/api/v1/nothing").await.failed().0, 404);
+    assert_eq!(fixture.get("/nothing").await.failed().0, 404);
+}
+
+#[tokio::test]
+async fn what_the_server_keeps_in_memory_is_there_again_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let server = fixture::open(directory.path());
+        server.bootstrap().await.unwrap();
+        let admin = || server.service(Some(fixture::admin()));
+        let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]});
+        let root = "/apis/rbac.authorization.k8s.io/v1";
+        send(admin(), request(Method::POST, &format!("{root}/clusterroles"), fixture::JSON, &role.to_string()))
+            .await
+            .ok();
+        let binding = json!({"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+            "subjects": [{"kind": "User", "name": "bob", "apiGroup": "rbac.authorization.k8s.io"}]});
+        send(
+            admin(),
+            request(Method::POST, &format!("{root}/clusterrolebindings"), fixture::JSON, &binding.to_string()),
+        )
+        .await
+        .ok();
+    }
+    let server = fixture::open(directory.path());
+    server.bootstrap().await.unwrap();
+    let bob = server.service(Some(User::new("bob", &["system:authenticated"])));
+    send(bob, request(Method::GET, "/api/v1/nodes", "", "")).await.ok();
+}

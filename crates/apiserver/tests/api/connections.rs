@@ -1,0 +1,220 @@
+//! Sockets: TLS, client certificates, both HTTP versions, an orderly end; and the way to a node.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use apiserver::{ApiServer, NodeConnectError, NodeConnector};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use identity::{Authority, KeyPair};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{Fixture, request};
+
+/// A server on a socket of its own.
+struct Socket {
+    fixture: Fixture,
+    authority: Authority,
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+fn roots(authority: &Authority) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap()).unwrap();
+    Arc::new(roots)
+}
+
+fn chain(pair: &KeyPair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let certificate = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
+    (vec![certificate], PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap())
+}
+
+impl Socket {
+    async fn open() -> Self {
+        let fixture = Fixture::new().await;
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_create(directory.path(), Timestamp::now()).unwrap();
+        let pair = authority.server("api", &["localhost".into()], &[], Timestamp::now()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots(&authority), provider.clone());
+        let (chain, key) = chain(&pair);
+        let mut tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_single_cert(chain, key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server: Arc<ApiServer> = fixture.server.clone();
+        let serving = tokio::spawn(server.serve(listener, Arc::new(tls), stop.clone()));
+        Self { fixture, authority, address, stop, serving, _directory: directory }
+    }
+
+    async fn connect(&self, protocol: &[u8], user: Option<(&str, &str)>) -> TokioIo<TlsStream<TcpStream>> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(&self.authority));
+        let mut config = match user {
+            None => builder.with_no_client_auth(),
+            Some((user, group)) => {
+                let pair = self.authority.client(user, Some(group), Timestamp::now()).unwrap();
+                let (chain, key) = chain(&pair);
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        TokioIo::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap())
+    }
+}
+
+fn get(path: &str, version: Version) -> Request<Full<Bytes>> {
+    let uri = if version == Version::HTTP_2 { format!("https://localhost{path}") } else { path.to_owned() };
+    Request::builder().uri(uri).version(version).header("host", "localhost").body(Full::default()).unwrap()
+}
+
+async fn body<B: http_body::Body>(response: Response<B>) -> Value
+where
+    B::Error: std::fmt::Debug,
+{
+    serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn certificates_name_the_user_over_both_http_versions() {
+    let socket = Socket::open().await;
+    let io = socket.connect(b"h2", Some(("alice", "system:masters"))).await;
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let answer = client.send_request(get("/api/v1/namespaces", Version::HTTP_2)).await.unwrap();
+    assert_eq!(body(answer).await["items"].as_array().unwrap().len(), 4);
+    driving.abort();
+
+    let io = socket.connect(b"http/1.1", Some(("bob", "nobodies"))).await;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let answer = client.send_request(get("/api/v1/namespaces", Version::HTTP_11)).await.unwrap();
+    assert_eq!(answer.status(), 403);
+    assert!(body(answer).await["message"].as_str().unwrap().contains("User \"bob\" cannot list"));
+    driving.abort();
+
+    let io = socket.connect(b"http/1.1", None).await;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let driving = tokio::spawn(connection);
+    assert_eq!(client.send_request(get("/readyz", Version::HTTP_11)).await.unwrap().status(), 200);
+    assert_eq!(client.send_request(get("/api", Version::HTTP_11)).await.unwrap().status(), 401);
+    driving.abort();
+}
+
+#[tokio::test]
+async fn stopping_ends_watches_and_then_the_server() {
+    let socket = Socket::open().await;
+    let io = socket.connect(b"h2", Some(("alice", "system:masters"))).await;
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let path = "/api/v1/namespaces?watch=1&allowWatchBookmarks=true";
+    let watch = client.send_request(get(path, Version::HTTP_2)).await.unwrap();
+    assert_eq!(watch.status(), 200);
+    socket.stop.cancel();
+    let text = watch.into_body().collect().await.unwrap().to_bytes();
+    let last = text.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(last).unwrap()["type"], "BOOKMARK");
+    drop(client);
+    socket.serving.await.unwrap();
+    driving.abort();
+}
+
+/// A node that remembers what it was asked, and echoes what is sent over an upgraded connection.
+#[derive(Default)]
+struct Node {
+    asked: Mutex<Vec<String>>,
+}
+
+impl NodeConnector for Node {
+    fn call(
+        &self,
+        node: &str,
+        mut request: Request<apiserver::Body>,
+    ) -> BoxFuture<'static, Result<Response<apiserver::Body>, NodeConnectError>> {
+        self.asked.lock().push(format!("{node} {}", request.uri()));
+        let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
+        Box::pin(async move {
+            let Some(upgrade) = upgrade else { return Ok(Response::new(apiserver::full("a line\n"))) };
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                let mut word = [0; 4];
+                stream.read_exact(&mut word).await.unwrap();
+                stream.write_all(&word).await.unwrap();
+                stream.flush().await.unwrap();
+            });
+            let mut response = Response::new(apiserver::empty());
+            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+            response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+            Ok(response)
+        })
+    }
+}
+
+async fn scheduled(fixture: &Fixture) -> Arc<Node> {
+    let node = Arc::new(Node::default());
+    fixture.server.set_node_connector(node.clone());
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    fixture.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    node
+}
+
+#[tokio::test]
+async fn logs_come_from_the_pods_node() {
+    let fixture = Fixture::new().await;
+    let node = scheduled(&fixture).await;
+    let path = "/api/v1/namespaces/default/pods/p/log?follow=true&tailLines=5";
+    let answer = fixture.send(request(Method::GET, path, "", "")).await;
+    assert_eq!(answer.body, "a line\n");
+    assert_eq!(*node.asked.lock(), ["n1 /containerLogs/default/p/c?follow=true&tailLines=5"]);
+    let unknown = "/api/v1/namespaces/default/pods/p/log?container=x";
+    assert_eq!(fixture.get(unknown).await.failed().2, "container x is not valid for pod p");
+    assert_eq!(fixture.get("/api/v1/namespaces/default/pods/q/log").await.failed().0, 404);
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_reaches_the_node() {
+    let socket = Socket::open().await;
+    let node = scheduled(&socket.fixture).await;
+    let io = socket.connect(b"http/1.1", Some(("alice", "system:masters"))).await;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let driving = tokio::spawn(connection.with_upgrades());
+    let mut request = get("/api/v1/namespaces/default/pods/p/exec?command=ls&stdin=true", Version::HTTP_11);
+    request.headers_mut().insert("connection", "upgrade".parse().unwrap());
+    request.headers_mut().insert("upgrade", "echo".parse().unwrap());
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"ping").await.unwrap();
+    let mut word = [0; 4];
+    stream.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"ping");
+    assert_eq!(*node.asked.lock(), ["n1 /exec/default/p/c?input=1&command=ls"]);
+    driving.abort();
+}

@@ -1,0 +1,63 @@
+//! Lists: pages of one state, selectors, versions.
+
+use serde_json::json;
+
+use crate::fixture::Fixture;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn fill(fixture: &Fixture, count: usize) {
+    for i in 0..count {
+        let object = json!({"metadata": {"name": format!("m-{i:03}"), "labels": {"parity": (i % 2).to_string()}}});
+        fixture.post(MAPS, &object).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn pages_show_the_state_the_list_began_with() {
+    let fixture = Fixture::new().await;
+    fill(&fixture, 7).await;
+    let first = fixture.get(&format!("{MAPS}?limit=3")).await.ok();
+    assert_eq!(first["metadata"]["remainingItemCount"], 4);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    fixture.delete(&format!("{MAPS}/m-005")).await.ok();
+    fixture.post(MAPS, &json!({"metadata": {"name": "m-0035"}})).await.ok();
+    let rest = fixture.get(&format!("{MAPS}?limit=100&continue={token}")).await.ok();
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["m-003", "m-004", "m-005", "m-006"]);
+    assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert!(rest["metadata"].get("continue").is_none());
+    assert_eq!(fixture.get(&format!("{MAPS}?continue=junk")).await.failed().0, 400);
+}
+
+#[tokio::test]
+async fn selectors_choose_by_label_and_field() {
+    let fixture = Fixture::new().await;
+    fill(&fixture, 6).await;
+    let count =
+        async |query: &str| fixture.get(&format!("{MAPS}?{query}")).await.ok()["items"].as_array().unwrap().len();
+    assert_eq!(count("labelSelector=parity%3D1").await, 3);
+    assert_eq!(count("labelSelector=parity+in+(0,1)").await, 6);
+    assert_eq!(count("labelSelector=!parity").await, 0);
+    assert_eq!(count("fieldSelector=metadata.name%3Dm-001").await, 1);
+    assert_eq!(count("fieldSelector=metadata.name!%3Dm-001&limit=2").await, 2);
+    assert_eq!(fixture.get(&format!("{MAPS}?fieldSelector=spec.x%3Dy")).await.failed().0, 400);
+    assert_eq!(fixture.get(&format!("{MAPS}?labelSelector=a%20b%20c")).await.failed().0, 400);
+}
+
+#[tokio::test]
+async fn versions_are_exact_not_older_or_too_new() {
+    let fixture = Fixture::new().await;
+    fill(&fixture, 2).await;
+    let now = fixture.get(MAPS).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    fixture.get(&format!("{MAPS}?resourceVersion={now}&resourceVersionMatch=Exact")).await.ok();
+    fixture.post(MAPS, &json!({"metadata": {"name": "later"}})).await.ok();
+    let not_older = fixture.get(&format!("{MAPS}?resourceVersion={now}&resourceVersionMatch=NotOlderThan")).await.ok();
+    assert_eq!(not_older["items"].as_array().unwrap().len(), 3);
+    let (code, reason, _) = fixture.get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact")).await.failed();
+    assert_eq!((code, reason.as_str()), (410, "Expired"));
+    let (code, reason, message) = fixture.get(&format!("{MAPS}?resourceVersion=999999")).await.failed();
+    assert_eq!((code, reason.as_str()), (504, "Timeout"));
+    assert!(message.contains("Too large resource version: 999999"), "{message}");
+}

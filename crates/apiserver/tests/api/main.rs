@@ -1,0 +1,15 @@
+//! The server in process: every verb, every built-in kind, and the rules between them.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of the test functions that may unwrap")]
+
+mod access;
+mod admission;
+mod connections;
+mod custom;
+mod deletion;
+mod fixture;
+mod lists;
+mod matrix;
+mod patches;
+mod verbs;
+mod watches;
