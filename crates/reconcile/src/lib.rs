@@ -1,0 +1,36 @@
+//! What every controller is built from: shared informers, keyed work queues, a controller loop and an event recorder.
+//!
+//! It is not a framework: a controller is an ordinary async function that feeds a [`Queue`] from [`Subscription`]s and
+//! gives its reconcile function to [`run_controller`]. Everything talks to the API through a [`kube::Client`] only, so the
+//! same controller runs inside the process of the API server and against any other cluster.
+//!
+//! Main types: [`Informers`] (one watch per kind and selector for the whole process) hands out [`Informer`]s (a typed cache
+//! with [`Index`]es and [`Subscription`]s); [`Queue`] merges equal keys and never runs one key twice at once; [`Recorder`]
+//! writes core/v1 Events.
+//!
+//! Invariants:
+//! - an object revision is decoded once and shared as `Arc<K>`;
+//! - the cache and its indexes show a change before any subscriber hears of it;
+//! - a subscriber's backlog holds at most two entries per object, however slow it is;
+//! - `metadata.managedFields` is dropped from cached objects: no controller reads it, and it is a third of their memory.
+
+mod cache;
+mod controller;
+mod informer;
+mod key;
+mod metadata;
+mod queue;
+mod recorder;
+mod subscription;
+#[cfg(test)]
+mod testing;
+mod watch;
+
+pub use cache::Index;
+pub use controller::{feed, run_controller};
+pub use informer::{Informer, Informers, InformersError, Object, Selector};
+pub use key::Key;
+pub use metadata::Metadata;
+pub use queue::Queue;
+pub use recorder::{EventType, Recorder};
+pub use subscription::{Change, Subscription};

@@ -1,0 +1,262 @@
+//! Keeps one cache current: list (streamed where the server can), then watch, resume, and list again when told 410.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use kube::Client;
+use kube::api::{ListParams, WatchParams};
+use kube::core::{ObjectList, Request, WatchEvent, request};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::{Object, Selector};
+
+/// Objects per page of a list: client-go's page size.
+const LIST_PAGE_SIZE: u32 = 500;
+/// How long the server keeps one watch open; 290 s is what kube and client-go ask for at most.
+const WATCH_SECONDS: u32 = 290;
+/// A watch that is silent this long after the server should have closed it is dead.
+const WATCH_IDLE_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 5);
+/// A streamed list that brings nothing for this long comes from a server that ignores `sendInitialEvents`.
+const STREAMED_LIST_IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// First pause after a failed list or watch: short, because at start the server may be milliseconds from ready.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// Longest pause: a kind may be installed later (CRD), and a server that is down should be found again soon.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Marks the bookmark that ends a streamed list.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("cannot build request")]
+    Request(#[source] request::Error),
+    #[error("cannot list")]
+    List(#[source] kube::Error),
+    #[error("cannot watch")]
+    Watch(#[source] kube::Error),
+    #[error("server ended the watch: {0}")]
+    Status(Box<kube::core::Status>),
+    #[error("list has no resource version")]
+    NoResourceVersion,
+    #[error("server ended a streamed list before it was complete")]
+    Truncated,
+    #[error("server does not stream lists")]
+    StreamedListUnsupported,
+}
+
+/// Where the watcher stands between two requests.
+enum Position {
+    /// Nothing is known: a complete list is needed.
+    Unknown,
+    /// The cache shows this resource version.
+    At(String),
+}
+
+pub(crate) struct Watcher<K: Object> {
+    client: Client,
+    request: Request,
+    selector: Selector,
+    cache: Arc<Cache<K>>,
+    streamed_lists: bool,
+}
+
+impl<K: Object> Watcher<K> {
+    pub(crate) fn new(client: Client, url: String, selector: Selector, cache: Arc<Cache<K>>) -> Self {
+        Self { client, request: Request::new(url), selector, cache, streamed_lists: true }
+    }
+
+    /// Watches until `stop`; the cache counts as stopped once this future is gone.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch() => {}
+        }
+    }
+
+    async fn watch(&mut self) {
+        let mut position = Position::Unknown;
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let before = self.cache.revision();
+            let result = match &mut position {
+                Position::Unknown if self.streamed_lists => self.streamed_list(&mut position).await,
+                Position::Unknown => self.list(&mut position).await,
+                Position::At(version) => {
+                    let mut version = std::mem::take(version);
+                    let result = self.resume(&mut version).await;
+                    position = Position::At(version);
+                    result
+                }
+            };
+            let Err(error) = result else {
+                backoff = BACKOFF_MIN;
+                continue;
+            };
+            if matches!(error, WatchError::StreamedListUnsupported) {
+                self.streamed_lists = false;
+                continue;
+            }
+            if expired(&error) {
+                position = Position::Unknown;
+            }
+            if self.cache.revision() > before {
+                backoff = BACKOFF_MIN;
+            }
+            tracing::debug!(url = %self.request.url_path, error = &error as &dyn std::error::Error, "watch failed");
+            tokio::time::sleep(backoff.mul_f64(rand::random_range(0.8..1.2))).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    fn watch_params(&self, initial: bool) -> WatchParams {
+        WatchParams {
+            label_selector: self.selector.labels.clone(),
+            field_selector: self.selector.fields.clone(),
+            timeout: Some(WATCH_SECONDS),
+            bookmarks: true,
+            send_initial_events: initial,
+        }
+    }
+
+    fn watch_request(&self, initial: bool, version: &str) -> Result<http::Request<Vec<u8>>, WatchError> {
+        let params = self.watch_params(initial);
+        let request = match K::metadata_api() {
+            true => self.request.watch_metadata(&params, version),
+            false => self.request.watch(&params, version),
+        };
+        request.map_err(WatchError::Request)
+    }
+
+    /// One watch that first brings all objects, then changes.
+    async fn streamed_list(&self, position: &mut Position) -> Result<(), WatchError> {
+        let request = self.watch_request(true, "0")?;
+        let events = match self.client.request_events::<K>(request).await {
+            Ok(events) => events,
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 405 | 422) => {
+                return Err(WatchError::StreamedListUnsupported);
+            }
+            Err(error) => return Err(WatchError::Watch(error)),
+        };
+        let mut events = pin!(events);
+        let mut objects = Vec::new();
+        loop {
+            let event = match tokio::time::timeout(STREAMED_LIST_IDLE_LIMIT, events.try_next()).await {
+                Ok(Ok(Some(event))) => event,
+                Ok(Ok(None)) => return Err(WatchError::Truncated),
+                Ok(Err(error)) => return Err(WatchError::Watch(error)),
+                Err(_elapsed) => return Err(WatchError::StreamedListUnsupported),
+            };
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => objects.push(object),
+                WatchEvent::Deleted(_) => {}
+                WatchEvent::Error(status) => return Err(WatchError::Status(status)),
+                WatchEvent::Bookmark(bookmark) => {
+                    if bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END) {
+                        let mut version = bookmark.metadata.resource_version;
+                        self.cache.replace(objects, &version);
+                        let result = self.follow(events, &mut version).await;
+                        *position = Position::At(version);
+                        return result;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A complete list in pages.
+    async fn list(&self, position: &mut Position) -> Result<(), WatchError> {
+        let mut params = ListParams {
+            label_selector: self.selector.labels.clone(),
+            field_selector: self.selector.fields.clone(),
+            limit: Some(LIST_PAGE_SIZE),
+            ..ListParams::default()
+        };
+        let mut objects = Vec::new();
+        loop {
+            let request = match K::metadata_api() {
+                true => self.request.list_metadata(&params),
+                false => self.request.list(&params),
+            };
+            let request = request.map_err(WatchError::Request)?;
+            let page: ObjectList<K> = self.client.request(request).await.map_err(WatchError::List)?;
+            objects.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => {
+                    let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                    let version = version.ok_or(WatchError::NoResourceVersion)?;
+                    self.cache.replace(objects, &version);
+                    *position = Position::At(version);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn resume(&self, version: &mut String) -> Result<(), WatchError> {
+        let request = self.watch_request(false, version)?;
+        let events = self.client.request_events::<K>(request).await.map_err(WatchError::Watch)?;
+        let before = version.clone();
+        self.follow(pin!(events), version).await?;
+        if *version == before {
+            // A server that closes at once must not be asked in a tight loop.
+            tokio::time::sleep(BACKOFF_MIN).await;
+        }
+        Ok(())
+    }
+
+    /// Applies changes until the server closes the watch.
+    async fn follow(
+        &self,
+        mut events: impl futures::TryStream<Ok = WatchEvent<K>, Error = kube::Error> + Unpin,
+        version: &mut String,
+    ) -> Result<(), WatchError> {
+        loop {
+            let next = tokio::time::timeout(WATCH_IDLE_LIMIT, events.try_next()).await;
+            match next {
+                Ok(Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
+                    self.seen(&object, version);
+                    self.cache.apply(object);
+                }
+                Ok(Ok(Some(WatchEvent::Deleted(object)))) => {
+                    self.seen(&object, version);
+                    self.cache.delete(object);
+                }
+                Ok(Ok(Some(WatchEvent::Bookmark(bookmark)))) => {
+                    *version = bookmark.metadata.resource_version;
+                    self.cache.observed(version.parse().unwrap_or(0));
+                }
+                Ok(Ok(Some(WatchEvent::Error(status)))) => return Err(WatchError::Status(status)),
+                // One object that cannot be decoded must not hide all others.
+                Ok(Err(kube::Error::SerdeError(error))) => {
+                    tracing::warn!(url = %self.request.url_path, %error, "watch event cannot be decoded");
+                }
+                Ok(Err(error)) => return Err(WatchError::Watch(error)),
+                Ok(Ok(None)) | Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn seen(&self, object: &K, version: &mut String) {
+        if let Some(seen) = &object.meta().resource_version {
+            version.clone_from(seen);
+        }
+    }
+}
+
+impl<K: Object> Drop for Watcher<K> {
+    fn drop(&mut self) {
+        self.cache.stop();
+    }
+}
+
+/// Whether the resource version we hold is too old for the server.
+fn expired(error: &WatchError) -> bool {
+    match error {
+        WatchError::Status(status) => status.code == 410,
+        WatchError::List(kube::Error::Api(status)) | WatchError::Watch(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
