@@ -1,0 +1,147 @@
+//! What every controller is given, and the errors they share.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::Api;
+use kube::core::NamespaceResourceScope;
+use reconcile::Informers;
+use tokio_util::sync::CancellationToken;
+
+/// Settings of the controllers.
+#[derive(Clone, Debug)]
+pub struct ControllersConfig {
+    /// The cluster CA's certificate, published to every namespace.
+    pub ca_pem: String,
+    /// A node whose lease is not renewed for this long is taken for dead.
+    pub node_monitor_grace_period: Duration,
+    /// So many finished pods are kept; the oldest above that are deleted.
+    pub terminated_pods_max: usize,
+}
+
+impl ControllersConfig {
+    /// Upstream's default for a node's silence: four missed renewals of a ten second lease.
+    pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(40);
+    /// Upstream's default for finished pods.
+    pub const TERMINATED_PODS_MAX: usize = 12_500;
+
+    /// Upstream's defaults, and this CA certificate.
+    pub fn new(ca_pem: impl Into<String>) -> Self {
+        Self {
+            ca_pem: ca_pem.into(),
+            node_monitor_grace_period: Self::NODE_MONITOR_GRACE_PERIOD,
+            terminated_pods_max: Self::TERMINATED_PODS_MAX,
+        }
+    }
+}
+
+/// Why [`crate::run`] ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllersError {
+    /// A controller ended although nobody asked it to, or panicked.
+    #[error("controller {0} ended early")]
+    Ended(&'static str),
+    /// A controller's task could not be joined.
+    #[error("a controller task failed")]
+    Task(#[source] tokio::task::JoinError),
+}
+
+/// What a reconcile could not do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    /// The API refused or did not answer.
+    #[error("cannot {action} {object}: {source}")]
+    Api {
+        action: &'static str,
+        object: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// Says what was being done to which object when a request failed.
+pub(crate) fn failed(action: &'static str, object: impl Display) -> impl FnOnce(kube::Error) -> ReconcileError {
+    move |source| ReconcileError::Api { action, object: object.to_string(), source: Box::new(source) }
+}
+
+/// Whether the object a request was about does not exist.
+pub(crate) fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
+}
+
+/// Whether the name is taken.
+pub(crate) fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_already_exists())
+}
+
+/// Whether the namespace takes no new objects because it is being deleted.
+pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_forbidden()
+        && (causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+            || status.message.contains("because it is being terminated"))
+}
+
+/// A deletion or clean-up whose object is already gone has succeeded.
+pub(crate) fn gone_is_done<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        Err(error) if is_not_found(&error) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// What went wrong in the words of the API server.
+pub(crate) fn cause(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Client, informers and settings; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) informers: Informers,
+    pub(crate) config: Arc<ControllersConfig>,
+}
+
+impl Context {
+    pub(crate) fn new(informers: Informers, client: Client, config: ControllersConfig) -> Self {
+        Self { client, informers, config: Arc::new(config) }
+    }
+
+    /// The API of a kind in one namespace.
+    pub(crate) fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The API of a cluster-scoped kind, or of all namespaces.
+    pub(crate) fn api_all<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+}
+
+/// Waits until informers are in sync; `false` when the controller is to stop instead.
+pub(crate) async fn synced(stop: &CancellationToken, informers: impl Future<Output = bool>) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        synced = informers => synced,
+    }
+}
+
+/// Runs a controller's loop beside the pumps that feed its queue; over when the loop is.
+pub(crate) async fn run_with_feeds(run: impl Future<Output = ()>, feeds: impl Future) {
+    tokio::select! {
+        () = run => {}
+        // The pumps end only with the informers, whose owner then stops the loop too.
+        () = async { feeds.await; std::future::pending().await } => {}
+    }
+}

@@ -1,0 +1,279 @@
+//! Deployment: moves pods from one template to the next through ReplicaSets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{
+    Context, ReconcileError, cause, failed, gone_is_done, is_already_exists, is_namespace_terminating, is_not_found,
+    run_with_feeds, synced,
+};
+use crate::owners::{self, Claim};
+use crate::pending::{LAG_RETRY, PendingWrites};
+use crate::replicaset::by_controller;
+use crate::{pods, selector};
+use plan::{Action, Plan};
+
+mod history;
+mod plan;
+mod rollout;
+mod status;
+#[cfg(test)]
+mod tests;
+
+/// Deployments reconciled at once, upstream's default is 5; in process a few more cost nothing.
+const WORKERS: usize = 8;
+
+struct Controller {
+    context: Context,
+    recorder: Recorder,
+    deployments: Informer<Deployment>,
+    sets: Informer<ReplicaSet>,
+    sets_by_owner: Index<ReplicaSet>,
+    pods_by_owner: Index<Pod>,
+    pending: PendingWrites,
+}
+
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let deployments = context.informers.of::<Deployment>();
+    let sets = context.informers.of::<ReplicaSet>();
+    let pods = context.informers.of::<Pod>();
+    let all = async { deployments.synced().await && sets.synced().await && pods.synced().await };
+    if !synced(&stop, all).await {
+        return;
+    }
+    let controller = Arc::new(Controller {
+        recorder: Recorder::new(context.client.clone(), "deployment-controller"),
+        sets_by_owner: sets.index("controller", by_controller),
+        pods_by_owner: pods.index("controller", by_controller),
+        pending: PendingWrites::default(),
+        deployments: deployments.clone(),
+        sets: sets.clone(),
+        context,
+    });
+    let queue: Queue<Key> = Queue::new();
+    let feeds = futures::future::join3(
+        feed(&deployments, &queue, |change| [Key::of(change.object().as_ref())]),
+        feed(&sets, &queue, |change| affected_deployments(&deployments, change)),
+        feed(&pods, &queue, |change| recreated_deployment(&sets, change)),
+    );
+    let reconcile = |key: Key| {
+        let controller = Arc::clone(&controller);
+        async move { controller.reconcile(&key).await }
+    };
+    run_with_feeds(run_controller("deployment", queue.clone(), WORKERS, stop, reconcile), feeds).await;
+}
+
+/// The deployments a ReplicaSet change matters to.
+fn affected_deployments(deployments: &Informer<Deployment>, change: &Change<ReplicaSet>) -> Vec<Key> {
+    let (old, new) = match change {
+        Change::Applied { old, new } => (old.as_ref(), new),
+        Change::Deleted(last) => (None, last),
+    };
+    let namespace = new.metadata.namespace.as_deref().unwrap_or_default();
+    let mut keys = Vec::new();
+    for set in old.into_iter().chain([new]) {
+        if let Some(owner) = owners::controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") {
+            let key = Key::new(namespace, &owner.name);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    if matches!(change, Change::Applied { .. }) && owners::controller_of(&new.metadata).is_none() {
+        let matching = deployments.namespace(namespace).into_iter().filter(|deployment| selects(deployment, new));
+        keys.extend(matching.map(|deployment| Key::of(deployment.as_ref())));
+    }
+    keys
+}
+
+/// A Recreate rollout waits for the last old pod, of whose end no ReplicaSet tells.
+fn recreated_deployment(sets: &Informer<ReplicaSet>, change: &Change<Pod>) -> Option<Key> {
+    let pod = change.object();
+    if matches!(change, Change::Applied { .. }) && !pods::is_terminal(pod) {
+        return None;
+    }
+    let owner = owners::controller_of(&pod.metadata).filter(|owner| owner.kind == "ReplicaSet")?;
+    let namespace = pod.metadata.namespace.as_deref()?;
+    let set = sets.get(namespace, &owner.name)?;
+    let deployment = owners::controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment")?;
+    Some(Key::new(namespace, &deployment.name))
+}
+
+fn selects(deployment: &Deployment, set: &ReplicaSet) -> bool {
+    deployment.spec.as_ref().is_some_and(|spec| {
+        !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, set.metadata.labels.as_ref())
+    })
+}
+
+impl Controller {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
+        let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else {
+            self.pending.forget(key);
+            return Ok(None);
+        };
+        if self.pending.lags(key, self.sets.revision(), |_, _| true) {
+            return Ok(Some(LAG_RETRY));
+        }
+        let Some(spec) = &deployment.spec else { return Ok(None) };
+        if selector::is_empty(&spec.selector) {
+            let message = "This deployment is selecting all pods. A non-empty selector is required.";
+            self.recorder.about(deployment.as_ref(), EventType::Warning, "SelectingAll", message);
+            return Ok(None);
+        }
+        let sets = self.claim(&deployment).await?;
+        let pods: BTreeMap<String, Vec<Arc<Pod>>> =
+            sets.iter().filter_map(|set| set.uid()).map(|uid| (uid.clone(), self.pods_by_owner.get(&uid))).collect();
+        let plan = plan::decide(&deployment, &sets, &pods, Timestamp::now());
+        self.execute(key, &deployment, plan).await
+    }
+
+    /// The sets that are the deployment's, after taking over and letting go.
+    async fn claim(&self, deployment: &Deployment) -> Result<Vec<Arc<ReplicaSet>>, ReconcileError> {
+        let namespace = deployment.namespace().unwrap_or_default();
+        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
+        let api = self.context.api::<ReplicaSet>(&namespace);
+        let orphans = self.sets_by_owner.get(&format!("orphan:{namespace}"));
+        let mut owned = Vec::new();
+        for set in self.sets_by_owner.get(uid).into_iter().chain(orphans) {
+            let patch = match owners::claim(&deployment.metadata, &set.metadata, selects(deployment, &set)) {
+                Claim::Ignore => continue,
+                Claim::Owned => {
+                    owned.push(set);
+                    continue;
+                }
+                Claim::Adopt => owners::adoption_patch(&set.metadata, &owners::controller_reference(deployment)),
+                Claim::Release => owners::release_patch(&set.metadata, uid),
+            };
+            let result = api.patch(&set.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
+            match result {
+                Ok(claimed) if owners::controller_of(&claimed.metadata).is_some_and(|owner| owner.uid == uid) => {
+                    owned.push(Arc::new(claimed));
+                }
+                Err(error) if !is_not_found(&error) => return Err(failed("claim", Key::of(set.as_ref()))(error)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(owned)
+    }
+
+    async fn execute(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+        mut plan: Plan,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        for action in std::mem::take(&mut plan.actions) {
+            if let Err(stopped) = self.act(key, deployment, action, &mut plan.status).await {
+                // The status says what happened, also when the rollout cannot go on.
+                self.write_status(key, deployment, &plan.status).await?;
+                return stopped.map_or(Ok(None), Err);
+            }
+        }
+        self.write_status(key, deployment, &plan.status).await?;
+        Ok(plan.next)
+    }
+
+    /// Carries one action out. `Err(None)` ends this reconcile without a retry.
+    async fn act(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+        action: Action,
+        status: &mut DeploymentStatus,
+    ) -> Result<(), Option<ReconcileError>> {
+        let sets = self.context.api::<ReplicaSet>(&key.namespace);
+        match action {
+            Action::Create(set) => self.create_set(key, deployment, &set, status).await,
+            Action::Update { name, patch, event } => {
+                let result = sets.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                let updated =
+                    result.map_err(|e| Some(failed("update replicaset", Key::new(&key.namespace, &name))(e)))?;
+                self.pending.wrote(key, &updated.metadata);
+                if let Some(message) = event {
+                    self.recorder.about(deployment, EventType::Normal, "ScalingReplicaSet", message);
+                }
+                Ok(())
+            }
+            Action::Delete { name, uid } => {
+                let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
+                let params = DeleteParams { preconditions, ..DeleteParams::background() };
+                let result = gone_is_done(sets.delete(&name, &params).await);
+                result.map_err(|e| Some(failed("delete replicaset", Key::new(&key.namespace, &name))(e)))
+            }
+            Action::Annotate(annotations) => {
+                let patch = json!({"metadata": {"uid": deployment.metadata.uid, "annotations": annotations}});
+                let api = self.context.api::<Deployment>(&key.namespace);
+                let result = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                gone_is_done(result).map_err(|e| Some(failed("annotate deployment", key)(e)))
+            }
+        }
+    }
+
+    async fn create_set(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+        set: &ReplicaSet,
+        status: &mut DeploymentStatus,
+    ) -> Result<(), Option<ReconcileError>> {
+        let sets = self.context.api::<ReplicaSet>(&key.namespace);
+        let name = set.name_any();
+        let error = match sets.create(&PostParams::default(), set).await {
+            Ok(created) => {
+                self.pending.wrote(key, &created.metadata);
+                let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+                if replicas > 0 {
+                    let message = format!("Scaled up replica set {name} from 0 to {replicas}");
+                    self.recorder.about(deployment, EventType::Normal, "ScalingReplicaSet", message);
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        status::drop_created(status, deployment);
+        if is_namespace_terminating(&error) {
+            return Err(None);
+        }
+        if is_already_exists(&error) {
+            let existing = sets.get_opt(&name).await.map_err(|e| Some(failed("read replicaset", &name)(e)))?;
+            let ours = existing.as_ref().is_some_and(|existing| {
+                let owner = owners::controller_of(&existing.metadata).map(|owner| owner.uid.as_str());
+                owner == deployment.metadata.uid.as_deref() && plan::same_template(existing, deployment)
+            });
+            if !ours && existing.is_some() {
+                // Another template has the same hash: the next try hashes with a different count.
+                status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
+            }
+        } else {
+            let message = format!("Failed to create new replica set \"{name}\": {}", cause(&error));
+            self.recorder.about(deployment, EventType::Warning, "ReplicaSetCreateError", &message);
+            status::set_progressing(status, "False", "ReplicaSetCreateError", message, Timestamp::now());
+        }
+        Err(Some(failed("create replicaset", Key::new(&key.namespace, &name))(error)))
+    }
+
+    async fn write_status(
+        &self,
+        key: &Key,
+        deployment: &Deployment,
+        status: &DeploymentStatus,
+    ) -> Result<(), ReconcileError> {
+        if deployment.status.as_ref() == Some(status) {
+            return Ok(());
+        }
+        let api = self.context.api::<Deployment>(&key.namespace);
+        let patch = status::patch(deployment, status);
+        let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        gone_is_done(result).map_err(failed("write status of deployment", key))
+    }
+}

@@ -1,0 +1,161 @@
+//! The arithmetic of rollouts: how large each ReplicaSet may be now.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::history::{self, DESIRED_REPLICAS, MAX_REPLICAS};
+use super::plan::{Bounds, Sets, size};
+
+/// Resolves what the deployment asks for. Surge is rounded up and unavailability down; if both come to nothing one pod may
+/// be unavailable, or the rollout could never move.
+pub(super) fn bounds(spec: &DeploymentSpec) -> Bounds {
+    let replicas = spec.replicas.unwrap_or(1);
+    let strategy = spec.strategy.clone().unwrap_or_default();
+    if strategy.type_.as_deref() == Some("Recreate") {
+        return Bounds { replicas, max_surge: 0, max_unavailable: 0 };
+    }
+    let rolling = strategy.rolling_update.unwrap_or_default();
+    let quarter = IntOrString::String("25%".into());
+    let max_surge = resolve(rolling.max_surge.as_ref().unwrap_or(&quarter), replicas, true);
+    let mut max_unavailable = resolve(rolling.max_unavailable.as_ref().unwrap_or(&quarter), replicas, false);
+    if max_surge == 0 && max_unavailable == 0 {
+        max_unavailable = 1;
+    }
+    Bounds { replicas, max_surge, max_unavailable: max_unavailable.min(replicas) }
+}
+
+fn resolve(value: &IntOrString, of: i32, up: bool) -> i32 {
+    match value {
+        IntOrString::Int(count) => *count,
+        IntOrString::String(text) => {
+            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
+            let share = percent * i64::from(of);
+            i32::try_from(if up { (share + 99).div_euclid(100) } else { share / 100 }).unwrap_or(i32::MAX)
+        }
+    }
+}
+
+/// Whether the deployment's size changed since its sets were last sized.
+pub(super) fn is_scaling_event(sets: &Sets, replicas: i32) -> bool {
+    sets.all()
+        .filter(|member| member.replicas > 0)
+        .filter_map(|member| history::annotated(&member.set, DESIRED_REPLICAS))
+        .any(|desired| desired != replicas)
+}
+
+/// The size the set of the current template may have now, given it has `current`.
+pub(super) fn new_set_size(sets: &Sets, bounds: Bounds, recreate: bool, current: i32) -> i32 {
+    if recreate {
+        return bounds.replicas;
+    }
+    let room = bounds.replicas + bounds.max_surge - sets.total();
+    if room <= 0 { current } else { current + room.min(bounds.replicas - current) }
+}
+
+/// One step of a rolling update: first the new set, and when it stays as it is, the old ones.
+pub(super) fn roll(sets: &mut Sets, bounds: Bounds) {
+    let Some(current) = sets.new.as_ref().map(|new| new.replicas) else { return };
+    let planned = sets.new.as_ref().is_some_and(|new| new.planned);
+    let wanted = match current.cmp(&bounds.replicas) {
+        std::cmp::Ordering::Equal => current,
+        std::cmp::Ordering::Greater => bounds.replicas,
+        std::cmp::Ordering::Less => new_set_size(sets, bounds, false, current),
+    };
+    if wanted != current {
+        if let Some(new) = &mut sets.new {
+            new.replicas = wanted;
+        }
+        return;
+    }
+    if !planned || current == 0 {
+        shrink_old(sets, bounds);
+    }
+}
+
+/// Shrinks old sets as far as enough pods stay available: first by pods that are not available anyway.
+fn shrink_old(sets: &mut Sets, bounds: Bounds) {
+    let min_available = bounds.replicas - bounds.max_unavailable;
+    let new_unavailable = sets.new.as_ref().map_or(0, |new| new.replicas - new.available());
+    let mut spare = sets.total() - min_available - new_unavailable;
+    if spare <= 0 {
+        return;
+    }
+    for member in &mut sets.old {
+        let unhealthy = (member.replicas - member.available()).clamp(0, spare);
+        member.replicas -= unhealthy;
+        spare -= unhealthy;
+    }
+    let available: i32 = sets.all().map(|member| member.available()).sum();
+    let mut surplus = available - min_available;
+    for member in &mut sets.old {
+        if surplus <= 0 {
+            return;
+        }
+        let cut = member.replicas.min(surplus);
+        member.replicas -= cut;
+        surplus -= cut;
+    }
+}
+
+/// First step of a Recreate: all old sets to nothing. True when one had pods left.
+pub(super) fn retire_old(sets: &mut Sets) -> bool {
+    let mut retired = false;
+    for member in sets.old.iter_mut().filter(|member| member.replicas > 0) {
+        member.replicas = 0;
+        retired = true;
+    }
+    retired
+}
+
+/// Follows a change of the deployment's size: one active set takes it all; in the middle of a rolling update each active
+/// set gets its share.
+pub(super) fn scale(sets: &mut Sets, bounds: Bounds, recreate: bool, deployment: &Deployment) {
+    let active = sets.all().filter(|member| member.replicas > 0).count();
+    if active <= 1 {
+        let newest_old = sets.old.len().checked_sub(1);
+        let Sets { new, old } = sets;
+        let only = match (old.iter_mut().position(|member| member.replicas > 0), new) {
+            (Some(at), _) => old.get_mut(at),
+            (None, Some(new)) => Some(new),
+            (None, None) => newest_old.and_then(|at| old.get_mut(at)),
+        };
+        if let Some(only) = only {
+            only.replicas = bounds.replicas;
+        }
+        return;
+    }
+    let saturated = sets.new.as_ref().is_some_and(|new| {
+        let desired = history::annotated(&new.set, DESIRED_REPLICAS);
+        [size(&new.set), desired.unwrap_or(-1), new.available()].iter().all(|count| *count == bounds.replicas)
+    });
+    if saturated {
+        retire_old(sets);
+    } else if !recreate {
+        share(sets, bounds, deployment);
+    }
+}
+
+/// Gives each active set its share of the difference; what rounding leaves goes to the largest.
+fn share(sets: &mut Sets, bounds: Bounds, deployment: &Deployment) {
+    let allowed = if bounds.replicas > 0 { bounds.replicas + bounds.max_surge } else { 0 };
+    let mut to_add = allowed - sets.total();
+    let status_replicas = deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
+    let Sets { new, old } = sets;
+    let mut active: Vec<_> = old.iter_mut().chain(new.iter_mut()).filter(|member| member.replicas > 0).collect();
+    // Largest first; of equal ones the newer when growing, the older when shrinking.
+    if to_add > 0 {
+        active.reverse();
+    }
+    active.sort_by_key(|member| std::cmp::Reverse(member.replicas));
+    for member in &mut active {
+        let most_before = history::annotated(&member.set, MAX_REPLICAS).unwrap_or(status_replicas).max(1);
+        let grown = f64::from(member.replicas) * f64::from(allowed) / f64::from(most_before);
+        let fraction = if bounds.replicas == 0 { -member.replicas } else { grown.round() as i32 - member.replicas };
+        let part = if to_add > 0 { fraction.clamp(0, to_add) } else { fraction.clamp(to_add, 0) };
+        member.replicas += part;
+        to_add -= part;
+    }
+    if let Some(largest) = active.first_mut() {
+        largest.replicas = (largest.replicas + to_add).max(0);
+    }
+}

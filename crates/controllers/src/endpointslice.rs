@@ -1,0 +1,213 @@
+//! EndpointSlices: for each Service with a selector, the addresses of the pods behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use reconcile::{Change, Index, Informer, Key, Queue, feed, run_controller};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, ReconcileError, failed, gone_is_done, is_namespace_terminating, run_with_feeds, synced};
+use crate::pending::{LAG_RETRY, PendingWrites};
+use crate::pods;
+use crate::selector::contains_all;
+use slices::Write;
+
+pub(crate) use endpoints::{Group, groups};
+
+mod endpoints;
+mod slices;
+#[cfg(test)]
+mod tests;
+
+/// Services reconciled at once, upstream's default is 5; in process a few more cost nothing.
+const WORKERS: usize = 8;
+/// Marks the endpoints of a headless service.
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Names the service of a slice.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Names who keeps a slice.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`] for slices kept here: upstream's, whose work this is.
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+
+struct Controller {
+    context: Context,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    pods_by_label: Index<Pod>,
+    slices_by_service: Index<EndpointSlice>,
+    pending: PendingWrites,
+}
+
+fn pair(namespace: &str, key: &str, value: &str) -> String {
+    format!("{namespace}/{key}={value}")
+}
+
+/// Every label of the pod.
+fn label_pairs(pod: &Pod) -> Vec<String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    pod.labels().iter().map(|(key, value)| pair(namespace, key, value)).collect()
+}
+
+/// The shared index of pods by label.
+pub(crate) fn pods_by_label(pods: &Informer<Pod>) -> Index<Pod> {
+    pods.index("label", label_pairs)
+}
+
+/// The shared index in which a pod's services are found.
+pub(crate) fn services_by_pair(services: &Informer<Service>) -> Index<Service> {
+    services.index("first-selector-pair", first_pair)
+}
+
+/// Whether the service has no address of its own.
+pub(crate) fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+}
+
+/// The first pair of the service's selector: a pod that matches the service has it among its labels.
+fn first_pair(service: &Service) -> Vec<String> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.and_then(|selector| selector.first_key_value()).map(|(k, v)| pair(namespace, k, v)).into_iter().collect()
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<Key> {
+    if slice.labels().get(MANAGED_BY).is_none_or(|manager| manager != MANAGER) {
+        return None;
+    }
+    Some(Key::new(slice.namespace().unwrap_or_default(), slice.labels().get(SERVICE_NAME)?))
+}
+
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let services = context.informers.of::<Service>();
+    let pods = context.informers.of::<Pod>();
+    let slices = context.informers.of::<EndpointSlice>();
+    let all = async { services.synced().await && pods.synced().await && slices.synced().await };
+    if !synced(&stop, all).await {
+        return;
+    }
+    let services_by_pair = services_by_pair(&services);
+    let controller = Arc::new(Controller {
+        pods_by_label: pods_by_label(&pods),
+        slices_by_service: slices
+            .index("service", |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect()),
+        pending: PendingWrites::default(),
+        services: services.clone(),
+        slices: slices.clone(),
+        context,
+    });
+    let queue: Queue<Key> = Queue::new();
+    let feeds = futures::future::join3(
+        feed(&services, &queue, |change| [Key::of(change.object().as_ref())]),
+        feed(&slices, &queue, |change| service_of(change.object())),
+        feed(&pods, &queue, |change| affected_services(&services_by_pair, change)),
+    );
+    let reconcile = |key: Key| {
+        let controller = Arc::clone(&controller);
+        async move { controller.reconcile(&key).await }
+    };
+    run_with_feeds(run_controller("endpointslice", queue.clone(), WORKERS, stop, reconcile), feeds).await;
+}
+
+/// The services whose endpoints a pod change may alter.
+pub(crate) fn affected_services(services_by_pair: &Index<Service>, change: &Change<Pod>) -> Vec<Key> {
+    let (old, new) = match change {
+        Change::Applied { old, new } => (old.as_ref(), new),
+        Change::Deleted(last) => (None, last),
+    };
+    if old.is_some_and(|old| !endpoints::differs(old, new)) {
+        return Vec::new();
+    }
+    let mut keys = Vec::new();
+    for pod in old.into_iter().chain([new]) {
+        for service in label_pairs(pod).iter().flat_map(|pair| services_by_pair.get(pair)) {
+            let key = Key::of(service.as_ref());
+            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            let selected = selector.is_some_and(|selector| contains_all(pod.metadata.labels.as_ref(), selector));
+            if selected && !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    keys
+}
+
+/// The pods the service selects, found through its rarest label.
+pub(crate) fn pods_of(pods_by_label: &Index<Pod>, service: &Service) -> Vec<Arc<Pod>> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let Some(selector) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return Vec::new() };
+    let pairs = selector.iter().map(|(key, value)| pair(namespace, key, value));
+    let Some(rarest) = pairs.min_by_key(|pair| pods_by_label.count(pair)) else { return Vec::new() };
+    let mut pods = pods_by_label.get(&rarest);
+    pods.retain(|pod| contains_all(pod.metadata.labels.as_ref(), selector) && !pods::is_terminal(pod));
+    pods
+}
+
+impl Controller {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
+        if self.pending.lags(key, self.slices.revision(), |name, _| self.slices.get(&key.namespace, name).is_none()) {
+            return Ok(Some(LAG_RETRY));
+        }
+        let existing = self.slices_by_service.get(&key.to_string());
+        let service = self.services.get(&key.namespace, &key.name);
+        let writes = match &service {
+            // Slices of a service that is gone are collected through their owner reference.
+            None => {
+                self.pending.forget(key);
+                return Ok(None);
+            }
+            Some(service) if service.metadata.deletion_timestamp.is_some() => return Ok(None),
+            Some(service) => {
+                let Some(wanted) = groups(service, &pods_of(&self.pods_by_label, service)) else {
+                    return Ok(None);
+                };
+                slices::decide(service, wanted, &existing)
+            }
+        };
+        for write in writes {
+            self.write(key, write).await?;
+        }
+        Ok(None)
+    }
+
+    async fn write(&self, key: &Key, write: Write) -> Result<(), ReconcileError> {
+        let api = self.context.api::<EndpointSlice>(&key.namespace);
+        match write {
+            Write::Create(slice) => match api.create(&PostParams::default(), &slice).await {
+                Ok(created) => self.pending.wrote(key, &created.metadata),
+                Err(error) if is_namespace_terminating(&error) => {}
+                Err(error) => return Err(failed("create endpointslice of service", key)(error)),
+            },
+            Write::Update(slice) => {
+                let patch = json!({
+                    "metadata": {
+                        "uid": slice.metadata.uid,
+                        "resourceVersion": slice.metadata.resource_version,
+                        "labels": slice.metadata.labels,
+                        "ownerReferences": slice.metadata.owner_references,
+                    },
+                    "endpoints": slice.endpoints,
+                    "ports": slice.ports,
+                });
+                let name = slice.name_any();
+                let updated = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                let updated = updated.map_err(failed("update endpointslice", Key::new(&key.namespace, name)))?;
+                self.pending.wrote(key, &updated.metadata);
+            }
+            Write::Delete(slice) => {
+                let uid = slice.metadata.uid.clone();
+                let preconditions = Some(Preconditions { uid, resource_version: None });
+                let params = DeleteParams { preconditions, ..DeleteParams::default() };
+                let result = gone_is_done(api.delete(&slice.name_any(), &params).await);
+                result.map_err(failed("delete endpointslice", Key::of(slice.as_ref())))?;
+                self.pending.deleted(key, &slice.metadata);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! Garbage collector: deletes what has lost all its owners, and carries out foreground and orphaning deletion.
+//!
+//! It watches the metadata of every kind the server has and keeps a graph of objects by uid.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::{ApiResource, DynamicObject};
+use parking_lot::Mutex;
+use reconcile::{Change, Informers, Metadata, Queue, run_controller};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, ReconcileError, failed, gone_is_done, is_not_found};
+use crate::discovery::{self, Kind};
+use graph::{FOREGROUND, Graph, Node, ORPHAN, OwnerState, Step};
+
+mod graph;
+#[cfg(test)]
+mod tests;
+
+/// Objects worked on at once, upstream's default.
+const WORKERS: usize = 20;
+/// CRDs come in bunches; this long after one the kinds are read again.
+const DISCOVERY_DELAY: Duration = Duration::from_millis(200);
+/// How soon a failed discovery is tried again.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
+/// Kinds nobody owns things with and that change all the time, upstream's list.
+const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
+
+struct Collector {
+    context: Context,
+    graph: Mutex<Graph>,
+    kinds: Mutex<HashMap<String, Arc<Kind>>>,
+    queue: Queue<String>,
+}
+
+/// Identifies a kind: group and plural.
+fn identity(resource: &ApiResource) -> String {
+    format!("{}/{}", resource.group, resource.plural)
+}
+
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let collector =
+        Arc::new(Collector { context, graph: Mutex::default(), kinds: Mutex::default(), queue: Queue::new() });
+    let mut watches = JoinSet::new();
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = collector.first_sync(&mut watches) => {}
+    }
+    let worker = Arc::clone(&collector);
+    let reconcile = |uid: String| {
+        let collector = Arc::clone(&worker);
+        async move { collector.reconcile(&uid).await }
+    };
+    tokio::select! {
+        () = run_controller("garbage-collector", collector.queue.clone(), WORKERS, stop, reconcile) => {}
+        () = collector.follow_kinds(&mut watches) => {}
+    }
+}
+
+impl Collector {
+    /// Watches all kinds and waits until the graph is complete: deciding earlier would ask the server for owners that are
+    /// merely not listed yet.
+    async fn first_sync(self: &Arc<Self>, watches: &mut JoinSet<()>) {
+        while let Err(error) = self.refresh_kinds(watches).await {
+            tracing::debug!(%error, "cannot discover kinds");
+            tokio::time::sleep(DISCOVERY_RETRY).await;
+        }
+        let kinds: Vec<Arc<Kind>> = self.kinds.lock().values().cloned().collect();
+        for kind in kinds {
+            self.context.informers.metadata(&kind.resource).synced().await;
+        }
+    }
+
+    /// Reads the kinds again whenever a CRD changes.
+    async fn follow_kinds(self: &Arc<Self>, watches: &mut JoinSet<()>) {
+        let definition = ApiResource::erase::<
+            k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        >(&());
+        let mut definitions = self.context.informers.metadata(&definition).subscribe();
+        while definitions.next().await.is_some() {
+            loop {
+                tokio::time::sleep(DISCOVERY_DELAY).await;
+                while definitions.try_next().is_some() {}
+                match self.refresh_kinds(watches).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::debug!(%error, "cannot discover kinds"),
+                }
+                tokio::time::sleep(DISCOVERY_RETRY).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn refresh_kinds(self: &Arc<Self>, watches: &mut JoinSet<()>) -> Result<(), kube::Error> {
+        let served = discovery::kinds(&self.context.client).await?;
+        let served: HashMap<String, Arc<Kind>> = served
+            .into_iter()
+            .filter(|kind| {
+                let name = (kind.resource.group.as_str(), kind.resource.plural.as_str());
+                kind.can_be_watched() && !IGNORED.contains(&name)
+            })
+            .map(|kind| (identity(&kind.resource), Arc::new(kind)))
+            .collect();
+        let known = std::mem::replace(&mut *self.kinds.lock(), served.clone());
+        for (_, kind) in known.iter().filter(|(name, _)| !served.contains_key(*name)) {
+            self.context.informers.release_metadata(&kind.resource);
+        }
+        for (_, kind) in served.into_iter().filter(|(name, _)| !known.contains_key(name)) {
+            let collector = Arc::clone(self);
+            let informers = self.context.informers.clone();
+            watches.spawn(async move { collector.follow(informers, kind).await });
+        }
+        // Ended watches of kinds that are not served any more.
+        while watches.try_join_next().is_some() {}
+        Ok(())
+    }
+
+    /// Takes the changes of one kind into the graph until the kind is released.
+    async fn follow(self: Arc<Self>, informers: Informers, kind: Arc<Kind>) {
+        let mut changes = informers.metadata(&kind.resource).subscribe();
+        while let Some(change) = changes.next().await {
+            let affected = match change {
+                Change::Applied { new, .. } => match Node::of(&kind, &new) {
+                    Some(node) => self.graph.lock().apply(node),
+                    None => continue,
+                },
+                Change::Deleted(last) => {
+                    self.graph.lock().remove(last.metadata.uid.as_deref().unwrap_or_default(), true)
+                }
+            };
+            for uid in affected {
+                self.queue.add(uid);
+            }
+        }
+        let affected = self.graph.lock().remove_kind(&kind);
+        for uid in affected {
+            self.queue.add(uid);
+        }
+    }
+
+    async fn reconcile(&self, uid: &str) -> Result<Option<Duration>, ReconcileError> {
+        let Some(node) = self.graph.lock().get(uid) else { return Ok(None) };
+        let mut states = Vec::with_capacity(node.owners.len());
+        for owner in &node.owners {
+            let known = self.graph.lock().owner_state(&node, owner);
+            states.push(match known {
+                Some(state) => state,
+                None => self.look_up(&node, owner).await?,
+            });
+        }
+        let (step, dependents) = {
+            let graph = self.graph.lock();
+            let dependents = graph.dependents(uid);
+            (graph::decide(&node, &states, &dependents), dependents)
+        };
+        match step {
+            Step::Nothing => {}
+            Step::DeleteDependents => {
+                for dependent in dependents.iter().filter(|dependent| !dependent.deleting) {
+                    self.queue.add(dependent.uid.clone());
+                }
+            }
+            Step::RemoveFinalizer(finalizer) => self.remove_finalizer(&node, finalizer).await?,
+            Step::OrphanDependents => {
+                for dependent in &dependents {
+                    self.remove_owners(dependent, &[uid.to_owned()]).await?;
+                }
+                self.remove_finalizer(&node, ORPHAN).await?;
+            }
+            Step::RemoveOwners(gone) => self.remove_owners(&node, &gone).await?,
+            Step::Delete(policy) => self.delete(&node, policy).await?,
+        }
+        Ok(None)
+    }
+
+    /// Asks the server for an owner the graph does not know.
+    async fn look_up(&self, node: &Node, owner: &OwnerReference) -> Result<OwnerState, ReconcileError> {
+        let kind = self
+            .kinds
+            .lock()
+            .values()
+            .find(|kind| {
+                let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+                kind.resource.kind == owner.kind && kind.resource.group == group
+            })
+            .cloned();
+        // Of a kind nobody serves nothing is known, least of all that the owner is gone.
+        let Some(kind) = kind else { return Ok(OwnerState::Solid) };
+        let namespace = node.key.namespace.as_str();
+        if kind.namespaced() && namespace.is_empty() {
+            tracing::debug!(object = %node.key, owner = owner.name, "cluster-scoped object names a namespaced owner");
+            return Ok(OwnerState::Solid);
+        }
+        let scope = if kind.namespaced() { namespace } else { "" };
+        let found = self.api(&kind, scope).get_metadata_opt(&owner.name).await;
+        let found = found.map_err(failed("look up owner", format!("{} {}", owner.kind, owner.name)))?;
+        match found.filter(|found| found.metadata.uid.as_deref() == Some(&owner.uid)) {
+            Some(found)
+                if found.metadata.deletion_timestamp.is_some()
+                    && found.finalizers().iter().any(|f| f == FOREGROUND) =>
+            {
+                Ok(OwnerState::Waiting)
+            }
+            Some(_) => Ok(OwnerState::Solid),
+            None => {
+                self.graph.lock().note_absent(&owner.uid);
+                Ok(OwnerState::Absent)
+            }
+        }
+    }
+
+    fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
+        match namespace {
+            "" => Api::all_with(self.context.client.clone(), &kind.resource),
+            namespace => Api::namespaced_with(self.context.client.clone(), namespace, &kind.resource),
+        }
+    }
+
+    async fn delete(&self, node: &Node, policy: PropagationPolicy) -> Result<(), ReconcileError> {
+        let params = DeleteParams {
+            propagation_policy: Some(policy),
+            preconditions: Some(Preconditions {
+                uid: Some(node.uid.clone()),
+                // Owners added meanwhile must save the object.
+                resource_version: node.resource_version.clone(),
+            }),
+            ..DeleteParams::default()
+        };
+        tracing::debug!(kind = node.kind.resource.kind, object = %node.key, "deleting object without owners");
+        let result = self.api(&node.kind, &node.key.namespace).delete(&node.key.name, &params).await;
+        gone_is_done(result).map_err(failed("collect", &node.key))
+    }
+
+    async fn remove_finalizer(&self, node: &Node, finalizer: &str) -> Result<(), ReconcileError> {
+        let live = self.live(node).await?;
+        let Some(live) = live.filter(|live| live.finalizers().iter().any(|f| f == finalizer)) else { return Ok(()) };
+        let left: Vec<&String> = live.finalizers().iter().filter(|f| *f != finalizer).collect();
+        let patch = json!({"metadata": {
+            "uid": node.uid, "resourceVersion": live.metadata.resource_version, "finalizers": left}});
+        self.patch(node, patch).await
+    }
+
+    async fn remove_owners(&self, node: &Node, gone: &[String]) -> Result<(), ReconcileError> {
+        let Some(live) = self.live(node).await? else { return Ok(()) };
+        let left: Vec<_> = live.owner_references().iter().filter(|owner| !gone.contains(&owner.uid)).collect();
+        if left.len() == live.owner_references().len() {
+            return Ok(());
+        }
+        let patch = json!({"metadata": {
+            "uid": node.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": left}});
+        self.patch(node, patch).await
+    }
+
+    async fn live(&self, node: &Node) -> Result<Option<Metadata>, ReconcileError> {
+        let found = self.api(&node.kind, &node.key.namespace).get_metadata_opt(&node.key.name).await;
+        let found = found.map_err(failed("read", &node.key))?.map(|found| Metadata { metadata: found.metadata });
+        Ok(found.filter(|found| found.metadata.uid.as_deref() == Some(&node.uid)))
+    }
+
+    async fn patch(&self, node: &Node, patch: serde_json::Value) -> Result<(), ReconcileError> {
+        let api = self.api(&node.kind, &node.key.namespace);
+        match api.patch_metadata(&node.key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(error) if !is_not_found(&error) => Err(failed("patch", &node.key)(error)),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The built-in controllers: each drives one kind's objects from what is there to what their spec asks for.
+//!
+//! Not here: scheduling (crate `scheduler`), and what happens on a node (crate `node`). A controller is a module with a
+//! `run` function and one line in [`registry`]; its decisions are pure functions of (desired, observed, now), its loop only
+//! reads shared informers and carries decisions out through the API. They work against any cluster's API server.
+//!
+//! Main types: [`run`] and [`ControllersConfig`].
+//!
+//! Invariants:
+//! - a controller writes only what is its own: other owners' objects are adopted only when they have no controller;
+//! - a write that rests on cached state carries a uid or resource version, so stale caches lead to a retry, not to damage;
+//! - every reconcile may be cut off at any await and repeated.
+
+mod clusterrole_aggregation;
+mod context;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod endpointslice;
+mod garbage_collector;
+mod namespace;
+mod node_lifecycle;
+mod owners;
+mod pending;
+mod pod_gc;
+mod pods;
+mod replicaset;
+mod root_ca;
+mod selector;
+mod serviceaccount;
+mod taint_eviction;
+mod volume_binder;
+mod volume_protection;
+
+pub use context::{ControllersConfig, ControllersError};
+
+use context::Context;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kube::Client;
+use reconcile::Informers;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+type Start = fn(Context, CancellationToken) -> BoxFuture<'static, ()>;
+
+/// Name and start of every controller; adding one is a module and a line here.
+fn registry() -> Vec<(&'static str, Start)> {
+    vec![
+        ("clusterrole-aggregation", |context, stop| clusterrole_aggregation::run(context, stop).boxed()),
+        ("deployment", |context, stop| deployment::run(context, stop).boxed()),
+        ("endpoints", |context, stop| endpoints::run(context, stop).boxed()),
+        ("endpointslice", |context, stop| endpointslice::run(context, stop).boxed()),
+        ("garbage-collector", |context, stop| garbage_collector::run(context, stop).boxed()),
+        ("namespace", |context, stop| namespace::run(context, stop).boxed()),
+        ("node-lifecycle", |context, stop| node_lifecycle::run(context, stop).boxed()),
+        ("pod-gc", |context, stop| pod_gc::run(context, stop).boxed()),
+        ("replicaset", |context, stop| replicaset::run(context, stop).boxed()),
+        ("root-ca", |context, stop| root_ca::run(context, stop).boxed()),
+        ("serviceaccount", |context, stop| serviceaccount::run(context, stop).boxed()),
+        ("taint-eviction", |context, stop| taint_eviction::run(context, stop).boxed()),
+        ("persistentvolume-binder", |context, stop| volume_binder::run(context, stop).boxed()),
+        ("volume-protection", |context, stop| volume_protection::run(context, stop).boxed()),
+    ]
+}
+
+/// Runs all controllers until `stop`; an error names the controller that ended early.
+pub async fn run(
+    informers: Informers,
+    client: Client,
+    config: ControllersConfig,
+    stop: CancellationToken,
+) -> Result<(), ControllersError> {
+    let context = Context::new(informers, client, config);
+    let mut running = JoinSet::new();
+    for (name, start) in registry() {
+        let task = start(context.clone(), stop.clone());
+        running.spawn(async move {
+            let result = std::panic::AssertUnwindSafe(task).catch_unwind().await;
+            (name, result.is_err())
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        let (name, panicked) = ended.map_err(ControllersError::Task)?;
+        if panicked || !stop.is_cancelled() {
+            return Err(ControllersError::Ended(name));
+        }
+    }
+    Ok(())
+}

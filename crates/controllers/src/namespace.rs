@@ -1,0 +1,262 @@
+//! Namespace: empties a namespace that is being deleted, and then lets it go.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
+use kube::{Client, ResourceExt};
+use reconcile::{Change, Informer, Queue, feed, run_controller};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, ReconcileError, cause, failed, gone_is_done, is_not_found, run_with_feeds, synced};
+use crate::discovery::{self, Kind};
+
+/// Namespaces emptied at once.
+const WORKERS: usize = 4;
+/// Kinds looked at concurrently within a namespace.
+const KINDS_AT_ONCE: usize = 8;
+/// What remains is looked at again after a quarter of the time it has taken so far, within these bounds: a namespace that
+/// empties quickly goes quickly, and one that waits for a finalizer costs little.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const FINALIZER: &str = "kubernetes";
+
+/// What is left in a namespace.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Remains {
+    /// Objects per kind.
+    objects: BTreeMap<String, usize>,
+    /// Objects per finalizer.
+    finalizers: BTreeMap<String, usize>,
+    /// Kinds that could not be emptied, and why.
+    failures: Vec<String>,
+}
+
+impl Remains {
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.failures.is_empty()
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.objects.extend(other.objects);
+        for (finalizer, count) in other.finalizers {
+            *self.finalizers.entry(finalizer).or_default() += count;
+        }
+        self.failures.extend(other.failures);
+    }
+
+    /// Upstream's conditions of a terminating namespace: type, status, reason, message.
+    fn conditions(&self) -> [(&'static str, bool, &'static str, String); 5] {
+        let listed = |counts: &BTreeMap<String, usize>, text: fn(&str, usize) -> String| {
+            counts.iter().map(|(name, count)| text(name, *count)).collect::<Vec<_>>().join(", ")
+        };
+        let content = if self.failures.is_empty() {
+            (false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization".to_owned())
+        } else {
+            let message = format!("Failed to delete all resource types, {} remaining: ", self.failures.len());
+            (true, "ContentDeletionFailed", message + &self.failures.join(", "))
+        };
+        let remaining = if self.objects.is_empty() {
+            (false, "ContentRemoved", "All content successfully removed".to_owned())
+        } else {
+            // Upstream names core resources with a trailing dot.
+            let text = |kind: &str, count| {
+                let dot = if kind.contains('.') { "" } else { "." };
+                format!("{kind}{dot} has {count} resource instances")
+            };
+            (true, "SomeResourcesRemain", format!("Some resources are remaining: {}", listed(&self.objects, text)))
+        };
+        let finalizers = if self.finalizers.is_empty() {
+            (false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+        } else {
+            let listed = listed(&self.finalizers, |name, count| format!("{name} in {count} resource instances"));
+            let message = format!("Some content in the namespace has finalizers remaining: {listed}");
+            (true, "SomeFinalizersRemain", message)
+        };
+        let discovered = "All resources successfully discovered".to_owned();
+        let parsed = "All legacy kube types successfully parsed".to_owned();
+        [
+            ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", discovered),
+            ("NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", parsed),
+            ("NamespaceDeletionContentFailure", content.0, content.1, content.2),
+            ("NamespaceContentRemaining", remaining.0, remaining.1, remaining.2),
+            ("NamespaceFinalizersRemaining", finalizers.0, finalizers.1, finalizers.2),
+        ]
+    }
+}
+
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let namespaces = context.informers.of::<Namespace>();
+    let pods = context.informers.of::<Pod>();
+    if !synced(&stop, namespaces.synced()).await {
+        return;
+    }
+    let queue: Queue<String> = Queue::new();
+    let leaving = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_some();
+    let feeds = futures::future::join(
+        feed(&namespaces, &queue, |change| match change {
+            Change::Applied { new, .. } if leaving(new) => Some(new.name_any()),
+            Change::Applied { .. } | Change::Deleted(_) => None,
+        }),
+        feed(&pods, &queue, |change| match change {
+            Change::Deleted(pod) => {
+                pod.namespace().filter(|name| namespaces.get("", name).is_some_and(|n| leaving(&n)))
+            }
+            Change::Applied { .. } => None,
+        }),
+    );
+    let reconcile = |name: String| reconcile(context.clone(), namespaces.clone(), name);
+    run_with_feeds(run_controller("namespace", queue.clone(), WORKERS, stop, reconcile), feeds).await;
+}
+
+async fn reconcile(
+    context: Context,
+    namespaces: Informer<Namespace>,
+    name: String,
+) -> Result<Option<Duration>, ReconcileError> {
+    let Some(namespace) = namespaces.get("", &name) else { return Ok(None) };
+    let Some(leaving_since) = namespace.metadata.deletion_timestamp.as_ref().map(|time| time.0) else {
+        return Ok(None);
+    };
+    let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
+    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(None);
+    }
+    let kinds = discovery::kinds(&context.client).await.map_err(failed("discover kinds for namespace", &name))?;
+    let (pods, others): (Vec<Kind>, Vec<Kind>) = kinds
+        .into_iter()
+        .filter(Kind::namespaced)
+        .partition(|kind| kind.resource.group.is_empty() && kind.resource.plural == "pods");
+    // Pods go first: what they use (policies, secrets, accounts) must outlive them.
+    let mut remains = empty_all(&context.client, &pods, &name).await;
+    if remains.is_empty() {
+        remains.merge(empty_all(&context.client, &others, &name).await);
+    }
+    if remains.is_empty() {
+        finalize(&context, &namespace, finalizers).await?;
+        return Ok(None);
+    }
+    write_conditions(&context, &namespace, &remains).await?;
+    let taken = Duration::try_from(Timestamp::now().duration_since(leaving_since)).unwrap_or_default();
+    Ok(Some((taken / 4).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)))
+}
+
+async fn empty_all(client: &Client, kinds: &[Kind], namespace: &str) -> Remains {
+    let mut remains = Remains::default();
+    let requests: Vec<_> = kinds.iter().map(|kind| empty(client, kind, namespace)).collect();
+    let mut results = futures::stream::iter(requests).buffer_unordered(KINDS_AT_ONCE);
+    while let Some(of_kind) = results.next().await {
+        remains.merge(of_kind);
+    }
+    remains
+}
+
+/// Deletes all objects of a kind and says what is left.
+async fn empty(client: &Client, kind: &Kind, namespace: &str) -> Remains {
+    match try_empty(client, kind, namespace).await {
+        Ok(remains) => remains,
+        // A kind may vanish between discovery and now.
+        Err(error) if is_not_found(&error) => Remains::default(),
+        Err(error) => {
+            Remains { failures: vec![format!("{}: {}", kind.group_resource(), cause(&error))], ..Remains::default() }
+        }
+    }
+}
+
+async fn try_empty(client: &Client, kind: &Kind, namespace: &str) -> Result<Remains, kube::Error> {
+    let before = discovery::list_metadata(client, kind, namespace).await?;
+    if before.is_empty() {
+        return Ok(Remains::default());
+    }
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource);
+    let params = DeleteParams::background();
+    if kind.can_delete_collection() {
+        api.delete_collection(&params, &ListParams::default()).await?;
+    } else {
+        for object in &before {
+            gone_is_done(api.delete(&object.name_any(), &params).await)?;
+        }
+    }
+    let mut remains = Remains::default();
+    let after = discovery::list_metadata(client, kind, namespace).await?;
+    if !after.is_empty() {
+        remains.objects.insert(kind.group_resource(), after.len());
+    }
+    for finalizer in after.iter().flat_map(|object| object.finalizers()) {
+        *remains.finalizers.entry(finalizer.clone()).or_default() += 1;
+    }
+    Ok(remains)
+}
+
+async fn finalize(context: &Context, namespace: &Namespace, finalizers: Vec<String>) -> Result<(), ReconcileError> {
+    let name = namespace.name_any();
+    let mut finalized = namespace.clone();
+    let left = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
+    finalized.spec.get_or_insert_default().finalizers = Some(left);
+    let api = context.api_all::<Namespace>();
+    let result: Result<Namespace, _> =
+        api.replace_subresource("finalize", &name, &PostParams::default(), &finalized).await;
+    gone_is_done(result).map_err(failed("finalize namespace", &name))
+}
+
+async fn write_conditions(context: &Context, namespace: &Namespace, remains: &Remains) -> Result<(), ReconcileError> {
+    let name = namespace.name_any();
+    let status = namespace.status.clone().unwrap_or_default();
+    let current = status.conditions.unwrap_or_default();
+    let mut conditions = Vec::new();
+    for (type_, value, reason, message) in remains.conditions() {
+        let value = if value { "True" } else { "False" };
+        let before = current.iter().find(|condition| condition.type_ == type_);
+        let since =
+            before.filter(|before| before.status == value).and_then(|before| before.last_transition_time.clone());
+        conditions.push(NamespaceCondition {
+            type_: type_.into(),
+            status: value.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: Some(since.unwrap_or(Time(Timestamp::now()))),
+        });
+    }
+    if conditions == current && status.phase.as_deref() == Some("Terminating") {
+        return Ok(());
+    }
+    let patch = json!({"metadata": {"uid": namespace.metadata.uid},
+        "status": {"phase": "Terminating", "conditions": conditions}});
+    let api = context.api_all::<Namespace>();
+    let result = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    gone_is_done(result).map_err(failed("write status of namespace", &name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_name_what_is_left() {
+        let remains = Remains {
+            objects: BTreeMap::from([("pods".into(), 2), ("widgets.example.com".into(), 1)]),
+            finalizers: BTreeMap::from([("example.com/hold".into(), 1)]),
+            failures: Vec::new(),
+        };
+        let conditions = remains.conditions();
+        let message = |type_: &str| conditions.iter().find(|c| c.0 == type_).map(|c| (c.1, c.3.as_str())).unwrap();
+        assert_eq!(
+            message("NamespaceContentRemaining"),
+            (
+                true,
+                "Some resources are remaining: pods. has 2 resource instances, \
+                 widgets.example.com has 1 resource instances"
+            )
+        );
+        assert_eq!(
+            message("NamespaceFinalizersRemaining").1,
+            "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+        );
+        assert!(Remains::default().conditions().iter().all(|condition| !condition.1));
+    }
+}

@@ -1,0 +1,69 @@
+//! What controllers ask about pods.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+
+/// The pod's phase; empty before anything is known.
+pub(crate) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// Whether all containers have ended for good.
+pub(crate) fn is_terminal(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether the pod counts as a running replica or will become one.
+pub(crate) fn is_active(pod: &Pod) -> bool {
+    !is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// The pod's condition of a type.
+pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == type_)
+}
+
+/// Whether the pod takes traffic.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
+}
+
+/// Since when the pod has been ready.
+pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|ready| ready.status == "True")?;
+    ready.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// Whether a pod has been ready for long enough.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Availability {
+    /// It has.
+    Available,
+    /// It will have after this time, if it stays ready.
+    In(Duration),
+    /// It is not ready.
+    Unready,
+}
+
+/// Whether the pod has been ready for `min_ready_seconds`.
+pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availability {
+    if !is_ready(pod) {
+        return Availability::Unready;
+    }
+    let needed = Duration::from_secs(min_ready_seconds.max(0).unsigned_abs().into());
+    let Some(since) = ready_since(pod) else {
+        return if needed.is_zero() { Availability::Available } else { Availability::Unready };
+    };
+    let elapsed = Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO);
+    match needed.checked_sub(elapsed) {
+        None | Some(Duration::ZERO) => Availability::Available,
+        Some(left) => Availability::In(left),
+    }
+}
+
+/// The name of the pod's node.
+pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}

@@ -1,0 +1,102 @@
+//! The status of a ReplicaSet, computed from its pods.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+use crate::pods::{self, Availability};
+use crate::selector::contains_all;
+
+const REPLICA_FAILURE: &str = "ReplicaFailure";
+
+/// What could not be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    Create,
+    Delete,
+}
+
+/// The status, and when it changes without any event: a ready pod becomes available by the passing of time.
+pub(super) fn compute(
+    set: &ReplicaSet,
+    owned: &[Arc<Pod>],
+    failure: Option<(Failure, String)>,
+    now: Timestamp,
+) -> (ReplicaSetStatus, Option<Duration>) {
+    let spec = set.spec.clone().unwrap_or_default();
+    let template =
+        spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
+    let min_ready = spec.min_ready_seconds.unwrap_or(0);
+    let (mut replicas, mut labelled, mut ready, mut available, mut terminating) = (0, 0, 0, 0, 0);
+    let mut next: Option<Duration> = None;
+    for pod in owned {
+        if pod.metadata.deletion_timestamp.is_some() && !pods::is_terminal(pod) {
+            terminating += 1;
+        }
+        if !pods::is_active(pod) {
+            continue;
+        }
+        replicas += 1;
+        labelled += i32::from(contains_all(pod.metadata.labels.as_ref(), &template));
+        ready += i32::from(pods::is_ready(pod));
+        match pods::availability(pod, min_ready, now) {
+            Availability::Available => available += 1,
+            Availability::In(left) => next = Some(next.map_or(left, |next| next.min(left))),
+            Availability::Unready => {}
+        }
+    }
+    let some = |count: i32| (count != 0).then_some(count);
+    let status = ReplicaSetStatus {
+        replicas,
+        fully_labeled_replicas: some(labelled),
+        ready_replicas: some(ready),
+        available_replicas: some(available),
+        terminating_replicas: some(terminating),
+        observed_generation: set.metadata.generation,
+        conditions: conditions(set, failure, now),
+    };
+    (status, next)
+}
+
+fn conditions(
+    set: &ReplicaSet,
+    failure: Option<(Failure, String)>,
+    now: Timestamp,
+) -> Option<Vec<ReplicaSetCondition>> {
+    let current = set.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let (before, mut conditions): (Vec<_>, Vec<_>) = current.into_iter().partition(|c| c.type_ == REPLICA_FAILURE);
+    if let Some((kind, message)) = failure {
+        let reason = match kind {
+            Failure::Create => "FailedCreate",
+            Failure::Delete => "FailedDelete",
+        };
+        // The first message stays, as upstream has it, so that a failure does not rewrite the status on each retry.
+        let same = before.into_iter().find(|condition| condition.reason.as_deref() == Some(reason));
+        conditions.push(same.unwrap_or_else(|| ReplicaSetCondition {
+            type_: REPLICA_FAILURE.into(),
+            status: "True".into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: Some(Time(now)),
+        }));
+    }
+    (!conditions.is_empty()).then_some(conditions)
+}
+
+/// Merge patch from the set's status to `status`; what is absent must be named to be removed.
+pub(super) fn patch(set: &ReplicaSet, status: &ReplicaSetStatus) -> Value {
+    json!({"metadata": {"uid": set.metadata.uid}, "status": {
+        "replicas": status.replicas,
+        "fullyLabeledReplicas": status.fully_labeled_replicas,
+        "readyReplicas": status.ready_replicas,
+        "availableReplicas": status.available_replicas,
+        "terminatingReplicas": status.terminating_replicas,
+        "observedGeneration": status.observed_generation,
+        "conditions": status.conditions,
+    }})
+}

@@ -1,0 +1,102 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().unwrap()
+}
+
+fn pod(uid: &str, changes: Value) -> Arc<Pod> {
+    let mut pod = json!({"metadata": {"name": uid, "uid": uid, "labels": {"app": "web"},
+            "creationTimestamp": "2026-01-01T11:00:00Z"},
+        "spec": {"nodeName": "a", "containers": []},
+        "status": {"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T11:30:00Z"}]}});
+    for (path, value) in changes.as_object().unwrap() {
+        *pod.pointer_mut(path).unwrap_or_else(|| panic!("{path}")) = value.clone();
+    }
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+fn set(replicas: i32, min_ready_seconds: i32) -> ReplicaSet {
+    serde_json::from_value(json!({
+        "metadata": {"name": "web-abc", "namespace": "default", "uid": "set", "generation": 3},
+        "spec": {"replicas": replicas, "minReadySeconds": min_ready_seconds,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}}}))
+    .unwrap()
+}
+
+#[test]
+fn the_difference_is_created_or_deleted_up_to_a_burst() {
+    let active = [pod("1", json!({})), pod("2", json!({}))];
+    assert_eq!(decide(2, &active, || vec![0, 0], now()), Scale::Keep);
+    assert_eq!(decide(5, &active, || vec![0, 0], now()), Scale::Create(3));
+    assert_eq!(decide(5000, &active, || vec![0, 0], now()), Scale::Create(500));
+    assert_eq!(decide(0, &active, || vec![0, 0], now()), Scale::Delete(vec![0, 1]));
+}
+
+#[test]
+fn what_would_be_missed_least_is_deleted_first() {
+    let cost = |cost: &str| json!({"controller.kubernetes.io/pod-deletion-cost": cost});
+    let with = |uid: &str, annotations: Value| {
+        let mut pod = Pod::clone(&pod(uid, json!({})));
+        pod.metadata.annotations = serde_json::from_value(annotations).unwrap();
+        Arc::new(pod)
+    };
+    let active = vec![
+        with("dear", cost("10")),
+        pod("plain", json!({})),
+        with("cheap", cost("-5")),
+        pod("unready", json!({"/status/conditions/0/status": "False"})),
+        pod("pending", json!({"/status/phase": "Pending"})),
+        pod("unassigned", json!({"/spec/nodeName": ""})),
+        pod("fresh", json!({"/status/conditions/0/lastTransitionTime": "2026-01-01T11:59:58Z"})),
+        pod("crowded", json!({})),
+    ];
+    let related = vec![1, 1, 1, 1, 1, 1, 1, 3];
+    let Scale::Delete(order) = decide(0, &active, || related, now()) else { panic!("must delete") };
+    let names: Vec<String> = order.into_iter().map(|at| active[at].name_any()).collect();
+    assert_eq!(names, ["unassigned", "pending", "unready", "cheap", "crowded", "fresh", "plain", "dear"]);
+}
+
+#[test]
+fn status_counts_active_pods_and_names_when_it_changes_by_itself() {
+    let owned = [
+        pod("old", json!({})),
+        pod("young", json!({"/status/conditions/0/lastTransitionTime": "2026-01-01T11:59:50Z"})),
+        pod("unready", json!({"/status/conditions/0/status": "False"})),
+        pod("failed", json!({"/status/phase": "Failed"})),
+        {
+            let mut leaving = Pod::clone(&pod("leaving", json!({})));
+            leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+            Arc::new(leaving)
+        },
+    ];
+    let (status, next) = status::compute(&set(3, 30), &owned, None, now());
+    assert_eq!(status.replicas, 3);
+    assert_eq!((status.ready_replicas, status.available_replicas), (Some(2), Some(1)));
+    assert_eq!((status.terminating_replicas, status.observed_generation), (Some(1), Some(3)));
+    assert_eq!(next, Some(Duration::from_secs(20)));
+}
+
+#[test]
+fn a_failure_is_a_condition_until_it_is_over() {
+    let mut set = set(1, 0);
+    let failure = Some((Failure::Create, "quota exceeded".to_owned()));
+    let (status, _) = status::compute(&set, &[], failure, now());
+    let condition = &status.conditions.as_ref().unwrap()[0];
+    assert_eq!((condition.type_.as_str(), condition.reason.as_deref()), ("ReplicaFailure", Some("FailedCreate")));
+    set.status = Some(status);
+    let (status, _) = status::compute(&set, &[], None, now());
+    assert!(status.conditions.is_none());
+    assert_eq!(status::patch(&set, &status)["status"]["conditions"], Value::Null);
+}
+
+#[test]
+fn pods_carry_the_template_and_their_controller() {
+    let pod = pod_from_template(&set(1, 0));
+    assert_eq!(pod.metadata.generate_name.as_deref(), Some("web-abc-"));
+    let owner = &pod.metadata.owner_references.unwrap()[0];
+    assert_eq!((owner.uid.as_str(), owner.controller, owner.block_owner_deletion), ("set", Some(true), Some(true)));
+}

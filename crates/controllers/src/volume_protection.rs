@@ -1,0 +1,170 @@
+//! Lets deleted PersistentVolumeClaims and PersistentVolumes go once nothing uses them any more.
+//!
+//! Admission holds every claim and every volume by a finalizer. A claim is used while a pod that names it is on a node,
+//! finished or not; a volume is used while it is bound.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::{
+    ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use reconcile::{Change, Index, Informer, Key, Queue, feed, run_controller};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
+use crate::pods;
+
+/// Finalizer of claims.
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+/// Finalizer of volumes.
+const VOLUME: &str = "kubernetes.io/pv-protection";
+/// Objects handled at once: each is a list and a write, and they are rare.
+const WORKERS: usize = 2;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Claim(Key),
+    Volume(String),
+}
+
+#[derive(Clone)]
+struct Protection {
+    context: Context,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    users: Index<Pod>,
+}
+
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let claims = context.informers.of::<PersistentVolumeClaim>();
+    let volumes = context.informers.of::<PersistentVolume>();
+    let all_pods = context.informers.of::<Pod>();
+    let informers = async { claims.synced().await && volumes.synced().await && all_pods.synced().await };
+    if !synced(&stop, informers).await {
+        return;
+    }
+    let users = all_pods.index("claim", |pod| used_claims(pod).map(|key| key.to_string()).collect());
+    let queue: Queue<Work> = Queue::new();
+    let from_claims = feed(&claims, &queue, |change| {
+        let claim = change.object();
+        is_held(&**claim, CLAIM).then(|| Work::Claim(Key::of(&**claim)))
+    });
+    let from_volumes = feed(&volumes, &queue, |change| {
+        let volume = change.object();
+        is_held(&**volume, VOLUME).then(|| Work::Volume(volume.name_any()))
+    });
+    // A claim becomes free only by a pod that goes.
+    let from_pods = feed(&all_pods, &queue, |change| match change {
+        Change::Deleted(pod) => used_claims(pod).map(Work::Claim).collect(),
+        Change::Applied { .. } => Vec::new(),
+    });
+    let protection = Protection { context, claims: claims.clone(), volumes: volumes.clone(), users };
+    let run = run_controller("volume-protection", queue.clone(), WORKERS, stop, |work| {
+        let protection = protection.clone();
+        async move {
+            match work {
+                Work::Claim(key) => protection.free_claim(&key).await,
+                Work::Volume(name) => protection.free_volume(&name).await,
+            }
+        }
+    });
+    run_with_feeds(run, futures::future::join3(from_claims, from_volumes, from_pods)).await;
+}
+
+/// Whether the object is being deleted and waits for `finalizer`.
+fn is_held(object: &impl ResourceExt, finalizer: &str) -> bool {
+    object.meta().deletion_timestamp.is_some() && object.finalizers().iter().any(|held| held == finalizer)
+}
+
+/// The claims a pod that is on a node uses, those of its ephemeral volumes among them.
+fn used_claims(pod: &Pod) -> impl Iterator<Item = Key> {
+    let on_node = pods::node_name(pod).is_some();
+    let (namespace, pod_name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(move |_| on_node);
+    volumes.filter_map(move |volume| {
+        let name = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(source), _) => source.claim_name.clone(),
+            (None, Some(_)) => format!("{pod_name}-{}", volume.name),
+            (None, None) => return None,
+        };
+        Some(Key::new(namespace.clone(), name))
+    })
+}
+
+fn is_bound(volume: &PersistentVolume) -> bool {
+    volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+}
+
+/// The patch that takes `finalizer` off the object as it was read.
+fn without(object: &impl ResourceExt, finalizer: &str) -> Patch<serde_json::Value> {
+    let left: Vec<&String> = object.finalizers().iter().filter(|held| *held != finalizer).collect();
+    Patch::Merge(json!({"metadata": {
+        "uid": object.uid(), "resourceVersion": object.resource_version(), "finalizers": left}}))
+}
+
+impl Protection {
+    async fn free_claim(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
+        let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
+        if !is_held(&*claim, CLAIM) || self.users.count(&key.to_string()) > 0 {
+            return Ok(None);
+        }
+        // The cache may not know yet a pod that has just come to a node; what would be lost is its data.
+        let pods = self.context.api::<Pod>(&key.namespace).list(&ListParams::default()).await;
+        let pods = pods.map_err(failed("list the pods that may use", key))?;
+        if pods.items.iter().any(|pod| used_claims(pod).any(|used| used == *key)) {
+            return Ok(None);
+        }
+        let claims = self.context.api::<PersistentVolumeClaim>(&key.namespace);
+        let freed = claims.patch(&key.name, &PatchParams::default(), &without(&*claim, CLAIM)).await;
+        gone_is_done(freed).map_err(failed("free", key))?;
+        Ok(None)
+    }
+
+    async fn free_volume(&self, name: &str) -> Result<Option<Duration>, ReconcileError> {
+        let Some(volume) = self.volumes.get("", name) else { return Ok(None) };
+        if !is_held(&*volume, VOLUME) || is_bound(&volume) {
+            return Ok(None);
+        }
+        let volumes = self.context.api_all::<PersistentVolume>();
+        let freed = volumes.patch(name, &PatchParams::default(), &without(&*volume, VOLUME)).await;
+        gone_is_done(freed).map_err(failed("free", name))?;
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_on_a_node_use_the_claims_they_name() {
+        let pod = |node: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {
+            "nodeName": node, "containers": [], "volumes": [
+                {"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "b", "ephemeral": {}},
+                {"name": "c", "emptyDir": {}},
+            ]}}))
+            .unwrap()
+        };
+        let used: Vec<String> = used_claims(&pod("node")).map(|key| key.to_string()).collect();
+        assert_eq!(used, ["n/data", "n/p-b"]);
+        assert_eq!(used_claims(&pod("")).count(), 0, "not scheduled: its node will see that the claim is gone");
+    }
+
+    #[test]
+    fn only_what_is_being_deleted_waits_for_its_finalizer() {
+        let claim = |metadata: serde_json::Value| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": metadata})).unwrap()
+        };
+        assert!(!is_held(&claim(json!({"finalizers": [CLAIM]})), CLAIM));
+        assert!(!is_held(&claim(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})), CLAIM));
+        let held = claim(json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a/b", CLAIM]}));
+        assert!(is_held(&held, CLAIM));
+        let Patch::Merge(patch) = without(&held, CLAIM) else { panic!("not a merge patch") };
+        assert_eq!(patch["metadata"]["finalizers"], json!(["a/b"]));
+    }
+}

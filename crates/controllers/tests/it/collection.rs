@@ -1,0 +1,125 @@
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+
+use crate::cluster::{Cluster, deployment, object};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_a_deployment_takes_its_sets_and_pods_along() {
+    let cluster = Cluster::start(1).await;
+    for (name, params) in [("back", DeleteParams::background()), ("fore", DeleteParams::foreground())] {
+        cluster.create::<Deployment>(deployment(name, 2, "web:1")).await;
+        let running = |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+        cluster.until::<Pod>("two pods", |pods| pods.len() == 2 && pods.iter().all(|pod| running(pod))).await;
+        cluster.api::<Deployment>().delete(name, &params).await.unwrap();
+        cluster.until::<Deployment>("deployment gone", |all| all.is_empty()).await;
+        if name == "fore" {
+            assert!(cluster.keys::<ReplicaSet>().is_empty(), "dependents go first");
+        }
+        cluster.until::<ReplicaSet>("sets gone", |all| all.is_empty()).await;
+        cluster.until::<Pod>("pods gone", |all| all.is_empty()).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphaned_pods_stay() {
+    let cluster = Cluster::start(1).await;
+    cluster.create::<Deployment>(deployment("web", 1, "web:1")).await;
+    cluster.until::<Pod>("a pod", |pods| pods.len() == 1).await;
+    cluster.api::<Deployment>().delete("web", &DeleteParams::orphan()).await.unwrap();
+    cluster.until::<Deployment>("deployment gone", |all| all.is_empty()).await;
+    cluster
+        .until::<ReplicaSet>("set without owner", |sets| sets.len() == 1 && sets[0].owner_references().is_empty())
+        .await;
+    assert_eq!(cluster.keys::<Pod>().len(), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_whose_owner_never_was_is_collected_and_one_with_another_owner_is_not() {
+    let cluster = Cluster::start(0).await;
+    let owner = cluster.create::<ConfigMap>(json!({"metadata": {"name": "owner"}})).await;
+    let reference = |name: &str, uid: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid});
+    let real = reference("owner", owner.uid().unwrap().as_str());
+    let fake = reference("nobody", "00000000-0000-4000-8000-000000000000");
+    cluster.create::<ConfigMap>(json!({"metadata": {"name": "both", "ownerReferences": [real, fake]}})).await;
+    cluster.create::<ConfigMap>(json!({"metadata": {"name": "lost", "ownerReferences": [fake]}})).await;
+    cluster.until::<ConfigMap>("lost is collected", |all| all.iter().all(|map| map.name_any() != "lost")).await;
+    cluster.until_one::<ConfigMap>("both", "keeps one owner", |map| map.owner_references().len() == 1).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn namespaces_are_furnished_and_emptied() {
+    let cluster = Cluster::start(1).await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let team = object::<Namespace>(json!({"metadata": {"name": "team"}}));
+    namespaces.create(&PostParams::default(), &team).await.unwrap();
+    let in_team = |namespace: Option<String>| namespace.as_deref() == Some("team");
+    cluster.until::<ServiceAccount>("default account", |all| all.iter().any(|a| in_team(a.namespace()))).await;
+    let maps = cluster.until::<ConfigMap>("root CA", |all| all.iter().any(|map| in_team(map.namespace()))).await;
+    let map = maps.iter().find(|map| in_team(map.namespace())).unwrap();
+    assert_eq!(
+        (map.name_any().as_str(), map.data.as_ref().unwrap()["ca.crt"].as_str()),
+        ("kube-root-ca.crt", "the ca")
+    );
+
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), "team");
+    deployments.create(&PostParams::default(), &object(deployment("web", 2, "web:1"))).await.unwrap();
+    cluster.until::<Pod>("pods", |pods| pods.len() == 2).await;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]}});
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "team");
+    maps.create(&PostParams::default(), &object(held)).await.unwrap();
+
+    namespaces.delete("team", &DeleteParams::default()).await.unwrap();
+    let waits = cluster
+        .until_one::<Namespace>("team", "waits for the finalizer", |namespace| {
+            let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            conditions.into_iter().any(|condition| condition.reason.as_deref() == Some("SomeFinalizersRemain"))
+        })
+        .await;
+    assert_eq!(waits.status.as_ref().unwrap().phase.as_deref(), Some("Terminating"));
+    assert!(waits.meta().deletion_timestamp.is_some());
+    let release = json!({"metadata": {"finalizers": null}});
+    maps.patch("held", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(release)).await.unwrap();
+    cluster.until::<Namespace>("team is gone", |all| all.iter().all(|namespace| namespace.name_any() != "team")).await;
+    cluster.until::<Pod>("pods are gone", |pods| pods.is_empty()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_stays_while_a_pod_uses_it_and_its_volume_while_it_is_bound() {
+    let cluster = Cluster::start(1).await;
+    let size = json!({"storage": "1Mi"});
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "by-hand"});
+    let (mut offer, mut wish) = (spec.clone(), spec);
+    (offer["capacity"], offer["hostPath"]) = (size.clone(), json!({"path": "/data"}));
+    wish["resources"] = json!({"requests": size});
+    let volume = object::<PersistentVolume>(json!({"metadata": {"name": "pv"}, "spec": offer}));
+    volumes.create(&PostParams::default(), &volume).await.unwrap();
+    cluster.create::<PersistentVolumeClaim>(json!({"metadata": {"name": "data"}, "spec": wish})).await;
+    let bound = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    cluster.until_one::<PersistentVolumeClaim>("data", "bound", bound).await;
+    let user = json!({"metadata": {"name": "user"}, "spec": {
+        "containers": [{"name": "c", "image": "web:1"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+    cluster.create::<Pod>(user).await;
+    let on_node = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    cluster.until_one::<Pod>("user", "scheduled", on_node).await;
+
+    volumes.delete("pv", &DeleteParams::default()).await.unwrap();
+    let answer = cluster.api::<PersistentVolumeClaim>().delete("data", &DeleteParams::default()).await.unwrap();
+    let held = answer.left().expect("the claim is still there");
+    assert_eq!(held.finalizers(), ["kubernetes.io/pvc-protection"]);
+    assert!(volumes.get("pv").await.unwrap().metadata.deletion_timestamp.is_some());
+
+    cluster.api::<Pod>().delete("user", &DeleteParams::default()).await.unwrap();
+    cluster.until::<PersistentVolumeClaim>("claim gone", |all| all.is_empty()).await;
+    assert!(cluster.keys::<Pod>().is_empty(), "the pod goes before its claim");
+    cluster.until::<PersistentVolume>("volume gone", |all| all.is_empty()).await;
+    cluster.stop().await;
+}

@@ -1,0 +1,11 @@
+//! The controllers and the scheduler against the real API server in this process, with nodes whose kubelet is played by
+//! the test: it reports bound pods as running and lets deleted pods go.
+
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
+mod collection;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
+mod workloads;
