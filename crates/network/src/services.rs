@@ -1,0 +1,257 @@
+//! Services: the loop that keeps the nftables table in step with Services and EndpointSlices.
+//!
+//! `program` computes what a Service asks for, `ledger` the smallest change from what the table holds, `table` writes
+//! it. All three are pure; only this module reads the caches and talks to the kernel.
+
+mod conntrack;
+mod ledger;
+mod program;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use reconcile::{Change as Observed, Index, Informer, Informers, Subscription};
+use tokio::time::Interval;
+use tokio_util::sync::CancellationToken;
+
+use crate::netlink::{NetlinkError, Socket};
+use crate::nft::{self, Batch};
+use crate::slot::Slot;
+use ledger::{Ledger, Update};
+pub(crate) use program::SERVICE_NAME_LABEL;
+use program::{ServiceKey, programs};
+
+/// How long the loop waits after a refused batch before it writes the whole table again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How often the loop looks whether the table is still there: firewall programs that flush the whole ruleset take it with
+/// them. One small request to the kernel; as often as upstream's proxies do.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Services written in one batch; what is left goes into the next one. Keeps a message to the kernel below some MiB.
+const BATCH_SERVICES_MAX: usize = 2048;
+
+/// The index of all EndpointSlices by their Service. Indexes of a kind share their names with every other user of the
+/// informers; another one's `service` may leave out slices, so ours has a name of its own.
+pub(crate) const SLICES_BY_SERVICE: &str = "network/service";
+
+/// Why the rules can no longer be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// The socket to the kernel could not be opened.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A cache of the API's objects ended.
+    #[error("the cache of {0} ended")]
+    CacheEnded(&'static str),
+}
+
+/// Creates the instance's table, unless it is there.
+pub(crate) fn ensure_table(slot: Slot) -> Result<(), NetlinkError> {
+    table::ensure(&nft::socket()?, slot)
+}
+
+/// Deletes the instance's table, if it is there.
+pub(crate) fn remove_table(slot: Slot) -> Result<(), NetlinkError> {
+    table::remove(&nft::socket()?, slot)
+}
+
+/// What the loop reads.
+struct Caches {
+    services: Informer<Service>,
+    slices: Index<EndpointSlice>,
+}
+
+impl Caches {
+    fn wanted(&self, key: &ServiceKey) -> BTreeMap<String, program::Program> {
+        let Some(service) = self.services.get(&key.namespace, &key.name) else { return BTreeMap::new() };
+        programs(&service, &self.slices.get(&index_key(&key.namespace, &key.name)))
+    }
+}
+
+/// What the loop writes.
+struct Table {
+    socket: Socket,
+    slot: Slot,
+    ledger: Ledger,
+    /// The handle of the table that holds what the ledger says, once it is written.
+    handle: Option<u64>,
+}
+
+impl Table {
+    /// Writes everything from scratch, in one atomic batch.
+    fn rewrite(&mut self, caches: &Caches, keys: BTreeSet<ServiceKey>) -> Result<(), NetlinkError> {
+        let mut ledger = Ledger::default();
+        let mut batch = Batch::new(&self.slot.table());
+        table::replace(&mut batch, self.slot);
+        for key in keys {
+            let update = ledger.update(&key, caches.wanted(&key));
+            update.changes.iter().for_each(|change| table::write(&mut batch, change));
+        }
+        batch.commit(&self.socket, "write the service rules")?;
+        self.handle = nft::table_handle(&self.socket, &self.slot.table())?;
+        self.ledger = ledger;
+        Ok(())
+    }
+
+    /// The kernel still has the table that was written, and not another one of its name.
+    fn is_intact(&self) -> Result<bool, NetlinkError> {
+        Ok(self.handle.is_some() && self.handle == nft::table_handle(&self.socket, &self.slot.table())?)
+    }
+
+    /// Writes what changed for the given Services, in one atomic batch.
+    fn apply(&mut self, caches: &Caches, keys: &BTreeSet<ServiceKey>) -> Result<(), NetlinkError> {
+        let mut total = Update::default();
+        for key in keys {
+            let update = self.ledger.update(key, caches.wanted(key));
+            total.changes.extend(update.changes);
+            total.stale_udp.extend(update.stale_udp);
+        }
+        if total.changes.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&self.slot.table());
+        total.changes.iter().for_each(|change| table::write(&mut batch, change));
+        batch.commit(&self.socket, "change the service rules")?;
+        tracing::debug!(services = keys.len(), changes = total.changes.len(), "service rules changed");
+        if !total.stale_udp.is_empty()
+            && let Err(error) = conntrack::forget_udp(&self.socket, &total.stale_udp)
+        {
+            // The rules are right; only flows that already run may go on to a dead endpoint until they time out.
+            tracing::warn!(error = &error as &dyn std::error::Error, "UDP flows of removed endpoints not forgotten");
+        }
+        Ok(())
+    }
+}
+
+/// What the loop wakes up for.
+enum Wake {
+    /// It was told to stop.
+    Stop,
+    /// These Services changed.
+    Changed(BTreeSet<ServiceKey>),
+    /// It is time to see whether the table is still there.
+    Check,
+}
+
+/// What the loop hears of the API's objects.
+struct Changes {
+    services: Subscription<Service>,
+    slices: Subscription<EndpointSlice>,
+    check: Interval,
+}
+
+impl Changes {
+    /// Waits for the first change; then takes what else is there, without waiting.
+    async fn next(&mut self, stop: &CancellationToken) -> Result<Wake, ServicesError> {
+        let mut dirty = BTreeSet::new();
+        while dirty.len() < BATCH_SERVICES_MAX {
+            let idle = dirty.is_empty();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Wake::Stop),
+                change = self.services.next() => match change {
+                    Some(change) => dirty.extend(changed(&change, service_key)),
+                    None => return Err(ServicesError::CacheEnded("Services")),
+                },
+                change = self.slices.next() => match change {
+                    Some(change) => dirty.extend(changed(&change, slice_owner)),
+                    None => return Err(ServicesError::CacheEnded("EndpointSlices")),
+                },
+                () = std::future::ready(()), if !idle => break,
+                _ = self.check.tick() => return Ok(Wake::Check),
+            }
+        }
+        Ok(Wake::Changed(dirty))
+    }
+}
+
+/// Keeps the rules of the slot's table in step with the Services and EndpointSlices, until stopped. The rules stay when
+/// the loop ends, so that pods can talk on while the process is away.
+pub async fn run_services(informers: Informers, slot: Slot, stop: CancellationToken) -> Result<(), ServicesError> {
+    keep_services(informers, slot, CHECK_INTERVAL, stop).await
+}
+
+/// [`run_services`] with the time between two looks at the table.
+pub(crate) async fn keep_services(
+    informers: Informers,
+    slot: Slot,
+    check_interval: Duration,
+    stop: CancellationToken,
+) -> Result<(), ServicesError> {
+    let services = informers.of::<Service>();
+    let slices = informers.of::<EndpointSlice>();
+    let mut changes = Changes {
+        services: services.subscribe(),
+        slices: slices.subscribe(),
+        check: tokio::time::interval(check_interval),
+    };
+    let caches = Caches {
+        services: services.clone(),
+        slices: slices.index(SLICES_BY_SERVICE, |slice: &EndpointSlice| slice_service(slice).into_iter().collect()),
+    };
+    let mut table = Table { socket: nft::socket()?, slot, ledger: Ledger::default(), handle: None };
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        synced = async { services.synced().await && slices.synced().await } => if !synced { return Ok(()) },
+    }
+    let everything = || services.list().iter().filter_map(|service| service_key(service)).collect();
+    let mut result = table.rewrite(&caches, everything());
+    loop {
+        if let Err(error) = result {
+            tracing::warn!(error = &error as &dyn std::error::Error, "service rules refused, writing them all again");
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(RETRY_DELAY) => {}
+            }
+            result = table.rewrite(&caches, everything());
+            continue;
+        }
+        result = match changes.next(&stop).await? {
+            Wake::Stop => return Ok(()),
+            Wake::Changed(keys) => table.apply(&caches, &keys),
+            Wake::Check => match table.is_intact() {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    tracing::warn!(
+                        table = slot.table(),
+                        "nftables table was removed or replaced by another program, restoring it"
+                    );
+                    table.rewrite(&caches, everything())
+                }
+                Err(error) => Err(error),
+            },
+        };
+    }
+}
+
+/// The Services that a change concerns: that of the object as it is, and as it was.
+fn changed<K>(change: &Observed<K>, key: impl Fn(&K) -> Option<ServiceKey>) -> Vec<ServiceKey> {
+    match change {
+        Observed::Applied { old, new } => old.iter().chain([new]).filter_map(|object| key(object)).collect(),
+        Observed::Deleted(object) => key(object).into_iter().collect(),
+    }
+}
+
+fn service_key(service: &Service) -> Option<ServiceKey> {
+    Some(ServiceKey { namespace: service.metadata.namespace.clone()?, name: service.metadata.name.clone()? })
+}
+
+fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
+    Some(ServiceKey { namespace: slice.metadata.namespace.clone()?, name })
+}
+
+/// The key under which a slice is found by its Service.
+pub(crate) fn slice_service(slice: &EndpointSlice) -> Option<String> {
+    slice_owner(slice).map(|key| index_key(&key.namespace, &key.name))
+}
+
+/// The index key of a Service's slices.
+pub(crate) fn index_key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests;
