@@ -1,0 +1,217 @@
+//! What the node reports of a pod: container states, phase and conditions.
+
+mod conditions;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::{
+    plan::{RestartPolicy, is_over},
+    qos::qos_class,
+    view::{ContainerView, Ending, PodView, Role, Run, RunState, Sandbox, containers},
+};
+
+/// The pod's phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+impl Phase {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// What the report needs besides pod and view.
+pub(crate) struct Facts<'a> {
+    pub(crate) host_ip: &'a str,
+    pub(crate) start_time: Timestamp,
+    pub(crate) now: Timestamp,
+}
+
+/// Renders the status.
+pub(crate) fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus {
+    let Some(spec) = &pod.spec else { return PodStatus::default() };
+    let old = pod.status.clone().unwrap_or_default();
+    // A final phase is the last word, also when the runtime has forgotten the containers since.
+    if matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return old;
+    }
+    let phase = phase(spec, view);
+    let render = |wanted: fn(Role) -> bool| -> Vec<ContainerStatus> {
+        containers(spec)
+            .filter(|(role, _)| wanted(*role))
+            .map(|(role, container)| container_status(spec, view, role, container, &old))
+            .collect()
+    };
+    let main = render(|role| role == Role::Main);
+    let init = render(|role| role != Role::Main);
+    let (reason, message) = match view.ending {
+        Some(Ending::DeadlineExceeded) => (
+            Some("DeadlineExceeded".to_owned()),
+            Some("Pod was active on the node longer than the specified deadline".to_owned()),
+        ),
+        _ => (old.reason.clone(), old.message.clone()),
+    };
+    let ips = match &view.sandbox {
+        Sandbox::Ready { ips } => ips.clone(),
+        // An ended pod keeps its last address in its status, as upstream.
+        _ => old.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect(),
+    };
+    let conditions = conditions::conditions(pod, spec, view, phase, &main, &init, facts.now);
+    PodStatus {
+        phase: Some(phase.name().to_owned()),
+        conditions: Some(conditions),
+        container_statuses: Some(main),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        host_ip: Some(facts.host_ip.to_owned()),
+        host_ips: Some(vec![HostIP { ip: facts.host_ip.to_owned() }]),
+        pod_ip: ips.first().cloned(),
+        pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
+        start_time: old.start_time.clone().or(Some(Time(facts.start_time))),
+        qos_class: Some(qos_class(spec).name().to_owned()),
+        observed_generation: pod.metadata.generation,
+        reason,
+        message,
+        ..old
+    }
+}
+
+/// The phase. A final one is reported only when nothing of the pod lives any more.
+pub(crate) fn phase(spec: &PodSpec, view: &PodView) -> Phase {
+    let runs = |role: fn(Role) -> bool| {
+        containers(spec)
+            .filter(move |(own, _)| role(*own))
+            .map(|(own, container)| (own, view.containers.get(&container.name)))
+    };
+    let exit_code = |seen: Option<&ContainerView>| Some(seen?.current.as_ref()?.exit()?.code);
+    let live = runs(|_| true).any(|(_, seen)| seen.and_then(|seen| seen.current.as_ref()).is_some_and(Run::is_live));
+    let ending = matches!(view.ending, Some(Ending::Deleted | Ending::DeadlineExceeded));
+    if (ending || is_over(spec, view)) && !live {
+        let failed = view.ending == Some(Ending::DeadlineExceeded)
+            || runs(|role| role != Role::Sidecar).any(|(_, seen)| exit_code(seen).is_none_or(|code| code != 0));
+        return if failed { Phase::Failed } else { Phase::Succeeded };
+    }
+    let begun = runs(|role| role == Role::Main).all(|(_, seen)| seen.is_some_and(|seen| seen.current.is_some()));
+    if begun { Phase::Running } else { Phase::Pending }
+}
+
+fn waiting(reason: &str, message: &str) -> ContainerState {
+    let waiting = ContainerStateWaiting {
+        reason: Some(reason.to_owned()),
+        message: (!message.is_empty()).then(|| message.to_owned()),
+    };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn state_of(run: &Run) -> ContainerState {
+    match &run.state {
+        RunState::Created => waiting("ContainerCreating", ""),
+        RunState::Running { started_at } => ContainerState {
+            running: Some(ContainerStateRunning { started_at: Some(Time(*started_at)) }),
+            ..ContainerState::default()
+        },
+        RunState::Exited(exit) => ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                container_id: Some(format!("keelson://{}", run.id)),
+                exit_code: exit.code,
+                signal: exit.signal,
+                reason: Some(exit.reason.clone()),
+                message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+                started_at: exit.started_at.map(Time),
+                finished_at: Some(Time(exit.finished_at)),
+            }),
+            ..ContainerState::default()
+        },
+    }
+}
+
+fn container_status(
+    spec: &PodSpec,
+    view: &PodView,
+    role: Role,
+    container: &Container,
+    old: &PodStatus,
+) -> ContainerStatus {
+    let empty = ContainerView::default();
+    let seen = view.containers.get(&container.name).unwrap_or(&empty);
+    let run = seen.current.as_ref();
+    let known = match role {
+        Role::Main => &old.container_statuses,
+        Role::Init | Role::Sidecar => &old.init_container_statuses,
+    };
+    let before = known.iter().flatten().find(|status| status.name == container.name);
+    let running = run.is_some_and(Run::is_running);
+    let ready = match role {
+        // A finished init container stays ready when the runtime has forgotten it.
+        Role::Init => match run {
+            Some(run) => run.exit().is_some_and(|exit| exit.code == 0),
+            None => before.is_some_and(|status| status.ready),
+        },
+        Role::Sidecar | Role::Main => running && seen.ready,
+    };
+    let (state, last_state) = states(spec, view, role, seen, before);
+    ContainerStatus {
+        name: container.name.clone(),
+        image: run.map(|run| run.image_ref.clone()).or_else(|| container.image.clone()).unwrap_or_default(),
+        image_id: run.map(|run| run.image_digest.clone()).unwrap_or_default(),
+        container_id: run.map(|run| format!("keelson://{}", run.id)),
+        ready,
+        started: Some(running && seen.started),
+        restart_count: run.map_or_else(|| before.map_or(0, |status| status.restart_count), |run| run.attempt as i32),
+        state: Some(state),
+        last_state,
+        ..ContainerStatus::default()
+    }
+}
+
+/// Present and last state.
+fn states(
+    spec: &PodSpec,
+    view: &PodView,
+    role: Role,
+    seen: &ContainerView,
+    before: Option<&ContainerStatus>,
+) -> (ContainerState, Option<ContainerState>) {
+    let last_of = |run: Option<&Run>| run.filter(|run| run.exit().is_some()).map(state_of);
+    match (&seen.current, &seen.waiting) {
+        (None, Some(why)) => (waiting(&why.reason, &why.message), last_of(seen.previous.as_ref())),
+        (None, None) => {
+            if let Some(state) =
+                before.filter(|status| role == Role::Init && status.ready).and_then(|s| s.state.clone())
+            {
+                return (state, None);
+            }
+            let blocked = spec.init_containers.iter().flatten().next().is_some();
+            let reason = if blocked { "PodInitializing" } else { "ContainerCreating" };
+            (waiting(reason, ""), last_of(seen.previous.as_ref()))
+        }
+        (Some(run), why) => {
+            let restarts = view.ending.is_none() && !is_over(spec, view);
+            match (run.exit().is_some(), why) {
+                (true, Some(why)) if restarts && RestartPolicy::of(spec, role) != RestartPolicy::Never => {
+                    (waiting(&why.reason, &why.message), Some(state_of(run)))
+                }
+                _ => (state_of(run), last_of(seen.previous.as_ref())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
