@@ -1,0 +1,148 @@
+//! From Services and EndpointSlices to the endpoints that requests are sent to.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use k8s_openapi::api::{
+    core::v1::Service,
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+use parking_lot::Mutex;
+use reconcile::{Index, Informer, Informers};
+use tracing::debug;
+
+use crate::routing::Backend;
+
+/// The label by which a slice names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The backends that tables refer to, kept up to date by their Service.
+pub(crate) struct Endpoints {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    by_service: Index<EndpointSlice>,
+    backends: Mutex<HashMap<String, HashMap<i32, Arc<Backend>>>>,
+}
+
+impl Endpoints {
+    pub(crate) fn new(informers: &Informers) -> Self {
+        let slices = informers.of::<EndpointSlice>();
+        let by_service = slices.index("proxy/service", |slice| service_of(slice).into_iter().collect());
+        Endpoints { services: informers.of(), slices, by_service, backends: Mutex::default() }
+    }
+
+    pub(crate) fn slices(&self) -> &Informer<EndpointSlice> {
+        &self.slices
+    }
+
+    pub(crate) fn services(&self) -> &Informer<Service> {
+        &self.services
+    }
+
+    /// The backend for a port of a Service, made and filled when it is new.
+    pub(crate) fn backend(&self, namespace: &str, name: &str, port: i32) -> Arc<Backend> {
+        let service = format!("{namespace}/{name}");
+        let mut backends = self.backends.lock();
+        let backend = backends.entry(service.clone()).or_default().entry(port).or_insert_with(|| {
+            let backend = Backend::new(format!("{service}:{port}"));
+            self.fill(&service, port, &backend);
+            backend
+        });
+        Arc::clone(backend)
+    }
+
+    /// Brings the backends of a Service (`namespace/name`) up to date.
+    pub(crate) fn refresh(&self, service: &str) {
+        let backends = self.backends.lock();
+        for (port, backend) in backends.get(service).into_iter().flatten() {
+            self.fill(service, *port, backend);
+        }
+    }
+
+    /// Forgets the backends that no table refers to any more.
+    pub(crate) fn prune(&self) {
+        let mut backends = self.backends.lock();
+        backends.retain(|_, ports| {
+            ports.retain(|_, backend| Arc::strong_count(backend) > 1);
+            !ports.is_empty()
+        });
+    }
+
+    fn fill(&self, service: &str, port: i32, backend: &Backend) {
+        let found = service.split_once('/').and_then(|(namespace, name)| self.services.get(namespace, name));
+        let addresses = match found {
+            Some(service_object) => endpoints(&service_object, port, &self.by_service.get(service)),
+            None => Vec::new(),
+        };
+        if backend.set_endpoints(addresses) {
+            debug!(backend = backend.name(), endpoints = ?backend.endpoints(), "endpoints changed");
+        }
+    }
+}
+
+/// `namespace/name` of the Service that a slice belongs to.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<String> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(format!("{}/{name}", slice.metadata.namespace.as_deref().unwrap_or("")))
+}
+
+/// The ready endpoints behind a port of a Service.
+pub(crate) fn endpoints(service: &Service, port: i32, slices: &[Arc<EndpointSlice>]) -> Vec<SocketAddr> {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    let Some(declared) = ports.into_iter().flatten().find(|p| p.port == port) else { return Vec::new() };
+    let wanted = declared.name.as_deref().unwrap_or("");
+    let mut addresses = Vec::new();
+    for slice in slices {
+        let ports = slice.ports.iter().flatten();
+        let number = ports.filter(|p| p.name.as_deref().unwrap_or("") == wanted).find_map(|p| p.port);
+        let Some(number) = number.and_then(|n| u16::try_from(n).ok()) else { continue };
+        for endpoint in slice.endpoints.iter().flatten().filter(|e| takes_traffic(e)) {
+            // Every address of one endpoint leads to the same pod; the first is enough.
+            let address = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
+            addresses.extend(address.map(|ip| SocketAddr::new(ip, number)));
+        }
+    }
+    addresses
+}
+
+/// Ready (unknown counts as ready) and not on its way out.
+fn takes_traffic(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().is_none_or(|c| c.ready.unwrap_or(true) && !c.terminating.unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_ready_endpoints_of_the_named_port_count() {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]},
+        }))
+        .unwrap();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "web-x", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080}, {"name": "admin", "port": 9090}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "conditions": {"ready": true}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.3"], "conditions": {"ready": true, "terminating": true}},
+                {"addresses": ["10.0.0.4"]},
+            ],
+        }))
+        .unwrap();
+        assert_eq!(service_of(&slice).as_deref(), Some("shop/web"));
+        let slices = [Arc::new(slice)];
+        let found = |port| endpoints(&service, port, &slices).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(found(80), ["10.0.0.1:8080", "10.0.0.4:8080"]);
+        assert_eq!(found(81), ["10.0.0.1:9090", "10.0.0.4:9090"]);
+        assert_eq!(found(82), Vec::<String>::new());
+    }
+}

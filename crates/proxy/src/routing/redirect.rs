@@ -1,0 +1,82 @@
+//! Redirects and rewrites.
+
+use http::StatusCode;
+
+/// A change of the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathChange {
+    /// The whole path.
+    Full(Box<str>),
+    /// The prefix that the rule matched.
+    Prefix(Box<str>),
+}
+
+impl PathChange {
+    /// The new path; `matched` is the length of the matched prefix without a trailing slash.
+    pub fn apply(&self, path: &str, matched: usize) -> String {
+        match self {
+            PathChange::Full(full) => absolute(full),
+            PathChange::Prefix(prefix) => {
+                let prefix = prefix.trim_end_matches('/');
+                absolute(&format!("{prefix}{}", path.get(matched..).unwrap_or("")))
+            }
+        }
+    }
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+/// A change of host and path on the way to the backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The new host.
+    pub host: Option<http::HeaderValue>,
+    /// The new path.
+    pub path: Option<PathChange>,
+}
+
+/// An answer that sends the client elsewhere; what is absent stays as in the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// `http` or `https`.
+    pub scheme: Option<Box<str>>,
+    /// The host.
+    pub host: Option<Box<str>>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The path.
+    pub path: Option<PathChange>,
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) tls: bool,
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+}
+
+impl Redirect {
+    /// The `Location` for a request.
+    pub(crate) fn location(&self, origin: Origin<'_>, matched: usize) -> String {
+        let scheme = self.scheme.as_deref().unwrap_or(if origin.tls { "https" } else { "http" });
+        let well_known = match scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        };
+        // A changed scheme without a port means that scheme's own port, and only an unchanged one the listener's.
+        let port = self.port.or(if self.scheme.is_some() { well_known } else { Some(origin.port) });
+        let host = self.host.as_deref().unwrap_or(origin.host);
+        let port = port.filter(|port| Some(*port) != well_known).map_or(String::new(), |port| format!(":{port}"));
+        let path = self.path.as_ref().map_or_else(|| origin.path.to_owned(), |c| c.apply(origin.path, matched));
+        let query = origin.query.map_or(String::new(), |query| format!("?{query}"));
+        format!("{scheme}://{host}{port}{path}{query}")
+    }
+}

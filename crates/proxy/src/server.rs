@@ -1,0 +1,184 @@
+//! The data path: listeners, TLS, forwarding.
+//!
+//! [`Server::install`] swaps the table; [`Server::run`] binds and unbinds what it asks for, without touching accepted
+//! connections. Which addresses could be bound is told through [`Server::bindings`].
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::routing::RouteTable;
+
+mod body;
+mod forward;
+mod headers;
+mod listener;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tunnel;
+mod upstream;
+
+pub use tls::{CertificateError, certificate};
+
+use self::{listener::Binding, upstream::Pool};
+
+/// How often a port that another process holds is tried again. Nothing tells when it is freed.
+const BIND_RETRY: Duration = Duration::from_secs(2);
+
+/// How often connections that were idle for too long are closed.
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long requests under way may take once their listener is gone or the server stops.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Where the server listens.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Local addresses; each listener's port is bound on every one of them.
+    pub addresses: Vec<IpAddr>,
+    /// Lets the kernel choose each port instead of the listener: for tests, and where the ports belong to others.
+    pub ephemeral: bool,
+}
+
+/// What became of each address and port: where it is bound, or why it is not.
+pub type Bindings = BTreeMap<(IpAddr, u16), Result<SocketAddr, Arc<str>>>;
+
+/// The data path of a gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    config: ServerConfig,
+    table: ArcSwap<RouteTable>,
+    pool: Pool,
+    /// Upgraded connections and streams of HTTP/2, which outlive the future that accepted them.
+    tasks: TaskTracker,
+    /// Ends what is left when draining takes too long.
+    kill: CancellationToken,
+    installed: watch::Sender<u64>,
+    bindings: watch::Sender<Bindings>,
+}
+
+impl Server {
+    /// A server with an empty table.
+    pub fn new(config: ServerConfig) -> Self {
+        let shared = Shared {
+            config,
+            table: ArcSwap::default(),
+            pool: Pool::default(),
+            tasks: TaskTracker::new(),
+            kill: CancellationToken::new(),
+            installed: watch::Sender::new(0),
+            bindings: watch::Sender::default(),
+        };
+        Server { shared: Arc::new(shared) }
+    }
+
+    /// Serves requests that begin from now on by this table.
+    pub fn install(&self, table: RouteTable) {
+        self.shared.table.store(Arc::new(table));
+        self.shared.installed.send_modify(|generation| *generation += 1);
+    }
+
+    /// The addresses and ports of the table, and what became of them.
+    pub fn bindings(&self) -> watch::Receiver<Bindings> {
+        self.shared.bindings.subscribe()
+    }
+
+    /// Listens where the table says until `stop`, then lets requests under way end.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut installed = self.shared.installed.subscribe();
+        let mut reap = tokio::time::interval(REAP_INTERVAL);
+        reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut bound: BTreeMap<(IpAddr, u16), Binding> = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        loop {
+            installed.mark_unchanged();
+            let failed = self.bind(&mut bound, &mut tasks, &stop).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = installed.changed() => {}
+                () = tokio::time::sleep(BIND_RETRY), if failed => {}
+                _ = reap.tick() => self.shared.pool.reap(),
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            }
+        }
+        self.drain(&mut tasks).await;
+    }
+
+    /// Brings what is bound in line with the table; says whether an address could not be bound.
+    async fn bind(
+        &self,
+        bound: &mut BTreeMap<(IpAddr, u16), Binding>,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let table = self.shared.table.load_full();
+        let addresses = &self.shared.config.addresses;
+        let wanted = table.ports().flat_map(|(port, _)| addresses.iter().map(move |address| (*address, port)));
+        let wanted: Vec<_> = wanted.collect();
+        // Removed ones go first: their ports may be needed again.
+        bound.retain(|key, binding| {
+            let keep = wanted.contains(key);
+            if !keep {
+                info!(address = %binding.local, "gateway listener closed");
+                binding.stop.cancel();
+            }
+            keep
+        });
+        let mut report = Bindings::new();
+        for key in wanted {
+            if let Some(binding) = bound.get(&key) {
+                report.insert(key, Ok(binding.local));
+                continue;
+            }
+            match listener::bind(&self.shared, key, tasks, stop.child_token()).await {
+                Ok(binding) => {
+                    info!(address = %binding.local, "gateway listener opened");
+                    report.insert(key, Ok(binding.local));
+                    bound.insert(key, binding);
+                }
+                Err(error) => {
+                    let known = matches!(self.shared.bindings.borrow().get(&key), Some(Err(_)));
+                    if !known {
+                        warn!(address = %key.0, port = key.1, %error, "cannot open a gateway listener");
+                    }
+                    report.insert(key, Err(error.to_string().into()));
+                }
+            }
+        }
+        let failed = report.values().any(Result::is_err);
+        self.shared.bindings.send_if_modified(|bindings| {
+            let changed = *bindings != report;
+            *bindings = report;
+            changed
+        });
+        failed
+    }
+
+    /// Waits for what is under way, up to the drain's bound, and then ends it.
+    async fn drain(&self, tasks: &mut JoinSet<()>) {
+        self.shared.tasks.close();
+        let ended = async {
+            while tasks.join_next().await.is_some() {}
+            self.shared.tasks.wait().await;
+        };
+        if tokio::time::timeout(DRAIN, ended).await.is_err() {
+            warn!("gateway connections did not end in time and are cut");
+            self.shared.kill.cancel();
+            tasks.shutdown().await;
+            self.shared.tasks.wait().await;
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Bodies on their way through.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::upstream::{Connection, Pool};
+
+/// Why a body broke off.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request to a backend.
+pub(crate) enum RequestBody {
+    /// All of it, in memory: the request can be sent again.
+    Whole(Option<Bytes>),
+    /// The client's body, which is gone once it was read.
+    Stream {
+        body: Incoming,
+        /// Set once it was read to its end: until then the backend's connection cannot take another request.
+        ended: Arc<AtomicBool>,
+    },
+}
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming) -> Self {
+        if body.is_end_stream() {
+            RequestBody::Whole(None)
+        } else {
+            RequestBody::Stream { body, ended: Arc::new(AtomicBool::new(false)) }
+        }
+    }
+
+    /// Reads a body that says it is no longer than `limit` into memory; others stay streams.
+    pub(crate) async fn keep(self, limit: u64) -> Result<Self, hyper::Error> {
+        let RequestBody::Stream { mut body, ended } = self else { return Ok(self) };
+        if body.size_hint().exact().is_none_or(|len| len > limit) {
+            return Ok(RequestBody::Stream { body, ended });
+        }
+        let mut whole = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            if let Ok(data) = frame?.into_data() {
+                whole.extend_from_slice(&data);
+            }
+        }
+        Ok(RequestBody::Whole(Some(whole.into())))
+    }
+
+    /// Tells later whether the body was read to its end.
+    pub(crate) fn ended(&self) -> Ended {
+        match self {
+            RequestBody::Whole(_) => Ended(None),
+            RequestBody::Stream { ended, .. } => Ended(Some(Arc::clone(ended))),
+        }
+    }
+}
+
+/// Whether a request's body was sent whole.
+pub(crate) struct Ended(Option<Arc<AtomicBool>>);
+
+impl Ended {
+    fn get(&self) -> bool {
+        self.0.as_ref().is_none_or(|ended| ended.load(Ordering::Acquire))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            RequestBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            RequestBody::Stream { body, ended } => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+                if frame.is_none() || body.is_end_stream() {
+                    ended.store(true, Ordering::Release);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Whole(bytes) => bytes.is_none(),
+            RequestBody::Stream { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            RequestBody::Stream { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+/// The body of an answer to a client.
+pub(crate) enum ResponseBody {
+    /// The gateway's own words.
+    Own(Option<Bytes>),
+    /// A backend's.
+    Backend(Box<BackendBody>),
+}
+
+/// A backend's body and the connection it comes over, which goes back to the pool at its end.
+pub(crate) struct BackendBody {
+    body: Incoming,
+    connection: Option<Connection>,
+    pool: Pool,
+    request: Ended,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody {
+    /// The backend's body; when it is empty the connection goes back at once.
+    pub(crate) async fn backend(
+        body: Incoming,
+        connection: Connection,
+        pool: Pool,
+        request: Ended,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let mut body = BackendBody { body, connection: Some(connection), pool, request, deadline };
+        if body.body.is_end_stream() {
+            poll_fn(|context| {
+                body.release(context);
+                Poll::Ready(())
+            })
+            .await;
+            return ResponseBody::Own(None);
+        }
+        ResponseBody::Backend(Box::new(body))
+    }
+}
+
+impl BackendBody {
+    /// Gives the connection back when it can take another request.
+    fn release(&mut self, context: &mut Context<'_>) {
+        if let Some(mut connection) = self.connection.take()
+            && self.request.get()
+            && connection.poll_reusable(context)
+        {
+            self.pool.put(connection);
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            self.connection = None;
+            return Poll::Ready(Some(Err("request timeout".into())));
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(frame) => frame,
+            // The connection makes progress only while somebody polls it.
+            Poll::Pending => {
+                if let Some(connection) = &mut self.connection {
+                    connection.drive(context);
+                }
+                ready!(Pin::new(&mut self.body).poll_frame(context))
+            }
+        };
+        if frame.is_none() || self.body.is_end_stream() {
+            self.release(context);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            ResponseBody::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            ResponseBody::Backend(body) => body.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ResponseBody::Own(text) => text.is_none(),
+            ResponseBody::Backend(body) => body.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ResponseBody::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            ResponseBody::Backend(body) => body.body.size_hint(),
+        }
+    }
+}
