@@ -1,0 +1,183 @@
+//! The command line. Flags that set something are rows of [`crate::config::SETTINGS`]; the rest are commands.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// The cloud-native platform in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "keelson", version, about, propagate_version = true, max_term_width = 120)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the platform in the foreground
+    Up(Up),
+    /// Stop what runs from a data directory and remove its containers, network and mounts
+    Down(Down),
+    /// Show what runs from a data directory
+    Status(At),
+    /// Print the version
+    Version,
+    /// Show settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Work with kubeconfig files
+    #[command(subcommand)]
+    Kubeconfig(KubeconfigCommand),
+    /// Show what this machine lacks, and the fix
+    Check,
+    /// Build and manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where settings come from, for commands that need them.
+#[derive(Debug, Default, Args)]
+pub(crate) struct At {
+    /// Folder that holds everything this instance keeps [default: /var/lib/keelson]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE", env = "KEELSON_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `up`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Up {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub at: At,
+    /// Address of the Kubernetes API; port 0 picks a free one [default: 127.0.0.1:6443]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Run the control plane without containers or network (needs no root)
+    #[arg(long)]
+    pub no_node: bool,
+}
+
+/// Flags of `down`.
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub at: At,
+    /// Remove the data directory too
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `keelson config …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every setting, its value and where it came from
+    Explain(Up),
+}
+
+/// `keelson kubeconfig …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KubeconfigCommand {
+    /// Add this instance to a kubeconfig under a context of its own
+    Merge {
+        /// Where settings come from.
+        #[command(flatten)]
+        at: At,
+        /// File to merge into [default: $KUBECONFIG's first entry, else ~/.kube/config]
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
+        /// Name of the context
+        #[arg(long, default_value = "keelson")]
+        context: String,
+    },
+}
+
+/// Which registry an image command talks to.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryAt {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub at: At,
+    /// Address of the registry [default: that of the instance running from the data directory]
+    #[arg(long, value_name = "IP:PORT")]
+    pub registry: Option<SocketAddr>,
+}
+
+/// `keelson image …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build an image from a static binary or a root filesystem folder; the same input gives the same digest
+    Build(ImageBuild),
+    /// List the images of the registry
+    Ls(RegistryAt),
+    /// Push an OCI layout folder to the registry
+    Push {
+        /// The OCI layout folder
+        source: PathBuf,
+        /// Name it gets, for example shop/web:1.0
+        reference: String,
+        /// The registry.
+        #[command(flatten)]
+        registry: RegistryAt,
+    },
+    /// Remove an image from the registry
+    Rm {
+        /// The image, for example shop/web:1.0
+        reference: String,
+        /// The registry.
+        #[command(flatten)]
+        registry: RegistryAt,
+    },
+    /// Print an image's manifest and configuration
+    Inspect {
+        /// The image, for example shop/web:1.0
+        reference: String,
+        /// The registry.
+        #[command(flatten)]
+        registry: RegistryAt,
+    },
+}
+
+/// Flags of `image build`.
+#[derive(Debug, Args)]
+pub(crate) struct ImageBuild {
+    /// A static binary, or a folder that becomes the root filesystem
+    pub source: PathBuf,
+    /// Name of the image, for example shop/web:1.0
+    #[arg(long, short)]
+    pub tag: String,
+    /// Image configuration file (YAML: entrypoint, args, env, user, ports, labels, workingDir)
+    #[arg(long, short = 'f', value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Program the container starts; may be repeated for arguments [default: the binary]
+    #[arg(long)]
+    pub entrypoint: Vec<String>,
+    /// Environment variable NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// User the container runs as, UID or UID:GID [default: 65532:65532]
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// Port the program listens on, for example 8080; may be repeated
+    #[arg(long)]
+    pub port: Vec<String>,
+    /// Label NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Write an OCI layout folder here instead of pushing to the registry
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// The registry.
+    #[command(flatten)]
+    pub registry: RegistryAt,
+}

@@ -1,0 +1,272 @@
+//! Configuration: flags > environment > file > default, one table of settings, one typed tree.
+//!
+//! A setting is one row of [`SETTINGS`]. Every source is reduced to text per key, the winner is parsed once, and all
+//! errors are reported together before anything starts. `keelson config explain` prints the table with each value and
+//! where it came from.
+
+mod file;
+
+use std::{
+    fmt::{self, Display},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// One row of the table.
+pub(crate) struct Setting {
+    /// Dotted key, as in the file.
+    pub key: &'static str,
+    /// Environment variable.
+    pub environment: &'static str,
+    /// Value when nothing sets it; the reason is in `about`.
+    pub default: &'static str,
+    /// What it means and which values it takes.
+    pub about: &'static str,
+}
+
+/// Every setting there is.
+pub(crate) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "dataDir",
+        environment: "KEELSON_DATA_DIR",
+        default: "/var/lib/keelson",
+        about: "folder that holds everything this instance keeps",
+    },
+    Setting {
+        key: "listen",
+        environment: "KEELSON_LISTEN",
+        default: "127.0.0.1:6443",
+        about: "IP:PORT of the Kubernetes API; port 0 picks a free one; loopback by default, so that nothing is exposed unasked",
+    },
+    Setting {
+        key: "node.enabled",
+        environment: "KEELSON_NODE_ENABLED",
+        default: "true",
+        about: "true or false: run containers and the pod network on this machine (needs root)",
+    },
+    Setting {
+        key: "node.name",
+        environment: "KEELSON_NODE_NAME",
+        default: "",
+        about: "name of this machine's Node; empty takes the host name",
+    },
+    Setting {
+        key: "gateway.addresses",
+        environment: "KEELSON_GATEWAY_ADDRESSES",
+        default: "127.0.0.1",
+        about: "IP addresses on which Gateways and Ingresses listen, besides the pod bridge's; comma-separated",
+    },
+    Setting {
+        key: "registry.listen",
+        environment: "KEELSON_REGISTRY_LISTEN",
+        default: "",
+        about: "IP:PORT of the image registry; empty takes 127.0.0.1:5000, or a free port where that is taken",
+    },
+    Setting { key: "log.format", environment: "KEELSON_LOG_FORMAT", default: "text", about: "text or json" },
+    Setting {
+        key: "log.level",
+        environment: "KEELSON_LOG_LEVEL",
+        default: "info",
+        about: "error, warn, info, debug or trace, also per component: info,node=debug",
+    },
+    Setting {
+        key: "shutdown.budgetSeconds",
+        environment: "KEELSON_SHUTDOWN_BUDGET_SECONDS",
+        default: "10",
+        about: "1 to 300: how long SIGTERM lets requests finish before what is left is cut; containers go on either way",
+    },
+];
+
+/// Variables with our prefix that are not settings.
+const OTHER_VARIABLES: &[&str] = &["KEELSON_CONFIG"];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A flag of the command line.
+    Flag,
+    /// An environment variable.
+    Environment(&'static str),
+    /// The configuration file.
+    File(PathBuf),
+    /// The table's default.
+    Default,
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => write!(f, "flag"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Default => write!(f, "default"),
+        }
+    }
+}
+
+/// The typed tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Folder of the instance.
+    pub data_dir: PathBuf,
+    /// Address of the API.
+    pub listen: SocketAddr,
+    /// Whether containers run here.
+    pub node_enabled: bool,
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Where gateways listen.
+    pub gateway_addresses: Vec<IpAddr>,
+    /// Where the registry must listen; `None` picks.
+    pub registry_listen: Option<SocketAddr>,
+    /// Log lines as JSON.
+    pub log_json: bool,
+    /// Filter of the log.
+    pub log_level: String,
+    /// Budget of a graceful shutdown.
+    pub shutdown_budget: std::time::Duration,
+}
+
+/// A value with its origin, for `config explain`.
+pub(crate) struct Explained {
+    /// The row.
+    pub setting: &'static Setting,
+    /// The winning text.
+    pub value: String,
+    /// Who set it.
+    pub origin: Origin,
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub(crate) struct ConfigError(pub Vec<String>);
+
+/// What the command line and the environment say, handed in so that tests can too.
+#[derive(Default)]
+pub(crate) struct Sources<'a> {
+    /// Values from flags, by key.
+    pub flags: Vec<(&'static str, String)>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// The file named by `--config` or `KEELSON_CONFIG`.
+    pub file: Option<&'a Path>,
+    /// This machine's host name.
+    pub host_name: String,
+}
+
+/// Resolves every setting.
+///
+/// # Errors
+/// Lists everything that is unknown, malformed or out of range, in any source.
+pub(crate) fn resolve(sources: &Sources<'_>) -> Result<(Config, Vec<Explained>), ConfigError> {
+    let mut errors = Vec::new();
+    let from_file = match sources.file.map(file::read).transpose() {
+        Ok(values) => values.unwrap_or_default(),
+        Err(error) => return Err(ConfigError(vec![error])),
+    };
+    for (key, _) in &from_file {
+        if !SETTINGS.iter().any(|s| s.key == key) {
+            let path = sources.file.unwrap_or(Path::new("")).display();
+            errors.push(format!("{path}: unknown key {key:?} (known: {})", known_keys()));
+        }
+    }
+    for (name, _) in &sources.environment {
+        let ours = name.starts_with("KEELSON_") && !OTHER_VARIABLES.contains(&name.as_str());
+        if ours && !SETTINGS.iter().any(|s| s.environment == name) {
+            errors.push(format!("environment: unknown variable {name}; `keelson config explain` lists the known ones"));
+        }
+    }
+    let explained: Vec<Explained> = SETTINGS.iter().map(|setting| winner(setting, sources, &from_file)).collect();
+    let mut values = Values { explained: &explained, errors };
+    let config = parse(&mut values, &sources.host_name);
+    if values.errors.is_empty() { Ok((config, explained)) } else { Err(ConfigError(values.errors)) }
+}
+
+fn known_keys() -> String {
+    SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>().join(", ")
+}
+
+fn winner(setting: &'static Setting, sources: &Sources<'_>, from_file: &[(String, String)]) -> Explained {
+    let flag = sources.flags.iter().find(|(key, _)| *key == setting.key).map(|(_, v)| (v.clone(), Origin::Flag));
+    let environment = || {
+        let found = sources.environment.iter().find(|(name, _)| name == setting.environment);
+        found.map(|(_, v)| (v.clone(), Origin::Environment(setting.environment)))
+    };
+    let file = || {
+        let found = from_file.iter().find(|(key, _)| key == setting.key);
+        found.map(|(_, v)| (v.clone(), Origin::File(sources.file.unwrap_or(Path::new("")).to_owned())))
+    };
+    let (value, origin) =
+        flag.or_else(environment).or_else(file).unwrap_or_else(|| (setting.default.to_owned(), Origin::Default));
+    Explained { setting, value, origin }
+}
+
+struct Values<'a> {
+    explained: &'a [Explained],
+    errors: Vec<String>,
+}
+
+impl Values<'_> {
+    fn text(&self, key: &str) -> &str {
+        self.explained.iter().find(|e| e.setting.key == key).map_or("", |e| e.value.as_str())
+    }
+
+    fn parsed<T>(&mut self, key: &str, fallback: T, parse: impl FnOnce(&str) -> Option<T>) -> T {
+        if let Some(value) = parse(self.text(key)) {
+            return value;
+        }
+        if let Some(e) = self.explained.iter().find(|e| e.setting.key == key) {
+            self.errors.push(format!("{}: {key}: invalid value {:?}: {}", e.origin, e.value, e.setting.about));
+        }
+        fallback
+    }
+
+    fn by_type<T: FromStr>(&mut self, key: &str, fallback: T) -> T {
+        self.parsed(key, fallback, |text| text.parse().ok())
+    }
+}
+
+fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
+    let unset = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Config {
+        data_dir: values.parsed("dataDir", PathBuf::new(), |t| (!t.is_empty()).then(|| PathBuf::from(t))),
+        listen: values.by_type("listen", unset),
+        node_enabled: values.by_type("node.enabled", false),
+        node_name: values.parsed("node.name", String::new(), |t| {
+            let name = if t.is_empty() { host_name.to_lowercase() } else { t.to_owned() };
+            is_node_name(&name).then_some(name)
+        }),
+        gateway_addresses: values.parsed("gateway.addresses", Vec::new(), |t| {
+            t.split(',').map(str::trim).filter(|t| !t.is_empty()).map(|t| t.parse().ok()).collect()
+        }),
+        registry_listen: values.parsed("registry.listen", None, |t| match t {
+            "" => Some(None),
+            text => text.parse().ok().map(Some),
+        }),
+        log_json: values.parsed("log.format", false, |t| match t {
+            "text" => Some(false),
+            "json" => Some(true),
+            _ => None,
+        }),
+        log_level: values.parsed("log.level", String::new(), |t| {
+            tracing_subscriber::EnvFilter::try_new(t).is_ok().then(|| t.to_owned())
+        }),
+        shutdown_budget: values.parsed("shutdown.budgetSeconds", std::time::Duration::ZERO, |t| {
+            t.parse().ok().filter(|s| (1..=300).contains(s)).map(std::time::Duration::from_secs)
+        }),
+    }
+}
+
+/// Node names are DNS-1123 subdomains.
+fn is_node_name(name: &str) -> bool {
+    let label = |l: &str| {
+        let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        l.starts_with(alphanumeric) && l.ends_with(alphanumeric) && l.chars().all(|c| alphanumeric(c) || c == '-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests;

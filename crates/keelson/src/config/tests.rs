@@ -1,0 +1,72 @@
+use std::io::Write;
+
+use super::*;
+
+fn sources<'a>() -> Sources<'a> {
+    Sources { host_name: "Host-1".to_owned(), ..Sources::default() }
+}
+
+fn written(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn value_of(explained: &[Explained], key: &str) -> (String, Origin) {
+    let found = explained.iter().find(|e| e.setting.key == key).unwrap();
+    (found.value.clone(), found.origin.clone())
+}
+
+#[test]
+fn defaults_resolve_and_the_node_takes_the_host_name() {
+    let (config, _) = resolve(&sources()).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:6443");
+    assert_eq!(config.node_name, "host-1");
+    assert!(config.node_enabled);
+}
+
+#[test]
+fn flag_beats_environment_beats_file_beats_default() {
+    let file = written("listen: 127.0.0.1:1\nlog:\n  format: json\ngateway:\n  addresses: [127.0.0.2, '::1']\n");
+    let mut sources = Sources { file: Some(file.path()), ..sources() };
+    let (config, explained) = resolve(&sources).unwrap();
+    assert!(config.log_json);
+    assert_eq!(config.gateway_addresses.len(), 2);
+    assert_eq!(value_of(&explained, "listen"), ("127.0.0.1:1".to_owned(), Origin::File(file.path().to_owned())));
+    sources.environment.push(("KEELSON_LISTEN".to_owned(), "127.0.0.1:2".to_owned()));
+    let (_, explained) = resolve(&sources).unwrap();
+    assert_eq!(value_of(&explained, "listen").1, Origin::Environment("KEELSON_LISTEN"));
+    sources.flags.push(("listen", "127.0.0.1:3".to_owned()));
+    let (config, explained) = resolve(&sources).unwrap();
+    assert_eq!((config.listen.port(), value_of(&explained, "listen").1), (3, Origin::Flag));
+}
+
+#[test]
+fn every_error_is_reported_at_once_with_key_value_and_rule() {
+    let file = written("lissen: x\nshutdown:\n  budgetSeconds: 0\n");
+    let environment =
+        vec![("KEELSON_LOG_FORMAT".to_owned(), "xml".to_owned()), ("KEELSON_X".to_owned(), String::new())];
+    let sources = Sources { file: Some(file.path()), environment, ..sources() };
+    let ConfigError(errors) = resolve(&sources).err().unwrap();
+    assert_eq!(errors.len(), 4, "{errors:?}");
+    for part in ["\"lissen\"", "KEELSON_X", "\"xml\"", "budgetSeconds: invalid value \"0\""] {
+        assert!(errors.iter().any(|e| e.contains(part)), "{part} in {errors:?}");
+    }
+}
+
+#[test]
+fn an_unreadable_or_malformed_file_is_named() {
+    let missing = Path::new("/nonexistent/keelson.yaml");
+    let error = resolve(&Sources { file: Some(missing), ..sources() }).err().unwrap().to_string();
+    assert!(error.contains("/nonexistent/keelson.yaml") && error.contains("No such file"), "{error}");
+    let file = written("- a\n- b\n");
+    let error = resolve(&Sources { file: Some(file.path()), ..sources() }).err().unwrap().to_string();
+    assert!(error.contains("not a mapping"), "{error}");
+}
+
+#[test]
+fn keys_and_variables_are_unique() {
+    for (i, a) in SETTINGS.iter().enumerate() {
+        assert!(SETTINGS[i + 1..].iter().all(|b| a.key != b.key && a.environment != b.environment), "{}", a.key);
+    }
+}

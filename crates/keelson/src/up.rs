@@ -1,0 +1,145 @@
+//! `keelson up`: every role in one process.
+//!
+//! The order is that of dependence: settings, data directory, identities, API, then (with the node role) network,
+//! registry and containers, then everything that talks to the API through a client. The API's port is bound before
+//! anything is written beyond the lock, so a taken port leaves nothing half done. Readiness is claimed last.
+
+mod address;
+mod api;
+mod cluster_objects;
+mod node;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::Up,
+    commands,
+    config::Config,
+    data_dir::{DataDir, RunFile},
+    exit::{Exit, Failure, chain},
+    gateway_crds, log, memory,
+    supervisor::{Fate, Supervisor},
+};
+
+/// Threads of the runtime at most: more than the cores of a small machine would only add memory.
+const WORKER_THREADS_MAX: usize = 8;
+
+/// Runs until a signal.
+pub(crate) fn main(flags: &Up) -> Result<(), Failure> {
+    let started = Instant::now();
+    let (config, _) = commands::settings(flags)?;
+    if config.node_enabled && !nix::unistd::geteuid().is_root() {
+        return Err(Exit::Unsupported.because(anyhow!(
+            "running containers needs root: run with sudo, or without containers: keelson up --no-node"
+        )));
+    }
+    log::install(&config);
+    let data = DataDir::open(&config.data_dir)?;
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(WORKER_THREADS_MAX));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let outcome = runtime.block_on(run(&config, &data, started));
+    // What blocks a thread for longer (a container being made) has its own record on disk.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    data.layout().remove_run_file()?;
+    outcome
+}
+
+async fn run(config: &Config, data: &DataDir, started: Instant) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let listener = address::bind(config.listen).await?;
+    let mut supervisor = Supervisor::new(CancellationToken::new());
+    let built = tokio::select! {
+        built = build(config, data, listener, &mut supervisor) => built,
+        () = signals.stop() => Err(anyhow!("stopped before it was ready").into()),
+    };
+    let watched = match built {
+        Ok(run_file) => {
+            data.layout().write_run_file(&run_file)?;
+            tracing::info!(api = run_file.api, ms = started.elapsed().as_millis(), "keelson is ready");
+            tokio::select! {
+                watched = supervisor.watch() => watched.map_err(Failure::from),
+                () = signals.stop() => Ok(()),
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = &watched {
+        tracing::error!(error = %chain(&failure.error), "stopping");
+    }
+    tracing::info!(budget = ?config.shutdown_budget, "draining; a second signal ends at once");
+    tokio::select! {
+        drained = supervisor.drain(config.shutdown_budget) => tracing::info!(cut = drained.cut, "stopped"),
+        () = signals.stop() => tracing::warn!("second signal: ending at once"),
+    }
+    watched
+}
+
+async fn build(
+    config: &Config,
+    data: &DataDir,
+    listener: TcpListener,
+    supervisor: &mut Supervisor,
+) -> Result<RunFile, Failure> {
+    let layout = data.layout();
+    let claim = if config.node_enabled { Some(node::claim_slot(&layout)?) } else { None };
+    let slot = claim.as_ref().map(network::SlotClaim::slot);
+    let api = api::start(config, &layout, listener, slot, supervisor).await?;
+    gateway_crds::install(api.client("system:apiserver")).await?;
+    cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
+    let informers = reconcile::Informers::new(api.client("system:kube-controller-manager"));
+    api::start_controllers(&api, &informers, supervisor);
+    supervisor.start("memory", Fate::Restarted, memory::run);
+    let mut run_file = RunFile {
+        pid: std::process::id().cast_signed(),
+        api: api.url.clone(),
+        registry: None,
+        gateway_addresses: Vec::new(),
+        ready_at: String::new(),
+    };
+    if let Some(claim) = claim {
+        let ports = node::start(config, &layout, claim, &api, &informers, supervisor).await?;
+        run_file.registry = Some(ports.registry);
+        run_file.gateway_addresses = ports.gateway_addresses;
+    }
+    let states = supervisor.states();
+    for name in states.names() {
+        let (states, task) = (states.clone(), name.clone());
+        api.server.add_readiness_check(&name.replace(' ', "-"), std::sync::Arc::new(move || states.check(&task)));
+    }
+    api.write_admin_kubeconfig(&layout)?;
+    run_file.ready_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    Ok(run_file)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

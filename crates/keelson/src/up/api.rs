@@ -1,0 +1,200 @@
+//! The control plane: store, identities, API server, controllers, scheduler.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow};
+use apiserver::{ApiServer, ApiServerConfig, allocation::Block, user::User};
+use identity::{Authority, Kubeconfig, TokenSigner};
+use jiff::Timestamp;
+use network::Slot;
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use store::{OpenError, Store};
+use tokio::net::TcpListener;
+
+use super::address;
+use crate::{
+    config::Config,
+    data_dir::Layout,
+    exit::{Exit, Failure},
+    supervisor::{Fate, Supervisor},
+};
+
+/// Issuer of service-account tokens, as in every Kubernetes.
+const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// Service range of a control plane without a node, where no address is ever routed: kubeadm's default.
+const SERVICE_BLOCK_WITHOUT_NODE: Block = Block { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 16 };
+
+/// The running API and what is needed to reach it.
+pub(super) struct Api {
+    /// The server.
+    pub(super) server: Arc<ApiServer>,
+    /// Its URL for clients on this machine.
+    pub(super) url: String,
+    /// The port it listens on.
+    pub(super) port: u16,
+    /// The address it was told to listen on.
+    pub(super) listen: IpAddr,
+    /// First address of the service range: that of the Service `kubernetes`.
+    pub(super) service_block: Block,
+    authority: Authority,
+    tls: Arc<ServerConfig>,
+}
+
+impl Api {
+    /// A client in this process, under the name of a component. Components of the process are as trusted as the process.
+    pub(super) fn client(&self, component: &str) -> kube::Client {
+        let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
+        self.server.client(User { name: component.to_owned(), groups, ..User::default() })
+    }
+
+    /// PEM of the cluster's root.
+    pub(super) fn authority_pem(&self) -> &str {
+        self.authority.certificate_pem()
+    }
+
+    /// Answers on one more socket.
+    pub(super) fn listen_also(&self, name: &str, listener: TcpListener, supervisor: &mut Supervisor) {
+        serve(name, self.server.clone(), listener, self.tls.clone(), supervisor);
+    }
+
+    /// Writes the administrator's kubeconfig, valid from this start on.
+    pub(super) fn write_admin_kubeconfig(&self, layout: &Layout) -> anyhow::Result<()> {
+        let client = self.authority.client("kubernetes-admin", Some("system:masters"), Timestamp::now())?;
+        let kubeconfig = Kubeconfig {
+            name: "keelson".to_owned(),
+            server: self.url.clone(),
+            authority_pem: self.authority.certificate_pem().to_owned(),
+            client,
+        };
+        let document = serde_json::to_vec_pretty(&kubeconfig.document())?;
+        identity::write_private(&layout.admin_kubeconfig(), &document)?;
+        Ok(())
+    }
+}
+
+/// Opens the store and starts answering.
+pub(super) async fn start(
+    config: &Config,
+    layout: &Layout,
+    listener: TcpListener,
+    slot: Option<Slot>,
+    supervisor: &mut Supervisor,
+) -> Result<Api, Failure> {
+    let store = open_store(layout)?;
+    let now = Timestamp::now();
+    let authority = Authority::load_or_create(&layout.pki(), now).map_err(|e| Exit::Data.because(e))?;
+    let signer =
+        TokenSigner::load_or_create(&layout.pki().join("sa.key"), TOKEN_ISSUER).map_err(|e| Exit::Data.because(e))?;
+    let service_block = slot.map_or(SERVICE_BLOCK_WITHOUT_NODE, |slot| {
+        let range = slot.service_cidr();
+        Block { network: range.network, prefix: range.prefix }
+    });
+    let api_config = ApiServerConfig { service_block, ..ApiServerConfig::default() };
+    let server = ApiServer::new(store, api_config, Arc::new(signer));
+    server.bootstrap().await.context("create the default namespaces and roles")?;
+    let bound = listener.local_addr().context("ask for the API's own address")?;
+    let tls = tls(&authority, bound, slot, service_block, now)?;
+    serve("api", server.clone(), listener, tls.clone(), supervisor);
+    let host = if bound.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound.ip() };
+    let url = format!("https://{}", SocketAddr::new(host, bound.port()));
+    tracing::info!(url, node = config.node_enabled, "the API answers");
+    Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, tls })
+}
+
+fn open_store(layout: &Layout) -> Result<Store, Failure> {
+    Store::open(layout.store(), store::Options::default()).map_err(|error| {
+        let exit = match error {
+            OpenError::InUse { .. } => Exit::InUse,
+            _ => Exit::Data,
+        };
+        exit.because(error)
+    })
+}
+
+fn serve(
+    name: &str,
+    server: Arc<ApiServer>,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    supervisor: &mut Supervisor,
+) {
+    let mut listener = Some(listener);
+    supervisor.start(name, Fate::Essential, move |stop| {
+        let (server, tls, listener) = (server.clone(), tls.clone(), listener.take());
+        async move {
+            let listener = listener.ok_or_else(|| anyhow!("its socket is gone"))?;
+            server.serve(listener, tls, stop).await;
+            anyhow::Ok(())
+        }
+    });
+}
+
+fn tls(
+    authority: &Authority,
+    bound: SocketAddr,
+    slot: Option<Slot>,
+    service_block: Block,
+    now: Timestamp,
+) -> Result<Arc<ServerConfig>, Failure> {
+    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    names.push("kubernetes.default.svc.cluster.local".to_owned());
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(first_of(service_block))];
+    addresses.extend(slot.map(|slot| IpAddr::V4(slot.bridge_ip())));
+    if bound.ip().is_unspecified() {
+        addresses.extend(address::of_this_machine());
+    } else {
+        addresses.push(bound.ip());
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    let pair = authority.server("kube-apiserver", &names, &addresses, now)?;
+    let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // Without a certificate a client may still show a token.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The address of the Service `kubernetes`.
+pub(super) fn first_of(block: Block) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(block.network) + 1)
+}
+
+/// Starts what keeps the declared state: shared informers, controllers, scheduler.
+pub(super) fn start_controllers(api: &Api, informers: &reconcile::Informers, supervisor: &mut Supervisor) {
+    let watching = informers.clone();
+    supervisor.start("informers", Fate::Essential, move |stop| {
+        let informers = watching.clone();
+        async move { informers.run(stop).await }
+    });
+    let config = controllers::ControllersConfig::new(api.authority_pem());
+    let (client, shared) = (api.client("system:kube-controller-manager"), informers.clone());
+    supervisor.start("controllers", Fate::Restarted, move |stop| {
+        controllers::run(shared.clone(), client.clone(), config.clone(), stop)
+    });
+    let (client, shared) = (api.client("system:kube-scheduler"), informers.clone());
+    supervisor.start("scheduler", Fate::Restarted, move |stop| {
+        let seed = u64::from(std::process::id());
+        scheduler::Scheduler::new(&shared, client.clone(), seed).run(stop)
+    });
+}

@@ -1,0 +1,90 @@
+//! Objects that every cluster has: the Services `kubernetes` in front of the API and `kube-dns` in front of DNS, and the
+//! classes that name what this node offers: a default StorageClass, a GatewayClass and a default IngressClass.
+
+use anyhow::Context;
+use kube::api::{Api as Objects, DynamicObject, Patch, PatchParams};
+use network::Slot;
+use serde_json::{Value, json};
+
+use super::api::{Api, first_of};
+
+/// Name under which we own the fields.
+const FIELD_MANAGER: &str = "keelson";
+
+/// Creates or updates both. Without a node nobody can route to a service, and only the address is reserved.
+pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()> {
+    let client = api.client("system:apiserver");
+    apply(&client, kubernetes(&first_of(api.service_block).to_string())).await?;
+    let Some(slot) = slot else { return Ok(()) };
+    let bridge = slot.bridge_ip().to_string();
+    let ports = json!([{"name": "https", "port": api.port, "protocol": "TCP"}]);
+    apply(&client, slice("default", "kubernetes", &bridge, ports)).await?;
+    let dns = slot.dns_ip().to_string();
+    apply(&client, kube_dns(&dns)).await?;
+    let ports = json!([
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+    ]);
+    apply(&client, slice("kube-system", "kube-dns", &dns, ports)).await?;
+    for class in classes() {
+        apply(&client, class).await?;
+    }
+    Ok(())
+}
+
+fn classes() -> [Value; 3] {
+    [
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+            "metadata": {"name": "directory", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+            "provisioner": node::provisioner::PROVISIONER,
+            "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate"}),
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "keelson"},
+            "spec": {"controllerName": "keelson.dev/gateway"}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+            "metadata": {"name": "keelson", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+            "spec": {"controller": "keelson.dev/ingress"}}),
+    ]
+}
+
+fn kubernetes(address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]}})
+}
+
+fn kube_dns(address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}})
+}
+
+fn slice(namespace: &str, service: &str, address: &str, ports: Value) -> Value {
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": service, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": ports,
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}}]})
+}
+
+async fn apply(client: &kube::Client, object: Value) -> anyhow::Result<()> {
+    let object: DynamicObject = serde_json::from_value(object).context("encode an object")?;
+    let types = object.types.clone().context("an object without a kind")?;
+    let gvk = kube::core::GroupVersionKind::try_from(&types).context("an object without a version")?;
+    // kube's guess at the plural holds for every kind named here.
+    let resource = kube::core::ApiResource::from_gvk(&gvk);
+    let metadata = &object.metadata;
+    let (name, namespace) = (metadata.name.clone().unwrap_or_default(), metadata.namespace.clone().unwrap_or_default());
+    let objects: Objects<DynamicObject> = match namespace.as_str() {
+        "" => Objects::all_with(client.clone(), &resource),
+        namespace => Objects::namespaced_with(client.clone(), namespace, &resource),
+    };
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    objects
+        .patch(&name, &parameters, &Patch::Apply(&object))
+        .await
+        .with_context(|| format!("apply {} {namespace}/{name}", types.kind))?;
+    Ok(())
+}

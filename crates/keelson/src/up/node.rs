@@ -1,0 +1,236 @@
+//! The node role: network, registry, containers, and the gateway in front of them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow};
+use apiserver::{NodeConnectError, NodeConnector};
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use network::{DnsConfig, Network, NetworkConfig, Slot, SlotClaim, SlotError};
+use node::{Body, Node, NodeConfig, NodeServer};
+use reconcile::Informers;
+use runtime::Runtime;
+use runtime::api::RuntimeConfig;
+use supply_chain::{Registry, RegistryOptions};
+use tokio::net::TcpListener;
+
+use super::{address, api::Api};
+use crate::{
+    config::Config,
+    data_dir::Layout,
+    exit::{Exit, Failure},
+    place::{Place, RUN_ROOT},
+    supervisor::{Fate, Supervisor},
+};
+
+/// Port that tools expect a local registry on.
+const REGISTRY_PORT: u16 = 5000;
+/// The domain of cluster DNS, as in every Kubernetes unless told otherwise.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Pods on the node at most: upstream's default.
+const PODS_MAX: u32 = 110;
+
+/// Where what was started listens.
+pub(super) struct Ports {
+    /// The registry.
+    pub(super) registry: SocketAddr,
+    /// The gateways.
+    pub(super) gateway_addresses: Vec<IpAddr>,
+}
+
+/// Claims the instance's share of the machine's address space.
+pub(super) fn claim_slot(layout: &Layout) -> Result<SlotClaim, Failure> {
+    Slot::claim(Path::new(RUN_ROOT), &layout.network()).map_err(|error| {
+        let exit = match error {
+            SlotError::InUse { .. } | SlotError::Exhausted => Exit::InUse,
+            _ => Exit::Unsupported,
+        };
+        exit.because(error)
+    })
+}
+
+/// Starts everything of the role.
+pub(super) async fn start(
+    config: &Config,
+    layout: &Layout,
+    claim: SlotClaim,
+    api: &Api,
+    informers: &Informers,
+    supervisor: &mut Supervisor,
+) -> Result<Ports, Failure> {
+    let slot = claim.slot();
+    let network = Network::up(NetworkConfig { slot, state_dir: layout.network() })
+        .context("set up the pod network (`keelson check` shows what this machine lacks)")
+        .map_err(|e| Exit::Unsupported.because(e))?;
+    hold(claim, supervisor);
+    listen_for_pods(api, slot, supervisor).await?;
+    start_network(api, slot, informers, supervisor);
+    let registry = start_registry(config, layout, supervisor).await?;
+    let runtime = Runtime::open(RuntimeConfig {
+        state_dir: layout.runtime(),
+        run_dir: Place::of(slot).run_dir(),
+        cgroup_root: Place::of(slot).cgroup_root(),
+        instance: slot.number().to_string(),
+        shim_executable: "/proc/self/exe".into(),
+        mirror: Some(registry),
+    })
+    .await
+    .context("open the container runtime")?;
+    start_node(config, layout, slot, api, runtime, network, supervisor)?;
+    start_provisioner(config, layout, api, informers, supervisor);
+    let mut gateway_addresses = config.gateway_addresses.clone();
+    gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
+    start_gateway(&gateway_addresses, informers, supervisor);
+    Ok(Ports { registry, gateway_addresses })
+}
+
+/// Keeps the slot locked for as long as the process runs.
+fn hold(claim: SlotClaim, supervisor: &mut Supervisor) {
+    let claim = Arc::new(claim);
+    supervisor.start("slot", Fate::Essential, move |stop| {
+        let claim = claim.clone();
+        async move {
+            stop.cancelled().await;
+            drop(claim);
+            anyhow::Ok(())
+        }
+    });
+}
+
+/// Pods reach the API on the bridge: loopback is not theirs.
+async fn listen_for_pods(api: &Api, slot: Slot, supervisor: &mut Supervisor) -> Result<(), Failure> {
+    let bridge = IpAddr::V4(slot.bridge_ip());
+    if api.listen.is_unspecified() || api.listen == bridge {
+        return Ok(());
+    }
+    let address = SocketAddr::new(bridge, api.port);
+    let listener = TcpListener::bind(address).await.map_err(|e| address::refused(address, "--listen", e))?;
+    api.listen_also("api for pods", listener, supervisor);
+    Ok(())
+}
+
+fn start_network(api: &Api, slot: Slot, informers: &Informers, supervisor: &mut Supervisor) {
+    let shared = informers.clone();
+    supervisor.start("services", Fate::Restarted, move |stop| network::run_services(shared.clone(), slot, stop));
+    let shared = informers.clone();
+    let dns = DnsConfig {
+        address: SocketAddr::new(IpAddr::V4(slot.dns_ip()), 53),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        range: slot.cidr(),
+        resolvers: network::host_resolvers(Path::new("/etc/resolv.conf")),
+    };
+    supervisor.start("dns", Fate::Restarted, move |stop| network::run_dns(shared.clone(), dns.clone(), stop));
+    tracing::info!(pods = %slot.pod_cidr(), services = %slot.service_cidr(), api = api.port, "the pod network is up");
+}
+
+async fn start_registry(config: &Config, layout: &Layout, supervisor: &mut Supervisor) -> Result<SocketAddr, Failure> {
+    let listener = bind_registry(config.registry_listen).await?;
+    let address = listener.local_addr().context("ask for the registry's own address")?;
+    let registry = Registry::open(&layout.registry(), RegistryOptions::default()).context("open the registry")?;
+    let mut listener = Some(listener);
+    supervisor.start("registry", Fate::Essential, move |stop| {
+        let (registry, listener) = (registry.clone(), listener.take());
+        async move {
+            let listener = listener.ok_or_else(|| anyhow!("its socket is gone"))?;
+            registry.serve(listener, stop).await?;
+            anyhow::Ok(())
+        }
+    });
+    tracing::info!(%address, "the registry answers");
+    Ok(address)
+}
+
+/// The address that was asked for, or the usual port, or (another instance has it) a free one.
+async fn bind_registry(wanted: Option<SocketAddr>) -> Result<TcpListener, Failure> {
+    if let Some(address) = wanted {
+        return TcpListener::bind(address).await.map_err(|e| address::refused(address, "registry.listen", e));
+    }
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, REGISTRY_PORT));
+    if let Ok(listener) = TcpListener::bind(usual).await {
+        return Ok(listener);
+    }
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    TcpListener::bind(any).await.map_err(|e| address::refused(any, "registry.listen", e))
+}
+
+fn start_node(
+    config: &Config,
+    layout: &Layout,
+    slot: Slot,
+    api: &Api,
+    runtime: Arc<Runtime>,
+    network: Arc<Network>,
+    supervisor: &mut Supervisor,
+) -> Result<(), Failure> {
+    let node_config = NodeConfig {
+        name: config.node_name.clone(),
+        root_dir: layout.node(),
+        node_ip: IpAddr::V4(slot.bridge_ip()),
+        cluster_dns: IpAddr::V4(slot.dns_ip()),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        pods_max: PODS_MAX,
+    };
+    // Its own informers: they show the node only what a kubelet may see.
+    let informers = Informers::new(api.client(&format!("system:node:{}", config.node_name)));
+    let watching = informers.clone();
+    supervisor.start("node informers", Fate::Essential, move |stop| {
+        let informers = watching.clone();
+        async move { informers.run(stop).await }
+    });
+    let node = Node::new(node_config, informers, runtime, network, supervisor.stop().clone())
+        .map_err(|e| Exit::Unsupported.because(e))?;
+    let connector = InProcess { name: config.node_name.clone(), server: node.server() };
+    api.server.set_node_connector(Arc::new(connector));
+    let mut node = Some(node);
+    supervisor.start("node", Fate::Essential, move |_| {
+        let node = node.take();
+        async move {
+            node.ok_or_else(|| anyhow!("it ran already"))?.run().await;
+            anyhow::Ok(())
+        }
+    });
+    Ok(())
+}
+
+fn start_provisioner(config: &Config, layout: &Layout, api: &Api, informers: &Informers, supervisor: &mut Supervisor) {
+    let (client, shared) = (api.client("system:node-provisioner"), informers.clone());
+    let (name, root) = (config.node_name.clone(), layout.node().join("volumes"));
+    supervisor.start("directory provisioner", Fate::Restarted, move |stop| {
+        let running = node::provisioner::run(shared.clone(), client.clone(), name.clone(), root.clone(), stop);
+        async move {
+            running.await;
+            anyhow::Ok(())
+        }
+    });
+}
+
+fn start_gateway(addresses: &[IpAddr], informers: &Informers, supervisor: &mut Supervisor) {
+    let (shared, addresses) = (informers.clone(), addresses.to_vec());
+    supervisor.start("gateway", Fate::Restarted, move |stop| {
+        let (informers, gateway) = (shared.clone(), proxy::GatewayConfig { addresses: addresses.clone() });
+        async move {
+            proxy::run(&informers, gateway, stop).await;
+            anyhow::Ok(())
+        }
+    });
+}
+
+/// The way from the API server to the one node of this process.
+struct InProcess {
+    name: String,
+    server: NodeServer,
+}
+
+impl NodeConnector for InProcess {
+    fn call(&self, node: &str, request: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, NodeConnectError>> {
+        let (server, known, node) = (self.server.clone(), self.name == node, node.to_owned());
+        Box::pin(
+            async move { if known { Ok(server.call(request).await) } else { Err(NodeConnectError::Unknown(node)) } },
+        )
+    }
+}
