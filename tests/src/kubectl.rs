@@ -1,0 +1,86 @@
+//! Real kubectl.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::Write,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::Instance;
+
+/// The kubectl that tests use.
+pub fn binary() -> OsString {
+    env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into())
+}
+
+impl Instance {
+    /// A kubectl command against this instance, as its administrator, with nothing of the user's environment.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
+        // The discovery cache lives below HOME and must not be shared between instances that reuse a port.
+        command.env("HOME", self.data_dir()).env_remove("KUBECONFIG").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs kubectl to its end.
+    pub fn kubectl_output(&self, arguments: &[&str]) -> Output {
+        self.kubectl_command(arguments).output().expect("kubectl runs")
+    }
+
+    /// Runs kubectl, which must succeed, and returns what it printed.
+    #[track_caller]
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl_output(arguments);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {}: {errors}{printed}", arguments.join(" "));
+        printed
+    }
+
+    /// Runs kubectl, which must fail, and returns its errors.
+    #[track_caller]
+    pub fn kubectl_fails(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.with_input(arguments, input);
+        assert!(!output.status.success(), "kubectl {} succeeded", arguments.join(" "));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// `kubectl get … -o json`; `None` where the object is not there.
+    pub fn get(&self, arguments: &[&str]) -> Option<Value> {
+        let mut all = vec!["get"];
+        all.extend_from_slice(arguments);
+        all.extend_from_slice(&["-o", "json"]);
+        let output = self.kubectl_output(&all);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("kubectl prints JSON"))
+    }
+
+    /// `kubectl apply -f -`.
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) {
+        let output = self.with_input(&["apply", "-f", "-"], manifest);
+        assert!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Starts kubectl and leaves it running; the caller ends it.
+    pub fn kubectl_spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.kubectl_command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl starts")
+    }
+
+    fn with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.kubectl_command(arguments);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        // kubectl may end before it has read everything; its exit status tells.
+        let _ = child.stdin.take().expect("stdin is piped").write_all(input.as_bytes());
+        child.wait_with_output().expect("kubectl ends")
+    }
+}
