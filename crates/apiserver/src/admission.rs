@@ -1,7 +1,8 @@
 //! Built-in admission: what a request may do in the cluster's present state, and what the cluster adds to it.
 //!
-//! [`admit`] runs after defaulting and before the strategy prepares and validates the object. It reads other objects
-//! through [`ObjectReader`] only.
+//! [`mutate`] runs after defaulting and before the strategy prepares and validates the object, [`validate`] sees the
+//! result. Both are pure: they read other objects through [`ObjectReader`] only. What has to ask somebody else runs
+//! around them, in the handlers.
 
 use std::sync::Arc;
 
@@ -10,10 +11,13 @@ use serde_json::Value;
 
 use crate::{field_error::FieldErrors, user::User};
 
+pub use request::RequestOptions;
+
 mod default_class;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod priority;
+mod request;
 mod service_account;
 mod storage_protection;
 #[cfg(test)]
@@ -40,6 +44,18 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// The name reviews know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
 /// A request under admission.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionRequest<'a> {
@@ -53,10 +69,14 @@ pub struct AdmissionRequest<'a> {
     pub namespace: &'a str,
     /// Name, empty when it is yet to be generated.
     pub name: &'a str,
+    /// What the name will be generated from, empty when the object has a name.
+    pub generate_name: &'a str,
     /// Who makes it.
     pub user: &'a User,
     /// The object before an update or deletion.
     pub old: Option<&'a Value>,
+    /// The options it came with.
+    pub options: RequestOptions<'a>,
     /// Whether nothing will be stored.
     pub dry_run: bool,
     /// Time of the request.
@@ -115,7 +135,7 @@ impl AdmissionError {
     pub(crate) fn forbidden(request: &AdmissionRequest<'_>, reason: impl Into<String>) -> Self {
         Self::Forbidden {
             group_resource: request.resource.group_resource(),
-            name: request.name.to_owned(),
+            name: request.known_name().to_owned(),
             reason: reason.into(),
             causes: Vec::new(),
             transient: false,
@@ -123,8 +143,8 @@ impl AdmissionError {
     }
 }
 
-/// Decides whether `request` may go on, and completes its object.
-pub fn admit(
+/// The built-in plug-ins that complete an object, in upstream's order. A deletion has no object.
+pub fn mutate(
     reader: &dyn ObjectReader,
     request: &AdmissionRequest<'_>,
     object: Option<&mut Value>,
@@ -144,7 +164,6 @@ pub fn admit(
             }
             priority::admit_pod(reader, request, object)?;
         }
-        ("scheduling.k8s.io", "priorityclasses") => priority::admit_class(reader, request, object)?,
         ("", "persistentvolumeclaims") if creates => {
             default_class::admit_claim(reader, object);
             limit_ranger::admit_claim(reader, request, object)?;
@@ -155,4 +174,20 @@ pub fn admit(
         _ => {}
     }
     Ok(())
+}
+
+/// The built-in plug-ins that only judge the object a request leads to, in upstream's order. A deletion has no object.
+pub fn validate(
+    reader: &dyn ObjectReader,
+    request: &AdmissionRequest<'_>,
+    object: Option<&Value>,
+) -> Result<(), AdmissionError> {
+    let Some(object) = object else { return Ok(()) };
+    if request.subresource.is_some() {
+        return Ok(());
+    }
+    match (request.resource.group.as_str(), request.resource.plural.as_str()) {
+        ("scheduling.k8s.io", "priorityclasses") => priority::admit_class(reader, request, object),
+        _ => Ok(()),
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
     status::ApiError,
 };
 
+mod admit;
 mod connect;
 mod create;
 mod definitions;
@@ -78,7 +79,7 @@ async fn store(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiErro
     if verb == "create" && subresource.is_empty() && call.name.is_empty() {
         let group = call.served.resource.group.as_str();
         return match (group, call.served.resource.plural.as_str()) {
-            ("authorization.k8s.io" | "authentication.k8s.io", _) => reviews::create(call, body),
+            ("authorization.k8s.io" | "authentication.k8s.io", _) => reviews::create(call, body).await,
             ("", "bindings") => pods::bind(call, body).await,
             _ => create::create(call, body).await,
         };
@@ -89,7 +90,7 @@ async fn store(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiErro
         ("get", "scale") => scale::get(call),
         ("create", "binding") => pods::bind(call, body).await,
         ("create", "eviction") => eviction::create(call, body).await,
-        ("create", "token") => tokens::create(call, body),
+        ("create", "token") => tokens::create(call, body).await,
         ("get", _) => read::get(call),
         ("update", _) => update::update(call, body).await,
         ("patch", _) => patch::patch(call, body).await,

@@ -227,7 +227,7 @@ pub(crate) enum Propagation {
 
 /// `metav1.DeleteOptions`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct DeleteOptions {
+pub struct DeleteOptions {
     pub(crate) grace_period_seconds: Option<i64>,
     pub(crate) propagation: Option<Propagation>,
     pub(crate) uid: Option<String>,

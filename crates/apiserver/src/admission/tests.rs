@@ -41,7 +41,7 @@ fn ask(
     plural: &str,
     namespace: &str,
     name: &str,
-    object: Option<&mut Value>,
+    mut object: Option<&mut Value>,
 ) -> Result<(), AdmissionError> {
     let (resource, user) = (resource(group, plural), User::new("u", &[]));
     let request = AdmissionRequest {
@@ -50,12 +50,15 @@ fn ask(
         subresource: None,
         namespace,
         name,
+        generate_name: "",
         user: &user,
         old: None,
+        options: RequestOptions::None,
         dry_run: false,
         now: jiff::Timestamp::UNIX_EPOCH,
     };
-    admit(cluster, &request, object)
+    mutate(cluster, &request, object.as_deref_mut())?;
+    validate(cluster, &request, object.as_deref())
 }
 
 fn pod(cluster: &Cluster, spec: Value) -> Result<Value, AdmissionError> {

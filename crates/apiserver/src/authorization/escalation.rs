@@ -104,7 +104,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{strategy::fixture::resource, user::User};
+    use crate::{admission::RequestOptions, strategy::fixture::resource, user::User};
 
     #[test]
     fn a_user_grants_what_they_hold_or_may_escalate() {
@@ -128,8 +128,10 @@ mod tests {
                 subresource: None,
                 namespace: "n",
                 name: "x",
+                generate_name: "",
                 user: &user,
                 old: None,
+                options: RequestOptions::None,
                 dry_run: false,
                 now: jiff::Timestamp::UNIX_EPOCH,
             };

@@ -1,8 +1,9 @@
 //! Logs, exec, attach, port-forward and proxying: the request is rewritten to the kubelet's path and handed to the node.
 
 use http::{HeaderMap, Request, Response, Uri, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::admit::Admission;
 use crate::{
     body::Body,
     codec,
@@ -14,6 +15,12 @@ use crate::{
 
 /// Answers a request that connects to something.
 pub(super) async fn answer(call: Call, body: Body) -> Result<Response<Body>, ApiError> {
+    if call.subresource != "log" {
+        let mut options = asked(&call);
+        let admission = Admission::connect(&call);
+        let snapshot = admission.mutate(Some(&mut options)).await?;
+        admission.validate(&snapshot, Some(&options)).await?;
+    }
     let (node, path) = match (call.served.resource.plural.as_str(), call.subresource.as_str()) {
         ("pods", subresource) => pod(&call, subresource)?,
         ("nodes", "proxy") => {
@@ -33,6 +40,44 @@ pub(super) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
         NodeConnectError::Unknown(node) => ApiError::not_found(GroupResource { group: "", resource: "nodes" }, &node),
         error @ NodeConnectError::Unreachable { .. } => ApiError::internal(error),
     })
+}
+
+/// What is asked, as the object that admission sees, for example a PodExecOptions.
+fn asked(call: &Call) -> Value {
+    let query = call.query();
+    let what = match call.subresource.as_str() {
+        "exec" => "Exec",
+        "attach" => "Attach",
+        "portforward" => "PortForward",
+        _ => "Proxy",
+    };
+    let mut options = json!({"kind": format!("{}{what}Options", call.served.resource.kind), "apiVersion": "v1"});
+    match what {
+        "Proxy" if !call.rest.is_empty() => options["path"] = call.rest.as_str().into(),
+        "Exec" | "Attach" => {
+            for stream in ["stdin", "stdout", "stderr", "tty"] {
+                if query.get(stream).is_some_and(|value| matches!(value, "true" | "1")) {
+                    options[stream] = true.into();
+                }
+            }
+            if let Some(container) = query.get("container") {
+                options["container"] = container.into();
+            }
+            let command: Vec<&str> = query.all("command").collect();
+            if !command.is_empty() {
+                options["command"] = command.into();
+            }
+        }
+        "PortForward" => {
+            let ports: Vec<u16> =
+                query.all("ports").flat_map(|ports| ports.split(',')).filter_map(|port| port.parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = ports.into();
+            }
+        }
+        _ => {}
+    }
+    options
 }
 
 /// The client's credentials are for this server only.

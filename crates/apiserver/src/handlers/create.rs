@@ -8,6 +8,7 @@ use serde_json::Value;
 use store::Precondition;
 
 use super::{
+    admit::Admission,
     definitions, receive, rules,
     write::{self, Committed, Outcome},
 };
@@ -54,18 +55,20 @@ pub(super) async fn create_object(
     refuse_while_terminating(call)?;
     receive::default(served, &mut object);
     meta::begin(&mut object, call.now);
+    let admission = Admission::create(call, options);
+    let snapshot = admission.mutate(Some(&mut object)).await?;
     let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
     let generated = meta::name(&object).is_empty() && !base.is_empty();
     if generated {
         object["metadata"]["name"] = generate_name(&base).into();
     }
-    let snapshot = rules::admit_new(call, &mut object, options.dry_run).await?;
     let cx = write::context(call, options);
     served.strategy.prepare_create(&cx, &mut object);
     if &*served.collection == crate::crd::COLLECTION {
         definitions::prepare(call, &mut object)?;
     }
     rules::check(call, &object, &served.strategy.validate_create(&cx, &object))?;
+    admission.validate(&snapshot, Some(&object)).await?;
     let claim = match &*served.collection {
         SERVICES => Some(claim(call, &mut object, None)?),
         _ => None,

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use store::{Mutation, Precondition};
 
 use super::{
-    definitions, list, receive, rules,
+    admit::{Admission, Gate},
+    definitions, list, receive,
     write::{self, ATTEMPTS_MAX, Committed},
 };
 use crate::{
-    admission::Operation,
     body::Body,
     codec, crd,
     deletion::{self, Plan},
@@ -54,7 +54,7 @@ fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions, ApiError> {
 /// Answers a DELETE of one object.
 pub(super) async fn delete(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = options(call, body)?;
-    match delete_object(call, &options).await? {
+    match delete_object(call, &options, Gate::Object).await? {
         Deleted::Held(object) => output::object(call, object, StatusCode::OK, &[]),
         Deleted::Gone { last, .. } if ANSWER_WITH_OBJECT.contains(&&*call.served.collection) => {
             output::object(call, Payload::Stored(last), StatusCode::OK, &[])
@@ -72,7 +72,7 @@ fn success(call: &Call, uid: &str) -> Value {
 }
 
 /// Deletes the object the call names.
-pub(super) async fn delete_object(call: &Call, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Gate<'_>) -> Result<Deleted, ApiError> {
     let served = &call.served;
     let path = call.path();
     for _ in 0..ATTEMPTS_MAX {
@@ -82,7 +82,11 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions) -> Resul
         };
         let mut object = write::load(call, stored)?;
         check_preconditions(call, options, &object)?;
-        rules::admit(call, &snapshot, Operation::Delete, None, Some(&object), options.dry_run)?;
+        if !matches!(gate, Gate::Open) {
+            let admission = Admission::delete(call, options, &object);
+            let snapshot = admission.mutate(None).await?;
+            admission.validate(&snapshot, None).await?;
+        }
         let strategy = served.strategy;
         let grace = strategy.grace_period_seconds(&object, options.grace_period_seconds);
         let plan =
@@ -140,8 +144,12 @@ fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> 
     check(&options.resource_version, revision, "ResourceVersion", "ResourceVersion")
 }
 
-fn delete_owned(call: Call, options: DeleteOptions) -> BoxFuture<'static, Result<Deleted, ApiError>> {
-    Box::pin(async move { delete_object(&call, &options).await })
+fn delete_owned(
+    call: Call,
+    options: DeleteOptions,
+    gate: Gate<'static>,
+) -> BoxFuture<'static, Result<Deleted, ApiError>> {
+    Box::pin(async move { delete_object(&call, &options, gate).await })
 }
 
 /// Deletes the objects at these paths, many at once; the results are in their order.
@@ -150,11 +158,12 @@ pub(super) async fn delete_all(
     served: &Arc<Served>,
     paths: Vec<Arc<str>>,
     options: &DeleteOptions,
+    gate: Gate<'static>,
 ) -> Vec<Result<Deleted, ApiError>> {
     // each deletion owns what it needs, so that the stream of them borrows nothing
     let each: Vec<(Call, DeleteOptions)> =
         paths.iter().map(|path| (call.about(served, path), options.clone())).collect();
-    let deletions = each.into_iter().map(|(call, options)| delete_owned(call, options));
+    let deletions = each.into_iter().map(|(call, options)| delete_owned(call, options, gate));
     stream::iter(deletions).buffered(DELETIONS_AT_ONCE).collect().await
 }
 
@@ -163,7 +172,7 @@ pub(super) async fn delete_collection(call: &Arc<Call>, body: &Bytes) -> Result<
     let options = options(call, body)?;
     let selected = list::select(call, &ListOptions::parse(&call.query())?)?;
     let paths = selected.iter().map(|(path, _)| path.clone()).collect();
-    let results = delete_all(call, &call.served, paths, &options).await;
+    let results = delete_all(call, &call.served, paths, &options, Gate::Object).await;
     let mut items = Vec::with_capacity(results.len());
     for (result, (_, object)) in results.into_iter().zip(&selected) {
         match result {

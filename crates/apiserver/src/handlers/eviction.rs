@@ -8,6 +8,7 @@ use schema::selector::LabelSelector;
 use serde_json::{Value, json};
 
 use super::{
+    admit::{Admission, Gate},
     create::Ownership,
     delete, receive,
     update::{self, Change},
@@ -29,9 +30,13 @@ const RETRY_SECONDS: u32 = 10;
 
 /// Answers a POST of an Eviction.
 pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
-    let eviction = receive::decode(call, body)?.value;
+    let mut eviction = receive::decode(call, body)?.value;
+    let write_options = write::options(call)?;
+    let admission = Admission::create(call, &write_options);
+    let state = admission.mutate(Some(&mut eviction)).await?;
+    admission.validate(&state, Some(&eviction)).await?;
     let mut options = DeleteOptions::parse(&Query::default(), eviction.get("deleteOptions"))?;
-    options.dry_run |= write::options(call)?.dry_run;
+    options.dry_run |= write_options.dry_run;
     let snapshot = call.server.snapshot();
     let stored = snapshot.get(&call.served.collection, &call.path());
     let pod = codec::stored(&stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?.bytes)?;
@@ -53,7 +58,7 @@ pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
     }
     let mut main = call.about(&call.served, &call.path());
     main.verb = "delete";
-    delete::delete_object(&main, &options).await?;
+    delete::delete_object(&main, &options, Gate::Open).await?;
     let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(output::value(&success, StatusCode::CREATED))
 }
@@ -101,7 +106,7 @@ async fn spend(call: &Call, budget: &str, dry_run: bool) -> Result<(), ApiError>
     };
     let mut options = write::options(call)?;
     options.dry_run = dry_run;
-    update::change_object(&own, &options, change).await.map(drop)
+    update::change_object(&own, &options, Gate::Open, change).await.map(drop)
 }
 
 #[cfg(test)]

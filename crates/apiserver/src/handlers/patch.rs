@@ -8,6 +8,7 @@ use schema::apply::Operation;
 use serde_json::Value;
 
 use super::{
+    admit::Gate,
     create::{self, Ownership},
     receive,
     update::{self, Change},
@@ -92,7 +93,7 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
         }
         Ok(Change { object: new, ownership: Ownership::Track, warnings })
     };
-    update::change_object(call, &options, change).await?.respond(call)
+    update::change_object(call, &options, Gate::Object, change).await?.respond(call)
 }
 
 fn invalid_options(what: &str) -> ApiError {
@@ -154,7 +155,7 @@ async fn apply(call: &Arc<Call>, options: WriteOptions, mut config: Value) -> Re
             };
             Ok(Change { object, ownership: Ownership::Applied, warnings: Vec::new() })
         };
-        match update::change_object(call, &options, change).await {
+        match update::change_object(call, &options, Gate::Object, change).await {
             // somebody else deleted it in between: it is a create now
             Err(error) if error.code == 404 && call.subresource.is_empty() => {}
             outcome => {

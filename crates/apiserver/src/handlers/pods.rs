@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
+    admit::{Admission, Gate},
     create::Ownership,
     receive,
     update::{self, Change},
@@ -22,7 +23,10 @@ use crate::{
 /// Answers a POST of a Binding, to a pod or to the collection `bindings`.
 pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
-    let binding = receive::decode(call, body)?.value;
+    let mut binding = receive::decode(call, body)?.value;
+    let admission = Admission::create(call, &options);
+    let snapshot = admission.mutate(Some(&mut binding)).await?;
+    admission.validate(&snapshot, Some(&binding)).await?;
     let name = if call.name.is_empty() { meta::name(&binding) } else { &call.name };
     let target = &binding["target"];
     let node = target["name"].as_str().unwrap_or_default();
@@ -50,7 +54,7 @@ pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body
     };
     let mut pod_call = pod_call;
     pod_call.subresource = "binding".into();
-    update::change_object(&pod_call, &options, change).await?;
+    update::change_object(&pod_call, &options, Gate::Open, change).await?;
     let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(output::value(&success, StatusCode::CREATED))
 }

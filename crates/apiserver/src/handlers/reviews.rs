@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::receive;
+use super::{admit::Admission, receive, write};
 use crate::{
     authorization::{Attributes, Decision},
     body::Body,
@@ -15,10 +15,14 @@ use crate::{
 };
 
 /// Answers a POST of a review.
-pub(super) fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
+pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let mut review = receive::decode(call, body)?.value;
     receive::check_kind(&call.served, &mut review)?;
     receive::prune(&call.served, &mut review, Vec::new(), crate::options::FieldValidation::Ignore, &mut Vec::new())?;
+    let options = write::options(call)?;
+    let admission = Admission::create(call, &options);
+    let snapshot = admission.mutate(Some(&mut review)).await?;
+    admission.validate(&snapshot, Some(&review)).await?;
     if call.served.resource.plural == "localsubjectaccessreviews" {
         let asked = &mut review["spec"]["resourceAttributes"];
         if asked.is_object() && asked["namespace"].as_str().unwrap_or_default() != call.namespace {

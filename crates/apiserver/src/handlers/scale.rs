@@ -8,6 +8,7 @@ use schema::selector::LabelSelector;
 use serde_json::{Value, json};
 
 use super::{
+    admit::{Gate, View},
     create::Ownership,
     patch::{self, Patch},
     receive,
@@ -146,6 +147,7 @@ async fn set(
     options: &WriteOptions,
     wanted: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Response<Body>, ApiError> {
+    let view = ScaleView(call);
     let pointer = paths(call).spec_replicas;
     let main = call.about(&call.served, &call.path());
     let change = |old: &Value| {
@@ -160,9 +162,22 @@ async fn set(
         }
         Ok(Change { object, ownership: Ownership::Track, warnings: Vec::new() })
     };
-    let outcome = update::change_object(&main, options, change).await?;
+    let outcome = update::change_object(&main, options, Gate::Shown(call, &view), change).await?;
     let object = output::served(call, outcome.object)?;
     Ok(respond(&scale_of(call, &object)))
+}
+
+/// Admission sees the Scale, not what is scaled.
+struct ScaleView<'a>(&'a Call);
+
+impl View for ScaleView<'_> {
+    fn show(&self, object: &Value) -> Value {
+        scale_of(self.0, object)
+    }
+
+    fn take(&self, scale: &Value, object: &mut Value) {
+        put(object, &paths(self.0).spec_replicas, scale["spec"]["replicas"].clone());
+    }
 }
 
 /// Sets the value at a pointer, making the objects on the way.

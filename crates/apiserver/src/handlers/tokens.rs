@@ -6,7 +6,7 @@ use identity::{BoundObject, Claims, KubernetesClaims};
 use serde_json::Value;
 use store::Snapshot;
 
-use super::receive;
+use super::{admit::Admission, receive, write};
 use crate::{
     body::Body,
     codec,
@@ -23,9 +23,12 @@ const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
 
 /// Answers a POST of a TokenRequest.
-pub(super) fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
+pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let mut request = receive::decode(call, body)?.value;
-    let snapshot = call.server.snapshot();
+    let options = write::options(call)?;
+    let admission = Admission::create(call, &options);
+    let snapshot = admission.mutate(Some(&mut request)).await?;
+    admission.validate(&snapshot, Some(&request)).await?;
     let account = find(&snapshot, &call.served.collection, &call.path())
         .ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
     let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(SECONDS_DEFAULT);

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Map, Value};
-use store::{Mutation, Precondition, Revision, Snapshot};
+use store::{Mutation, Precondition, Revision};
 
 use super::{
+    admit::{Admission, Gate},
     create::{self, Ownership},
     definitions, receive, rules,
     write::{self, ATTEMPTS_MAX, Committed, Outcome},
 };
 use crate::{
-    admission::Operation, body::Body, codec, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload,
-    server::SERVICES, status::ApiError,
+    body::Body, codec, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload, server::SERVICES,
+    status::ApiError,
 };
 
 /// Answers a PUT.
@@ -41,7 +42,7 @@ pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
         };
         Ok(Change { object, ownership: Ownership::Track, warnings: Vec::new() })
     };
-    let mut outcome = change_object(call, &options, change).await?;
+    let mut outcome = change_object(call, &options, Gate::Object, change).await?;
     outcome.warnings.splice(0..0, warnings);
     outcome.respond(call)
 }
@@ -69,6 +70,7 @@ pub(super) struct Change {
 pub(super) async fn change_object(
     call: &Call,
     options: &WriteOptions,
+    gate: Gate<'_>,
     mut change: impl FnMut(&Value) -> Result<Change, ApiError>,
 ) -> Result<Outcome, ApiError> {
     let served = &call.served;
@@ -84,7 +86,7 @@ pub(super) async fn change_object(
         if expected.is_some_and(|expected| expected != stored.revision) {
             return Err(ApiError::modified(call.group_resource(), &call.name));
         }
-        prepare(call, options, &snapshot, &mut new, &old)?;
+        prepare(call, options, gate, &mut new, &old).await?;
         let claim = match &*served.collection {
             SERVICES if call.subresource.is_empty() => Some(create::claim(call, &mut new, Some(&old))?),
             _ => None,
@@ -133,15 +135,35 @@ async fn save(call: &Call, path: &str, revision: Revision, mut new: Value) -> Re
 }
 
 /// Admission, the kind's own preparation, and validation.
-fn prepare(
+async fn prepare(
     call: &Call,
     options: &WriteOptions,
-    snapshot: &Arc<Snapshot>,
+    gate: Gate<'_>,
     new: &mut Value,
     old: &Value,
 ) -> Result<(), ApiError> {
     meta::carry_over(new, old);
-    rules::admit(call, snapshot, Operation::Update, Some(&mut *new), Some(old), options.dry_run)?;
+    match gate {
+        Gate::Open => prepare_and_check(call, options, new, old),
+        Gate::Object => {
+            let admission = Admission::update(call, options, old);
+            let snapshot = admission.mutate(Some(new)).await?;
+            prepare_and_check(call, options, new, old)?;
+            admission.validate(&snapshot, Some(new)).await
+        }
+        Gate::Shown(asked, view) => {
+            let shown_old = view.show(old);
+            let admission = Admission::update(asked, options, &shown_old);
+            let mut shown = view.show(new);
+            let snapshot = admission.mutate(Some(&mut shown)).await?;
+            view.take(&shown, new);
+            prepare_and_check(call, options, new, old)?;
+            admission.validate(&snapshot, Some(&view.show(new))).await
+        }
+    }
+}
+
+fn prepare_and_check(call: &Call, options: &WriteOptions, new: &mut Value, old: &Value) -> Result<(), ApiError> {
     let cx = write::context(call, options);
     let served = &call.served;
     served.strategy.prepare_update(&cx, new, old);

@@ -6,7 +6,7 @@ use kinds::Resource;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{AdmissionRequest, ObjectReader, Operation, admit},
+    admission::{AdmissionRequest, ObjectReader, Operation, RequestOptions, mutate, validate},
     strategy::{WriteContext, of},
     table,
     user::User,
@@ -73,14 +73,17 @@ fn exercise(resource: &Resource, object: &Value, old: &Value) {
                 subresource,
                 namespace: "n",
                 name: "x",
+                generate_name: "",
                 user: &user,
                 old,
+                options: RequestOptions::None,
                 dry_run: false,
                 now,
             };
             // Whether it is refused does not matter here.
-            let _refused =
-                admit(&Mirror(Arc::new(old.cloned().unwrap_or_default())), &request, Some(&mut new)).is_err();
+            let mirror = Mirror(Arc::new(old.cloned().unwrap_or_default()));
+            let _refused = mutate(&mirror, &request, Some(&mut new)).is_err();
+            let _refused = validate(&mirror, &request, Some(&new)).is_err();
         }
         strategy.prepare_update(&cx, &mut new, old);
         strategy.validate_update(&cx, &new, old).to_string();

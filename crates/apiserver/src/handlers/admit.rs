@@ -1,0 +1,184 @@
+//! Admission as two steps of a write: what completes the object before the kind's rules, and what judges the outcome.
+//!
+//! The order is upstream's. [`Admission::mutate`]: built-in plug-ins, then the escalation check of access rules. After
+//! it the kind's strategy prepares and validates. [`Admission::validate`]: built-in plug-ins; quota comes last, so that
+//! nothing is counted that something else refuses.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use store::Snapshot;
+
+use super::rules;
+use crate::{
+    admission::{self, AdmissionError, AdmissionRequest, ObjectReader, Operation, RequestOptions},
+    authorization::escalation,
+    decoded::Decoded,
+    dispatch::Call,
+    options::{DeleteOptions, WriteOptions},
+    status::{ApiError, Cause, GroupResource},
+};
+
+/// The store as admission reads it.
+struct Reader<'a> {
+    snapshot: &'a Snapshot,
+    decoded: &'a Decoded,
+}
+
+impl ObjectReader for Reader<'_> {
+    fn get(&self, collection: &str, path: &str) -> Option<Arc<Value>> {
+        self.snapshot.get(collection, path).and_then(|object| self.decoded.get(collection, path, object))
+    }
+
+    fn list(&self, collection: &str, prefix: &str) -> Vec<Arc<Value>> {
+        let objects = self.snapshot.range(collection, prefix, None);
+        objects.filter_map(|(path, object)| self.decoded.get(collection, path, object)).collect()
+    }
+}
+
+/// How often a refusal is looked at again that a controller is about to lift, and how long to wait in between: a second
+/// in all, as upstream waits for the default account of a young namespace.
+const TRANSIENT_RETRIES_MAX: usize = 10;
+const TRANSIENT_WAIT: Duration = Duration::from_millis(100);
+
+/// How a subresource shows an object whose clients exchange something else, as `scale` does.
+pub(super) trait View: Sync {
+    /// What clients of the subresource see of the object.
+    fn show(&self, object: &Value) -> Value;
+    /// Takes what they may set over into the object.
+    fn take(&self, shown: &Value, object: &mut Value);
+}
+
+/// What of a change is admitted.
+#[derive(Clone, Copy)]
+pub(super) enum Gate<'a> {
+    /// The object itself.
+    Object,
+    /// What a subresource shows of it; the call is the one the client made.
+    Shown(&'a Call, &'a dyn View),
+    /// Nothing: the request has been admitted in another form, or the server acts by itself.
+    Open,
+}
+
+/// A request on its way through admission.
+#[derive(Clone, Copy)]
+pub(super) struct Admission<'a> {
+    call: &'a Call,
+    operation: Operation,
+    old: Option<&'a Value>,
+    options: RequestOptions<'a>,
+    dry_run: bool,
+}
+
+impl<'a> Admission<'a> {
+    /// Of a create.
+    pub(super) fn create(call: &'a Call, options: &WriteOptions) -> Self {
+        let query = RequestOptions::Write(call.parts.uri.query());
+        Self { call, operation: Operation::Create, old: None, options: query, dry_run: options.dry_run }
+    }
+
+    /// Of an update or patch.
+    pub(super) fn update(call: &'a Call, options: &WriteOptions, old: &'a Value) -> Self {
+        Self { operation: Operation::Update, old: Some(old), ..Self::create(call, options) }
+    }
+
+    /// Of a deletion.
+    pub(super) fn delete(call: &'a Call, options: &'a DeleteOptions, old: &'a Value) -> Self {
+        let given = RequestOptions::Delete(options);
+        Self { call, operation: Operation::Delete, old: Some(old), options: given, dry_run: options.dry_run }
+    }
+
+    /// Of a connection to something.
+    pub(super) fn connect(call: &'a Call) -> Self {
+        Self { call, operation: Operation::Connect, old: None, options: RequestOptions::None, dry_run: false }
+    }
+
+    /// Completes the object before the kind's own rules see it, or refuses. A refusal that a controller is about to lift
+    /// is waited for. Gives the state that was decided on.
+    pub(super) async fn mutate(&self, mut object: Option<&mut Value>) -> Result<Arc<Snapshot>, ApiError> {
+        let names = self.names(object.as_deref());
+        let request = self.request(&names);
+        let mut retries = 0;
+        let snapshot = loop {
+            let snapshot = self.call.server.snapshot();
+            let reader = Reader { snapshot: &snapshot, decoded: &self.call.server.decoded };
+            match admission::mutate(&reader, &request, object.as_deref_mut()) {
+                Ok(()) => break snapshot,
+                Err(AdmissionError::Forbidden { transient: true, .. }) if retries < TRANSIENT_RETRIES_MAX => {
+                    retries += 1;
+                    tokio::time::sleep(TRANSIENT_WAIT).await;
+                }
+                Err(error) => return Err(refused(error)),
+            }
+        };
+        if let Some(object) = object {
+            escalation::check(&self.call.server.authorizer, &request, object).map_err(refused)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Judges the object that is about to be stored (a deletion has none), by the state [`Admission::mutate`] gave.
+    pub(super) async fn validate(&self, snapshot: &Snapshot, object: Option<&Value>) -> Result<(), ApiError> {
+        let names = self.names(object);
+        let reader = Reader { snapshot, decoded: &self.call.server.decoded };
+        admission::validate(&reader, &self.request(&names), object).map_err(refused)
+    }
+
+    /// Name of the object, and what it is generated from while it has none.
+    fn names(&self, object: Option<&Value>) -> (String, String) {
+        let text = |field: &str| {
+            let known = object.or(self.old).and_then(|object| object["metadata"][field].as_str());
+            known.unwrap_or_default().to_owned()
+        };
+        if !self.call.name.is_empty() {
+            return (self.call.name.clone(), String::new());
+        }
+        let name = text("name");
+        let base = if name.is_empty() { text("generateName") } else { String::new() };
+        (name, base)
+    }
+
+    fn request<'b>(&'b self, (name, generate_name): &'b (String, String)) -> AdmissionRequest<'b> {
+        AdmissionRequest {
+            operation: self.operation,
+            resource: &self.call.served.resource,
+            subresource: self.call.subresource(),
+            namespace: &self.call.namespace,
+            name,
+            generate_name,
+            user: &self.call.user,
+            old: self.old,
+            options: self.options,
+            dry_run: self.dry_run,
+            now: self.call.now,
+        }
+    }
+}
+
+fn refused(error: AdmissionError) -> ApiError {
+    match error {
+        AdmissionError::NotFound { group_resource, name } => ApiError::not_found(split(&group_resource), &name),
+        AdmissionError::Forbidden { group_resource, name, reason, causes, transient } => {
+            let mut refused = ApiError::forbidden(split(&group_resource), &name, reason);
+            let details = refused.details.get_or_insert_default();
+            let cause = |cause: kinds::k8s::apimachinery::pkg::apis::meta::v1::StatusCause| Cause {
+                reason: cause.reason.unwrap_or_default(),
+                message: cause.message.unwrap_or_default(),
+                field: cause.field.unwrap_or_default(),
+            };
+            details.causes = causes.into_iter().map(cause).collect();
+            details.retry_after_seconds = transient.then_some(1);
+            refused
+        }
+        AdmissionError::Conflict { group_resource, name, reason } => {
+            ApiError::conflict(split(&group_resource), &name, reason)
+        }
+        AdmissionError::Invalid { kind, name, errors } => ApiError::invalid("", &kind, &name, rules::causes(&errors)),
+    }
+}
+
+/// Takes `deployments.apps` apart.
+fn split(group_resource: &str) -> GroupResource<'_> {
+    let (resource, group) = group_resource.split_once('.').unwrap_or((group_resource, ""));
+    GroupResource { group, resource }
+}
