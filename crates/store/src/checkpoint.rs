@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write as _},
+    io::{self, BufWriter},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -12,11 +12,11 @@ use std::{
     thread,
 };
 
-use bytes::Bytes;
 use tracing::{debug, warn};
 
 use crate::{
-    Key, Object, OpenError, Revision, Snapshot,
+    AtRestError, Key, Object, OpenError, Revision, Snapshot,
+    at_rest::Sealing,
     disk::{Disk as _, Os, private},
     frame::{self, FileKind, Frame, HEADER_LEN, Header, Reader, put_blob, put_text},
     log,
@@ -44,9 +44,9 @@ pub(crate) fn checkpoint_path(dir: &Path, revision: Revision) -> PathBuf {
 }
 
 /// Writes `snapshot` and makes it durable under its name. Returns false when told to stop half way.
-pub(crate) fn write(dir: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> io::Result<bool> {
+pub(crate) fn write(dir: &Path, snapshot: &Snapshot, sealing: &Sealing, stop: &AtomicBool) -> io::Result<bool> {
     let temporary = dir.join(TEMPORARY);
-    let whole = write_temporary(&temporary, snapshot, stop);
+    let whole = write_temporary(&temporary, snapshot, sealing, stop);
     if matches!(whole, Ok(true)) {
         fs::rename(&temporary, checkpoint_path(dir, snapshot.revision()))?;
         Os.sync_dir(dir)?;
@@ -57,11 +57,26 @@ pub(crate) fn write(dir: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> io::R
     whole
 }
 
-fn write_temporary(temporary: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> io::Result<bool> {
-    let header = Header::new(snapshot.revision());
+fn write_temporary(temporary: &Path, snapshot: &Snapshot, sealing: &Sealing, stop: &AtomicBool) -> io::Result<bool> {
     let mut file = BufWriter::with_capacity(FRAME_BYTES, private().create(true).truncate(true).open(temporary)?);
+    if !write_to(&mut file, snapshot, sealing, stop)? {
+        return Ok(false);
+    }
+    let file: File = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    Ok(true)
+}
+
+/// Writes the whole state; false when told to stop half way.
+pub(crate) fn write_to(
+    file: &mut impl io::Write,
+    snapshot: &Snapshot,
+    sealing: &Sealing,
+    stop: &AtomicBool,
+) -> io::Result<bool> {
+    let header = Header::new(snapshot.revision());
     file.write_all(&header.encode(FileKind::Checkpoint))?;
-    let mut frames = Frames { file: &mut file, salt: header.salt, buffer: Vec::new() };
+    let mut frames = Frames { file, salt: header.salt, buffer: Vec::new() };
     let mut count: u64 = 0;
     frames.open();
     for collection in snapshot.collections() {
@@ -74,28 +89,28 @@ fn write_temporary(temporary: &Path, snapshot: &Snapshot, stop: &AtomicBool) -> 
                 frames.open();
             }
             count += 1;
+            let key = Key { collection: Arc::clone(collection), path: Arc::clone(path) };
+            let sealed = sealing.seal(&key, &object.bytes).map_err(io::Error::other)?;
             frames.buffer.push(ENTRY);
             put_text(&mut frames.buffer, collection);
             put_text(&mut frames.buffer, path);
             frames.buffer.extend_from_slice(&object.revision.0.to_le_bytes());
-            put_blob(&mut frames.buffer, &object.bytes);
+            put_blob(&mut frames.buffer, &sealed);
         }
     }
     frames.buffer.push(END);
     frames.buffer.extend_from_slice(&count.to_le_bytes());
     frames.close()?;
-    let file: File = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
     Ok(true)
 }
 
-struct Frames<'a> {
-    file: &'a mut BufWriter<File>,
+struct Frames<'a, W> {
+    file: &'a mut W,
     salt: u64,
     buffer: Vec<u8>,
 }
 
-impl Frames<'_> {
+impl<W: io::Write> Frames<'_, W> {
     fn open(&mut self) {
         self.buffer.clear();
         frame::begin(&mut self.buffer);
@@ -107,8 +122,16 @@ impl Frames<'_> {
     }
 }
 
+/// What a checkpoint held.
+pub(crate) struct Loaded {
+    pub(crate) snapshot: Snapshot,
+    /// Whether an object in it should be kept differently.
+    pub(crate) stale: bool,
+    count: u64,
+}
+
 /// Reads a checkpoint whole; any fault in it is an error, because it had its name only after it was synced.
-pub(crate) fn read(path: &Path, names: &mut Names) -> Result<Snapshot, OpenError> {
+pub(crate) fn read(path: &Path, names: &mut Names, sealing: &Sealing) -> Result<Loaded, OpenError> {
     let bytes = fs::read(path).map_err(OpenError::io("read", path))?;
     let corrupt = |offset: usize, reason: &str| OpenError::Corrupt {
         path: path.to_owned(),
@@ -122,40 +145,60 @@ pub(crate) fn read(path: &Path, names: &mut Names) -> Result<Snapshot, OpenError
         }
         Err(frame::HeaderFault::Broken(reason)) => return Err(corrupt(0, reason)),
     };
-    let mut snapshot = Snapshot::at(header.revision);
-    let (mut offset, mut count) = (HEADER_LEN, 0u64);
+    let mut loaded = Loaded { snapshot: Snapshot::at(header.revision), stale: false, count: 0 };
+    let mut offset = HEADER_LEN;
     loop {
         let (payload, next) = match frame::read(&bytes, offset, header.salt) {
             Frame::Whole { payload, next } => (payload, next),
             Frame::End => return Err(corrupt(offset, "ends before its last record")),
             Frame::Broken(reason) => return Err(corrupt(offset, reason)),
         };
-        match load(payload, &mut snapshot, names, &mut count) {
-            Some(None) => offset = next,
-            Some(Some(expected)) if expected == count => return Ok(snapshot),
-            Some(Some(_)) => return Err(corrupt(offset, "number of objects does not match")),
-            None => return Err(corrupt(offset, "malformed record")),
+        let sealed = |(key, source)| OpenError::Sealed { path: path.to_owned(), key: Box::new(key), source };
+        match load(payload, &mut loaded, names, sealing).map_err(sealed)? {
+            Content::Entries => offset = next,
+            Content::End(expected) if expected == loaded.count => return Ok(loaded),
+            Content::End(_) => return Err(corrupt(offset, "number of objects does not match")),
+            Content::Malformed => return Err(corrupt(offset, "malformed record")),
         }
     }
 }
 
-/// Applies one frame; the outer `None` is a malformed frame, the inner `Some` the end with its count.
-fn load(payload: &[u8], snapshot: &mut Snapshot, names: &mut Names, count: &mut u64) -> Option<Option<u64>> {
+/// What a frame of a checkpoint was.
+enum Content {
+    /// Objects, which are applied.
+    Entries,
+    /// The end, which says how many objects there are.
+    End(u64),
+    Malformed,
+}
+
+/// Applies one frame.
+fn load(
+    payload: &[u8],
+    loaded: &mut Loaded,
+    names: &mut Names,
+    sealing: &Sealing,
+) -> Result<Content, (Key, AtRestError)> {
     let mut reader = Reader(payload);
     while !reader.0.is_empty() {
-        match reader.u8()? {
-            ENTRY => {
-                let key = Key { collection: names.intern(reader.text()?), path: reader.text()?.into() };
-                let revision = Revision(reader.u64()?);
-                let bytes = Bytes::copy_from_slice(reader.blob()?);
-                snapshot.apply(&key, Some(Object { revision, bytes }));
-                *count += 1;
+        match reader.u8() {
+            Some(ENTRY) => {
+                let Some((key, revision, stored)) = entry(&mut reader, names) else { return Ok(Content::Malformed) };
+                loaded.stale |= sealing.is_stale(&key, stored);
+                let bytes = sealing.open(&key, stored).map_err(|error| (key.clone(), error))?;
+                loaded.snapshot.apply(&key, Some(Object { revision, bytes }));
+                loaded.count += 1;
             }
-            END => return reader.u64().map(Some),
-            _ => return None,
+            Some(END) => return Ok(reader.u64().map_or(Content::Malformed, Content::End)),
+            _ => return Ok(Content::Malformed),
         }
     }
-    Some(None)
+    Ok(Content::Entries)
+}
+
+fn entry<'a>(reader: &mut Reader<'a>, names: &mut Names) -> Option<(Key, Revision, &'a [u8])> {
+    let key = Key { collection: names.intern(reader.text()?), path: reader.text()?.into() };
+    Some((key, Revision(reader.u64()?), reader.blob()?))
 }
 
 /// Removes the checkpoints before `revision` and the segments that hold nothing after it.
@@ -188,7 +231,7 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(crate) fn start(dir: PathBuf) -> io::Result<Self> {
+    pub(crate) fn start(dir: PathBuf, sealing: Sealing) -> io::Result<Self> {
         // Rendezvous with room for one: a second job while one is written would only repeat most of it.
         let (jobs, queue) = mpsc::sync_channel::<Arc<Snapshot>>(1);
         let stop = Arc::new(AtomicBool::new(false));
@@ -199,7 +242,7 @@ impl Checkpointer {
                     break;
                 }
                 let revision = snapshot.revision();
-                let written = write(&dir, &snapshot, &stopped);
+                let written = write(&dir, &snapshot, &sealing, &stopped);
                 drop(snapshot);
                 match written.and_then(|whole| if whole { clean(&dir, revision) } else { Ok(()) }) {
                     Ok(()) => debug!(%revision, "checkpoint written"),

@@ -15,7 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
 use crate::{
-    CommitError, Committed, Encoded, Event, Mutation, Object, Precondition, Revision, Snapshot, Write,
+    AtRestError, CommitError, Committed, Encoded, Event, Key, Mutation, Object, Precondition, Revision, Snapshot,
+    Write,
+    at_rest::Sealing,
     checkpoint::Checkpointer,
     log::{AppendError, Batch, Log},
     store::{Health, Shared},
@@ -91,6 +93,7 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     log: Log,
     checkpointer: Checkpointer,
+    sealing: Sealing,
     /// The state after everything judged so far; ahead of the published head while a batch is on its way.
     state: Snapshot,
     batch: Batch,
@@ -114,6 +117,7 @@ impl Committer {
         shared: Arc<Shared>,
         log: Log,
         checkpointer: Checkpointer,
+        sealing: Sealing,
         replayed: u64,
         segment_bytes: u64,
     ) -> Self {
@@ -122,6 +126,7 @@ impl Committer {
             shared,
             log,
             checkpointer,
+            sealing,
             state,
             batch: Batch::default(),
             replayed,
@@ -165,6 +170,7 @@ impl Committer {
         let mut events = Vec::new();
         let mut record = self.batch.start(first);
         let mut bytes = 0;
+        let mut unsealed: Option<(Key, AtRestError)> = None;
         while bytes < BATCH_BYTES
             && let Some(transaction) = transactions.next()
         {
@@ -176,7 +182,10 @@ impl Committer {
                 record.transaction(writes.len());
                 let objects = writes.into_iter().map(|write| {
                     let event = apply(&mut self.state, write, revision);
-                    record.change(&event.key, event.deleted, &event.object.bytes);
+                    match self.sealing.seal(&event.key, &event.object.bytes) {
+                        Ok(sealed) => record.change(&event.key, event.deleted, &sealed),
+                        Err(error) => unsealed = Some((event.key.clone(), error)),
+                    }
                     let object = event.object.clone();
                     events.push(Arc::new(event));
                     object
@@ -189,7 +198,12 @@ impl Committer {
         let wake = if self.state.revision() == before {
             None
         } else {
-            match self.write(before) {
+            // Nothing may be kept in a form that it should not be kept in: the batch goes, as when the disk refuses it.
+            let written = match unsealed {
+                Some((key, source)) => Err(CommitError::Seal { key: Box::new(key), source }),
+                None => self.write(before).map_err(|error| self.failed(&error)),
+            };
+            match written {
                 Ok(()) => {
                     self.shared.set_health(Health::Serving);
                     Some(self.publish(events))
@@ -239,16 +253,32 @@ impl Committer {
     }
 
     /// Takes everything back that the batch did, and answers all of it with the error.
-    fn refuse(&mut self, error: &AppendError, verdicts: &mut [Verdict]) {
+    fn refuse(&mut self, answer: &CommitError, verdicts: &mut [Verdict]) {
         self.state = Snapshot::clone(&self.shared.head.load());
+        for verdict in verdicts {
+            verdict.result = Err(answer.clone());
+        }
+    }
+
+    /// Tells the store's health, and the writers, what the disk said.
+    fn failed(&self, error: &AppendError) -> CommitError {
         let (answer, health) = match error {
             AppendError::Write(e) => (CommitError::Log(Arc::clone(e)), Health::Failing(Arc::clone(e))),
             AppendError::Broken(e) => (CommitError::Refused(Arc::clone(e)), Health::Broken(Arc::clone(e))),
         };
         self.shared.set_health(health);
-        for verdict in verdicts {
-            verdict.result = Err(answer.clone());
+        answer
+    }
+
+    /// Writes the whole state anew, so that nothing is left in the form in which it was kept.
+    pub(crate) fn rewrite(&mut self) -> Result<(), AppendError> {
+        let head = self.shared.head.load_full();
+        if !self.log.is_empty() {
+            self.log.rotate(head.revision())?;
+            self.replayed = 0;
         }
+        self.checkpointer.offer(head);
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use crate::{Key, Object, Precondition, Revision};
+use crate::{AtRestError, Key, Object, Precondition, Revision};
 
 /// Why a data directory cannot be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,16 @@ pub enum OpenError {
         offset: u64,
         /// What was found there.
         reason: String,
+    },
+    /// An object is sealed, and cannot be opened.
+    #[error("cannot open the sealed object {key} in {}", path.display())]
+    Sealed {
+        /// The file it lies in.
+        path: PathBuf,
+        /// The object.
+        key: Box<Key>,
+        /// What is missing.
+        source: AtRestError,
     },
     /// The operating system refused.
     #[error("cannot {action} {}", path.display())]
@@ -77,6 +87,14 @@ pub enum CommitError {
     /// The transaction can never be committed in this form.
     #[error("invalid transaction: {0}")]
     Invalid(String),
+    /// An object must be sealed before it is kept, and cannot. Nothing was applied.
+    #[error("cannot seal {key}: {source}")]
+    Seal {
+        /// The object.
+        key: Box<Key>,
+        /// Why not.
+        source: AtRestError,
+    },
     /// The log could not be written. Nothing was applied, and later writes may succeed again.
     #[error("cannot write the log: {0}")]
     Log(Arc<io::Error>),

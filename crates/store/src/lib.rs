@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 
+mod at_rest;
 mod checkpoint;
 mod committer;
 mod disk;
@@ -35,6 +36,7 @@ mod store;
 mod tree;
 mod watch;
 
+pub use at_rest::{AtRest, AtRestError};
 pub use error::{CommitError, OpenError, WatchError};
 pub use snapshot::{Range, Snapshot};
 pub use store::{Health, Options, Store};

@@ -134,6 +134,11 @@ impl Log {
         self.offset > HEADER_LEN as u64 && self.offset + batch.bytes.len() as u64 > self.segment_bytes
     }
 
+    /// Whether the open segment holds no batch yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offset <= HEADER_LEN as u64
+    }
+
     /// Bytes in the open segment.
     pub(crate) fn segment_len(&self) -> u64 {
         self.offset

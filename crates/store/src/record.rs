@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::{
     Key, Revision,
     frame::{Reader, put_blob, put_text},
@@ -14,10 +12,11 @@ const DELETE: u8 = 2;
 
 /// One logged change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct Change<'a> {
     pub(crate) key: Key,
     pub(crate) deleted: bool,
-    pub(crate) bytes: Bytes,
+    /// As kept.
+    pub(crate) bytes: &'a [u8],
 }
 
 /// Writes the transactions of one batch into a payload; revisions count up from the first.
@@ -54,7 +53,7 @@ impl<'a> Writer<'a> {
 }
 
 /// Decodes a payload into its first revision and its transactions; `None` when it is not well formed.
-pub(crate) fn decode(payload: &[u8], names: &mut Names) -> Option<(Revision, Vec<Vec<Change>>)> {
+pub(crate) fn decode<'a>(payload: &'a [u8], names: &mut Names) -> Option<(Revision, Vec<Vec<Change<'a>>>)> {
     let mut reader = Reader(payload);
     let first = Revision(reader.u64()?);
     let count = reader.u32()?;
@@ -70,7 +69,7 @@ pub(crate) fn decode(payload: &[u8], names: &mut Names) -> Option<(Revision, Vec
             };
             let collection = names.intern(reader.text()?);
             let path = Arc::from(reader.text()?);
-            let bytes = Bytes::copy_from_slice(reader.blob()?);
+            let bytes = reader.blob()?;
             transaction.push(Change { key: Key { collection, path }, deleted, bytes });
         }
         transactions.push(transaction);
@@ -99,12 +98,10 @@ mod tests {
 
     use super::*;
 
-    fn change() -> impl Strategy<Value = Change> {
+    fn change() -> impl Strategy<Value = (Key, bool, Vec<u8>)> {
         ("[a-z]{1,8}/[a-z]{1,8}", "[a-z0-9/-]{0,20}", any::<bool>(), prop::collection::vec(any::<u8>(), 0..64))
-            .prop_map(|(collection, path, deleted, bytes)| Change {
-                key: Key { collection: collection.into(), path: path.into() },
-                deleted,
-                bytes: bytes.into(),
+            .prop_map(|(collection, path, deleted, bytes)| {
+                (Key { collection: collection.into(), path: path.into() }, deleted, bytes)
             })
     }
 
@@ -117,11 +114,15 @@ mod tests {
             let mut writer = Writer::new(&mut buffer, Revision(42));
             for transaction in &transactions {
                 writer.transaction(transaction.len());
-                for c in transaction { writer.change(&c.key, c.deleted, &c.bytes); }
+                for (key, deleted, bytes) in transaction { writer.change(key, *deleted, bytes); }
             }
             writer.finish();
             let mut names = Names::default();
-            prop_assert_eq!(decode(&buffer, &mut names), Some((Revision(42), transactions)));
+            let expected: Vec<Vec<Change<'_>>> = transactions
+                .iter()
+                .map(|t| t.iter().map(|(key, deleted, bytes)| Change { key: key.clone(), deleted: *deleted, bytes }).collect())
+                .collect();
+            prop_assert_eq!(decode(&buffer, &mut names), Some((Revision(42), expected)));
             for len in 0..buffer.len() {
                 prop_assert_eq!(decode(&buffer[..len], &mut names), None);
             }

@@ -10,7 +10,8 @@ use std::{
 use tracing::{debug, info};
 
 use crate::{
-    Event, Object, OpenError, Revision, Snapshot,
+    AtRestError, Event, Key, Object, OpenError, Revision, Snapshot,
+    at_rest::Sealing,
     checkpoint::{self, TEMPORARY},
     disk::private,
     frame::{self, FORMAT_VERSION, FileKind, Frame, HEADER_LEN, Header, HeaderFault},
@@ -32,6 +33,8 @@ pub(crate) struct Recovered {
     pub(crate) tail: Option<Tail>,
     /// Bytes of log that a restart has to replay.
     pub(crate) replayed: u64,
+    /// Whether an object in it should be kept differently.
+    pub(crate) stale: bool,
 }
 
 /// Creates the directory where it is missing and takes its lock, held until the file is closed.
@@ -55,15 +58,18 @@ pub(crate) fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// Reads the directory. Nothing in it is changed until all of it was understood.
-pub(crate) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
+pub(crate) fn recover(dir: &Path, sealing: &Sealing) -> Result<Recovered, OpenError> {
     let (checkpoints, segments) = list(dir)?;
     let mut names = Names::default();
-    let snapshot = match checkpoints.last() {
-        Some(newest) => checkpoint::read(&checkpoint::checkpoint_path(dir, *newest), &mut names)?,
-        None => Snapshot::default(),
+    let (snapshot, stale) = match checkpoints.last() {
+        Some(newest) => {
+            let loaded = checkpoint::read(&checkpoint::checkpoint_path(dir, *newest), &mut names, sealing)?;
+            (loaded.snapshot, loaded.stale)
+        }
+        None => (Snapshot::default(), false),
     };
     let origin = snapshot.revision();
-    let mut recovered = Recovered { snapshot, origin, events: Vec::new(), tail: None, replayed: 0 };
+    let mut recovered = Recovered { snapshot, origin, events: Vec::new(), tail: None, replayed: 0, stale };
     // Segments that end at or before the checkpoint were about to be removed.
     let first = segments.partition_point(|base| *base <= origin).saturating_sub(1);
     for (at, base) in segments.iter().enumerate().skip(first) {
@@ -74,7 +80,7 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
             return Err(OpenError::Corrupt { path, offset: 0, reason });
         }
         let last = at + 1 == segments.len();
-        replay(&path, *base, last, &mut recovered, &mut names)?;
+        replay(&path, *base, last, &mut recovered, &mut Reading { names: &mut names, sealing })?;
     }
     let leftover = dir.join(TEMPORARY);
     if leftover.exists() {
@@ -101,13 +107,19 @@ fn list(dir: &Path) -> Result<Found, OpenError> {
     Ok((checkpoints, segments))
 }
 
+/// What reading records needs.
+struct Reading<'a> {
+    names: &'a mut Names,
+    sealing: &'a Sealing,
+}
+
 /// Applies what a segment holds beyond the state so far.
 fn replay(
     path: &Path,
     base: Revision,
     last: bool,
     recovered: &mut Recovered,
-    names: &mut Names,
+    reading: &mut Reading<'_>,
 ) -> Result<(), OpenError> {
     let bytes = fs::read(path).map_err(OpenError::io("read", path))?;
     let salt = match header(path, base, &bytes)? {
@@ -120,7 +132,7 @@ fn replay(
     let end = loop {
         match frame::read(&bytes, offset, salt) {
             Frame::Whole { payload, next } => {
-                apply(payload, recovered, names).map_err(|reason| corrupt(path, offset, &reason))?;
+                apply(payload, recovered, reading).map_err(|fault| fault.at(path, offset))?;
                 offset = next;
             }
             Frame::End => break "unwritten space",
@@ -163,8 +175,24 @@ fn start_over(path: &Path) -> Result<(), OpenError> {
     fs::remove_file(path).map_err(OpenError::io("remove", path))
 }
 
-fn apply(payload: &[u8], recovered: &mut Recovered, names: &mut Names) -> Result<(), String> {
-    let (first, transactions) = record::decode(payload, names).ok_or("malformed record")?;
+/// Why a whole record cannot be applied.
+enum Fault {
+    Damaged(String),
+    Sealed(Box<Key>, AtRestError),
+}
+
+impl Fault {
+    fn at(self, path: &Path, offset: usize) -> OpenError {
+        match self {
+            Fault::Damaged(reason) => corrupt(path, offset, &reason),
+            Fault::Sealed(key, source) => OpenError::Sealed { path: path.to_owned(), key, source },
+        }
+    }
+}
+
+fn apply(payload: &[u8], recovered: &mut Recovered, reading: &mut Reading<'_>) -> Result<(), Fault> {
+    let decoded = record::decode(payload, reading.names);
+    let (first, transactions) = decoded.ok_or_else(|| Fault::Damaged("malformed record".to_owned()))?;
     for (number, changes) in transactions.into_iter().enumerate() {
         let revision = Revision(first.0 + number as u64);
         let snapshot = &mut recovered.snapshot;
@@ -172,11 +200,14 @@ fn apply(payload: &[u8], recovered: &mut Recovered, names: &mut Names) -> Result
             continue;
         }
         if revision.0 != snapshot.revision().0 + 1 {
-            return Err(format!("revision {revision} follows {}", snapshot.revision()));
+            return Err(Fault::Damaged(format!("revision {revision} follows {}", snapshot.revision())));
         }
         snapshot.advance(revision);
         for change in changes {
-            let object = Object { revision, bytes: change.bytes };
+            recovered.stale |= reading.sealing.is_stale(&change.key, change.bytes);
+            let opened = reading.sealing.open(&change.key, change.bytes);
+            let bytes = opened.map_err(|error| Fault::Sealed(Box::new(change.key.clone()), error))?;
+            let object = Object { revision, bytes };
             let previous = snapshot.apply(&change.key, (!change.deleted).then(|| object.clone()));
             recovered.events.push(Event::new(change.key, object, previous, change.deleted));
         }

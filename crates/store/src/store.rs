@@ -12,10 +12,11 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
-    CommitError, Committed, OpenError, Revision, Snapshot, Watch, WatchError, Write,
+    AtRest, CommitError, Committed, OpenError, Revision, Snapshot, Watch, WatchError, Write,
+    at_rest::Sealing,
     checkpoint::Checkpointer,
     committer::{self, Committer, Transaction},
     disk::{Disk, Os},
@@ -25,6 +26,8 @@ use crate::{
     watch::{WindowLimits, Windows},
 };
 
+#[cfg(test)]
+mod at_rest_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +41,7 @@ const QUEUE_UNITS: usize = 64 << 10;
 const QUEUE_UNIT: usize = 1 << 10;
 
 /// Bounds of a store. The defaults are what the engine runs with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Size of a log segment, and the least log between two checkpoints. 16 MiB replay in some 50 ms.
     pub segment_bytes: u64,
@@ -52,6 +55,8 @@ pub struct Options {
     pub retained: usize,
     /// How long a continued list may pause: the five minutes of upstream's compaction.
     pub retained_age: Duration,
+    /// How objects are kept; `None` keeps them as they are.
+    pub at_rest: Option<Arc<dyn AtRest>>,
 }
 
 impl Default for Options {
@@ -63,6 +68,7 @@ impl Default for Options {
             window_age: Duration::from_secs(300),
             retained: 64,
             retained_age: Duration::from_secs(300),
+            at_rest: None,
         }
     }
 }
@@ -115,7 +121,8 @@ impl Store {
 
     pub(crate) fn open_on(disk: Box<dyn Disk>, dir: &Path, options: Options) -> Result<Store, OpenError> {
         let lock = recovery::lock(dir)?;
-        let recovered = recovery::recover(dir)?;
+        let sealing = Sealing(options.at_rest);
+        let recovered = recovery::recover(dir, &sealing)?;
         let head = recovered.snapshot.revision();
         let log = match recovered.tail {
             Some(tail) => Log::resume(disk, dir, tail, options.segment_bytes),
@@ -132,11 +139,18 @@ impl Store {
             retained: Mutex::new(Retained::new(options.retained, options.retained_age)),
             health: Mutex::new(Health::Serving),
         });
-        let checkpointer =
-            Checkpointer::start(dir.to_owned()).map_err(OpenError::io("start the checkpoint thread for", dir))?;
+        let checkpointer = Checkpointer::start(dir.to_owned(), sealing.clone())
+            .map_err(OpenError::io("start the checkpoint thread for", dir))?;
         // The open segment counts again when it is closed.
         let replayed = recovered.replayed.saturating_sub(log.segment_len());
-        let committer = Committer::new(Arc::clone(&shared), log, checkpointer, replayed, options.segment_bytes);
+        let mut committer =
+            Committer::new(Arc::clone(&shared), log, checkpointer, sealing, replayed, options.segment_bytes);
+        if recovered.stale {
+            info!(path = %dir.display(), "writing the state anew, some of it is kept in an outdated form");
+            if let Err(error) = committer.rewrite() {
+                warn!(path = %dir.display(), ?error, "cannot write the state anew, the next start tries again");
+            }
+        }
         let (sender, receiver) = mpsc::channel(QUEUE_TRANSACTIONS);
         let thread =
             committer::spawn(committer, receiver).map_err(OpenError::io("start the commit thread for", dir))?;

@@ -117,7 +117,9 @@ pub(super) async fn commit(
         }
         Err(CommitError::Precondition { .. }) => Ok(Committed::Outdated),
         Err(error @ (CommitError::Closed | CommitError::Refused(_))) => Err(ApiError::unavailable(error.to_string())),
-        Err(error @ (CommitError::Invalid(_) | CommitError::Log(_))) => Err(ApiError::internal(error)),
+        Err(error @ (CommitError::Invalid(_) | CommitError::Log(_) | CommitError::Seal { .. })) => {
+            Err(ApiError::internal(error))
+        }
     }
 }
 

@@ -24,7 +24,7 @@ fn object(text: &str) -> Encoded {
     Encoded { bytes, revision_at: Some(7) }
 }
 
-fn create(path: &str, text: &str) -> Write {
+pub(super) fn create(path: &str, text: &str) -> Write {
     Write { key: key(path), precondition: Precondition::Absent, mutation: Mutation::Put(object(text)) }
 }
 
@@ -41,7 +41,7 @@ fn open(dir: &TempDir) -> Store {
 }
 
 /// Everything a snapshot holds, as text.
-fn content(snapshot: &Snapshot) -> Vec<String> {
+pub(super) fn content(snapshot: &Snapshot) -> Vec<String> {
     let lines = snapshot.collections().flat_map(|c| {
         snapshot
             .range(c, "", None)
@@ -167,7 +167,7 @@ async fn restart_finds_state_and_window_again() {
 async fn checkpoints_bound_the_log_and_survive_a_restart() {
     let dir = TempDir::new().unwrap();
     let options = Options { segment_bytes: 64 << 10, ..Options::default() };
-    let store = Store::open(dir.path(), options).unwrap();
+    let store = Store::open(dir.path(), options.clone()).unwrap();
     let mut at = store.commit(vec![create("a/1", "x")]).await.unwrap().revision;
     let text = "x".repeat(4 << 10);
     for _ in 0..400 {
