@@ -21,6 +21,7 @@ mod eviction;
 mod list;
 mod patch;
 mod pods;
+mod proxy;
 mod read;
 mod receive;
 mod reviews;

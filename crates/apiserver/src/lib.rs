@@ -47,6 +47,7 @@ mod openapi;
 mod options;
 mod output;
 mod path;
+mod proxy;
 mod resources;
 mod selection;
 mod server;

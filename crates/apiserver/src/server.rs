@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use store::{Snapshot, Store};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     allocation::{Block, NODE_PORTS, ServiceAllocator},
@@ -79,6 +79,8 @@ pub struct ApiServer {
     pub(crate) health: Health,
     pub(crate) documents: Documents,
     node_connector: RwLock<Option<Arc<dyn NodeConnector>>>,
+    /// Upgraded connections on their way through to pods and nodes.
+    pub(crate) tunnels: TaskTracker,
 }
 
 /// Who is at the other end, and when the conversation has to end.
@@ -108,6 +110,7 @@ impl ApiServer {
             health: Health::default(),
             documents: Documents::default(),
             node_connector: RwLock::new(None),
+            tunnels: TaskTracker::new(),
             store,
         };
         server.load();
@@ -202,7 +205,11 @@ impl ApiServer {
         tls: Arc<rustls::ServerConfig>,
         stop: CancellationToken,
     ) {
+        let server = self.clone();
         connection::serve(self, listener, tls, stop).await;
+        // told to end by the same signal
+        server.tunnels.close();
+        server.tunnels.wait().await;
     }
 }
 

@@ -1,42 +1,53 @@
-//! Logs, exec, attach, port-forward and proxying: the request is rewritten to the kubelet's path and handed to the node.
+//! Logs, exec, attach and port-forward: the request is rewritten to the kubelet's path and handed to the node. What is
+//! proxied goes its own way.
 
 use http::{HeaderMap, Request, Response, Uri, header};
 use serde_json::{Value, json};
 
-use super::admit::Admission;
+use super::{admit::Admission, proxy};
 use crate::{
     body::Body,
     codec,
     dispatch::Call,
     node::NodeConnectError,
     options::Query,
+    server::ApiServer,
     status::{ApiError, GroupResource},
 };
 
 /// Answers a request that connects to something.
 pub(super) async fn answer(call: Call, body: Body) -> Result<Response<Body>, ApiError> {
-    if call.subresource != "log" {
+    let subresource = call.subresource.as_str();
+    if !call.served.resource.subresources.iter().any(|known| known.name == subresource) {
+        return Err(ApiError::no_such_resource());
+    }
+    if subresource != "log" {
         let mut options = asked(&call);
         let admission = Admission::connect(&call);
         let snapshot = admission.mutate(Some(&mut options)).await?;
         admission.validate(&snapshot, Some(&options)).await?;
     }
-    let (node, path) = match (call.served.resource.plural.as_str(), call.subresource.as_str()) {
-        ("pods", subresource) => pod(&call, subresource)?,
-        ("nodes", "proxy") => {
-            exists(&call)?;
-            (call.name.clone(), with_query(&format!("/{}", call.rest), call.parts.uri.query()))
-        }
-        _ => return Err(ApiError::no_such_resource()),
-    };
-    let connector = call.server.node_connector();
-    let connector = connector.ok_or_else(|| ApiError::unavailable("no node is connected to this server"))?;
+    if subresource == "proxy" {
+        return proxy::answer(call, body).await;
+    }
+    let (node, path) = pod(&call, subresource)?;
     let uri: Uri = path.parse().map_err(|error| ApiError::bad_request(format!("invalid path {path:?}: {error}")))?;
     // the parts carry the upgrade of the client's connection, which the node takes
-    let mut parts = call.parts;
+    let (server, mut parts) = (call.server, call.parts);
     parts.uri = uri;
     strip_credentials(&mut parts.headers);
-    connector.call(&node, Request::from_parts(parts, body)).await.map_err(|error| match error {
+    to_node(&server, &node, Request::from_parts(parts, body)).await
+}
+
+/// Hands a request to the agent of a node.
+pub(super) async fn to_node(
+    server: &ApiServer,
+    node: &str,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let connector = server.node_connector();
+    let connector = connector.ok_or_else(|| ApiError::unavailable("no node is connected to this server"))?;
+    connector.call(node, request).await.map_err(|error| match error {
         NodeConnectError::Unknown(node) => ApiError::not_found(GroupResource { group: "", resource: "nodes" }, &node),
         error @ NodeConnectError::Unreachable { .. } => ApiError::internal(error),
     })
@@ -81,7 +92,7 @@ fn asked(call: &Call) -> Value {
 }
 
 /// The client's credentials are for this server only.
-fn strip_credentials(headers: &mut HeaderMap) {
+pub(super) fn strip_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
     let impersonation: Vec<_> =
         headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Fixture, request};
+use crate::fixture::{Fixture, MERGE, request};
 
 /// A server on a socket of its own.
 struct Socket {
@@ -217,4 +217,42 @@ async fn an_upgraded_connection_reaches_the_node() {
     assert_eq!(&word, b"ping");
     assert_eq!(*node.asked.lock(), ["n1 /exec/default/p/c?input=1&command=ls"]);
     driving.abort();
+}
+
+#[tokio::test]
+async fn what_is_proxied_to_a_node_keeps_its_method_and_path() {
+    let fixture = Fixture::new().await;
+    let node = scheduled(&fixture).await;
+    fixture.post("/api/v1/nodes", &json!({"metadata": {"name": "n1"}})).await.ok();
+    let answer = fixture.get("/api/v1/nodes/n1/proxy/logs/a%20b/?lines=3").await;
+    assert_eq!(answer.body, "a line\n");
+    fixture.send(request(Method::POST, "/api/v1/nodes/https:n1:10250/proxy/run", "text/plain", "x")).await.ok();
+    assert_eq!(*node.asked.lock(), ["n1 /logs/a%20b/?lines=3", "n1 /run"]);
+    assert_eq!(fixture.get("/api/v1/nodes/n2/proxy/healthz").await.failed().0, 404);
+    let (code, _, message) = fixture.get("/api/v1/nodes/a:b:c:d/proxy/healthz").await.failed();
+    assert_eq!((code, message.as_str()), (400, "invalid node request \"a:b:c:d\""));
+    assert_eq!(fixture.get("/api/v1/namespaces/default/configmaps/a/proxy/x").await.failed().0, 404);
+}
+
+#[tokio::test]
+async fn a_proxied_root_is_a_folder_and_backends_have_to_be_there() {
+    let fixture = Fixture::new().await;
+    scheduled(&fixture).await;
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    fixture.post(SERVICES, &service).await.ok();
+    let (code, ..) = fixture.get(&format!("{SERVICES}/s:80/proxy/")).await.failed();
+    assert_eq!(code, 404, "its endpoints are not there");
+    fixture.post("/api/v1/namespaces/default/endpoints", &json!({"metadata": {"name": "s"}})).await.ok();
+    let (code, _, message) = fixture.get(&format!("{SERVICES}/s:80/proxy/")).await.failed();
+    assert_eq!((code, message.as_str()), (503, "no endpoints available for service \"s\""));
+    let (_, _, message) = fixture.get(&format!("{SERVICES}/s:81/proxy/")).await.failed();
+    assert_eq!(message, "no service port 81 found for service \"s\"");
+    let (code, _, message) = fixture.get("/api/v1/namespaces/default/pods/p/proxy/").await.failed();
+    assert_eq!((code, message.as_str()), (400, "address not allowed"), "the pod has no address yet");
+    let status = json!({"status": {"podIP": "192.0.2.1", "podIPs": [{"ip": "192.0.2.1"}]}});
+    fixture.patch("/api/v1/namespaces/default/pods/p/status", MERGE, &status).await.ok();
+    let moved = fixture.get("/api/v1/namespaces/default/pods/p/proxy?a=b").await;
+    assert_eq!(moved.status, 301);
+    assert_eq!(moved.headers["location"], "/api/v1/namespaces/default/pods/p/proxy/?a=b");
 }
