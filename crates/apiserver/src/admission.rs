@@ -11,11 +11,13 @@ use serde_json::Value;
 
 use crate::{field_error::FieldErrors, user::User};
 
+pub use pod_security::{PodSecurity, PodSecurityLevel, PodSecurityPolicy, PodSecurityVersion};
 pub use request::RequestOptions;
 
 mod default_class;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod pod_security;
 mod priority;
 mod request;
 mod service_account;
@@ -141,6 +143,15 @@ impl AdmissionError {
             transient: false,
         }
     }
+}
+
+/// What a request is told besides yes or no.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    /// Warnings to the client.
+    pub warnings: Vec<String>,
+    /// What the audit log says about the request: keys and values.
+    pub audit: Vec<(&'static str, String)>,
 }
 
 /// The built-in plug-ins that complete an object, in upstream's order. A deletion has no object.

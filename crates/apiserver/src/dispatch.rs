@@ -7,6 +7,7 @@ use std::{
 
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::{
     authentication,
@@ -39,6 +40,8 @@ pub(crate) struct Call {
     pub(crate) parts: Parts,
     pub(crate) accepted: Accepted,
     pub(crate) now: Timestamp,
+    /// What the client is warned about, besides what the handler itself finds.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Call {
@@ -73,7 +76,24 @@ impl Call {
             parts: Request::new(()).into_parts().0,
             accepted: self.accepted,
             now: self.now,
+            warnings: Mutex::default(),
         }
+    }
+
+    /// Warns the client.
+    pub(crate) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+        self.warnings.lock().extend(warnings);
+    }
+
+    /// Takes the warnings, each once.
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        let mut seen = Vec::new();
+        for warning in std::mem::take(&mut *self.warnings.lock()) {
+            if !seen.contains(&warning) {
+                seen.push(warning);
+            }
+        }
+        seen
     }
 
     /// A header's text.
@@ -228,6 +248,7 @@ impl ApiServer {
             parts,
             accepted,
             now,
+            warnings: Mutex::default(),
             served,
         })
     }

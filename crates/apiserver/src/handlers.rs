@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod admit;
+mod charge;
 mod connect;
 mod create;
 mod definitions;

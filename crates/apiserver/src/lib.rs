@@ -54,6 +54,7 @@ mod server;
 mod status;
 #[cfg(test)]
 mod testing;
+mod turns;
 
 pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
 pub use bootstrap::BootstrapError;

@@ -67,7 +67,7 @@ pub(crate) fn object(
         Payload::Stored(bytes) if is_verbatim(call) => json_bytes(bytes, status),
         payload => shaped(call, served(call, payload)?, status)?,
     };
-    for warning in warnings {
+    for warning in warnings.iter().chain(&call.take_warnings()) {
         let mut text: String = warning.chars().filter(|char| !char.is_control()).collect();
         text.truncate(text.floor_char_boundary(WARNING_BYTES_MAX));
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::PodSecurity,
     allocation::{Block, NODE_PORTS, ServiceAllocator},
     authentication::Authenticator,
     authorization::Authorizer,
@@ -31,6 +32,7 @@ use crate::{
     node::NodeConnector,
     openapi::Documents,
     resources::Registry,
+    turns::Turns,
     user::User,
 };
 
@@ -53,6 +55,8 @@ pub struct ApiServerConfig {
     pub node_ports: RangeInclusive<u16>,
     /// Audiences a token for this API may name, besides its issuer.
     pub audiences: Vec<String>,
+    /// What pods have to keep to.
+    pub pod_security: PodSecurity,
 }
 
 impl Default for ApiServerConfig {
@@ -61,6 +65,7 @@ impl Default for ApiServerConfig {
             service_block: Block { network: std::net::Ipv4Addr::new(10, 96, 0, 0), prefix: 16 },
             node_ports: NODE_PORTS,
             audiences: Vec::new(),
+            pod_security: PodSecurity::default(),
         }
     }
 }
@@ -75,6 +80,8 @@ pub struct ApiServer {
     pub(crate) authenticator: Authenticator,
     pub(crate) services: Arc<ServiceAllocator>,
     pub(crate) decoded: Decoded,
+    pub(crate) pod_security: PodSecurity,
+    pub(crate) quota_turns: Turns,
     pub(crate) metrics: ServerMetrics,
     pub(crate) health: Health,
     pub(crate) documents: Documents,
@@ -106,6 +113,8 @@ impl ApiServer {
             authenticator: Authenticator::new(signer),
             services: ServiceAllocator::new(config.service_block, config.node_ports),
             decoded: Decoded::default(),
+            pod_security: config.pod_security,
+            quota_turns: Turns::default(),
             metrics: ServerMetrics::default(),
             health: Health::default(),
             documents: Documents::default(),

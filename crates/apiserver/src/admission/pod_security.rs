@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{AdmissionError, AdmissionRequest, ObjectReader, Operation};
-use crate::strategy::tree::{self, at, list, map, name, text};
+use super::{AdmissionError, AdmissionRequest, Notes, ObjectReader, Operation};
+use crate::strategy::tree::{at, list, map, name, text};
 
 mod checks;
 mod level;
@@ -15,7 +15,8 @@ mod level;
 mod tests;
 
 use checks::{Pod, Violation, evaluate};
-pub use level::{DEFAULT, Level, LevelVersion, Policy, Version, policy};
+use level::{DEFAULT, LevelVersion, policy};
+pub use level::{Level as PodSecurityLevel, Policy as PodSecurityPolicy, Version as PodSecurityVersion};
 
 /// Pods that a change of a namespace's level is checked against; upstream's bound.
 const PODS_CHECKED_MAX: usize = 3000;
@@ -24,7 +25,7 @@ const PODS_CHECKED_MAX: usize = 3000;
 #[derive(Clone, Debug)]
 pub struct PodSecurity {
     /// What applies where a namespace has no labels.
-    pub default: Policy,
+    pub default: PodSecurityPolicy,
     /// Users whose requests are not looked at.
     pub exempt_users: Vec<String>,
     /// Namespaces that are not looked at.
@@ -42,15 +43,6 @@ impl Default for PodSecurity {
             exempt_runtime_classes: Vec::new(),
         }
     }
-}
-
-/// What a request is told besides yes or no.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Notes {
-    /// Warnings to the client.
-    pub warnings: Vec<String>,
-    /// What the audit log says about the request.
-    pub audit: Vec<(&'static str, String)>,
 }
 
 impl PodSecurity {
@@ -73,7 +65,7 @@ impl PodSecurity {
 
     fn is_exempt(&self, request: &AdmissionRequest<'_>) -> bool {
         self.exempt_namespaces.iter().any(|exempt| exempt == request.namespace)
-            || self.exempt_users.iter().any(|exempt| *exempt == request.user.name)
+            || self.exempt_users.contains(&request.user.name)
     }
 
     fn is_exempt_class(&self, spec: &Value) -> bool {
@@ -82,7 +74,7 @@ impl PodSecurity {
     }
 
     /// The policy of a namespace, and what is wrong with its labels.
-    fn policy_of(&self, namespace: &Value) -> (Policy, Option<String>) {
+    fn policy_of(&self, namespace: &Value) -> (PodSecurityPolicy, Option<String>) {
         let metadata = namespace.get("metadata").unwrap_or(&Value::Null);
         let (policy, errors) = policy(map(metadata, "labels"), self.default);
         (policy, (!errors.is_empty()).then(|| errors.to_string()))
@@ -100,7 +92,8 @@ impl PodSecurity {
         }
         let Some(namespace) = reader.get("core/namespaces", request.namespace) else { return Ok(Notes::default()) };
         let (policy, unreadable) = self.policy_of(&namespace);
-        let open = [policy.enforce, policy.audit, policy.warn].iter().all(|mode| mode.level == Level::Privileged);
+        let open =
+            [policy.enforce, policy.audit, policy.warn].iter().all(|mode| mode.level == PodSecurityLevel::Privileged);
         if open && unreadable.is_none() {
             return Ok(Notes::default());
         }
@@ -115,7 +108,7 @@ impl PodSecurity {
         }
         let view = view(pod, spec);
         let broken = evaluate(policy.enforce, view);
-        let mut notes = self.notes(policy, unreadable, view, broken.is_empty());
+        let mut notes = Self::notes(policy, unreadable, view, broken.is_empty());
         notes.audit.push(("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string()));
         if broken.is_empty() {
             return Ok(notes);
@@ -131,7 +124,7 @@ impl PodSecurity {
         }
         let Some(namespace) = reader.get("core/namespaces", request.namespace) else { return Notes::default() };
         let (policy, unreadable) = self.policy_of(&namespace);
-        let open = [policy.audit, policy.warn].iter().all(|mode| mode.level == Level::Privileged);
+        let open = [policy.audit, policy.warn].iter().all(|mode| mode.level == PodSecurityLevel::Privileged);
         if open && unreadable.is_none() {
             return Notes::default();
         }
@@ -145,11 +138,11 @@ impl PodSecurity {
         if self.is_exempt_class(spec) {
             return Notes::default();
         }
-        self.notes(policy, unreadable, view(template, spec), true)
+        Self::notes(policy, unreadable, view(template, spec), true)
     }
 
     /// What is audited and warned about.
-    fn notes(&self, policy: Policy, unreadable: Option<String>, pod: Pod<'_>, warn: bool) -> Notes {
+    fn notes(policy: PodSecurityPolicy, unreadable: Option<String>, pod: Pod<'_>, warn: bool) -> Notes {
         let mut notes = Notes::default();
         if let Some(error) = unreadable {
             notes.audit.push(("pod-security.kubernetes.io/error", format!("Failed to parse policy: {error}")));
@@ -175,7 +168,8 @@ impl PodSecurity {
         if request.subresource.is_some() {
             return Ok(Notes::default());
         }
-        let labels = |object: &Value| policy(map(object.get("metadata").unwrap_or(&Value::Null), "labels"), self.default);
+        let labels =
+            |object: &Value| policy(map(object.get("metadata").unwrap_or(&Value::Null), "labels"), self.default);
         let (new, errors) = labels(namespace);
         let before = request.old.filter(|_| request.operation == Operation::Update).map(labels);
         if !errors.is_empty() && before.as_ref().is_none_or(|(_, old)| *old != errors) {
@@ -188,7 +182,7 @@ impl PodSecurity {
         let Some((old, _)) = before else { return Ok(Notes::default()) };
         let relaxed = new.enforce.version == old.enforce.version && new.enforce.level <= old.enforce.level;
         let exempt = self.exempt_namespaces.iter().any(|exempt| exempt == name(namespace));
-        if new.enforce == old.enforce || new.enforce.level == Level::Privileged || relaxed || exempt {
+        if new.enforce == old.enforce || new.enforce.level == PodSecurityLevel::Privileged || relaxed || exempt {
             return Ok(Notes::default());
         }
         let pods = reader.list("core/pods", &format!("{}/", name(namespace)));

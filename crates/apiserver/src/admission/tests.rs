@@ -34,6 +34,23 @@ impl ObjectReader for Cluster {
     }
 }
 
+/// A create of nothing in particular.
+pub(super) fn request<'a>(resource: &'a Resource, user: &'a User) -> AdmissionRequest<'a> {
+    AdmissionRequest {
+        operation: Operation::Create,
+        resource,
+        subresource: None,
+        namespace: "",
+        name: "",
+        generate_name: "",
+        user,
+        old: None,
+        options: RequestOptions::None,
+        dry_run: false,
+        now: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
 fn ask(
     cluster: &Cluster,
     operation: Operation,
@@ -44,19 +61,7 @@ fn ask(
     mut object: Option<&mut Value>,
 ) -> Result<(), AdmissionError> {
     let (resource, user) = (resource(group, plural), User::new("u", &[]));
-    let request = AdmissionRequest {
-        operation,
-        resource: &resource,
-        subresource: None,
-        namespace,
-        name,
-        generate_name: "",
-        user: &user,
-        old: None,
-        options: RequestOptions::None,
-        dry_run: false,
-        now: jiff::Timestamp::UNIX_EPOCH,
-    };
+    let request = AdmissionRequest { operation, namespace, name, ..request(&resource, &user) };
     mutate(cluster, &request, object.as_deref_mut())?;
     validate(cluster, &request, object.as_deref())
 }

@@ -121,7 +121,13 @@ impl<'a> Admission<'a> {
     pub(super) async fn validate(&self, snapshot: &Snapshot, object: Option<&Value>) -> Result<(), ApiError> {
         let names = self.names(object);
         let reader = Reader { snapshot, decoded: &self.call.server.decoded };
-        admission::validate(&reader, &self.request(&names), object).map_err(refused)
+        let request = self.request(&names);
+        admission::validate(&reader, &request, object).map_err(refused)?;
+        if let Some(object) = object {
+            let notes = self.call.server.pod_security.validate(&reader, &request, object).map_err(refused)?;
+            self.call.warn(notes.warnings);
+        }
+        Ok(())
     }
 
     /// Name of the object, and what it is generated from while it has none.

@@ -9,6 +9,7 @@ use store::Precondition;
 
 use super::{
     admit::Admission,
+    charge::Charge,
     definitions, receive, rules,
     write::{self, Committed, Outcome},
 };
@@ -69,6 +70,7 @@ pub(super) async fn create_object(
     }
     rules::check(call, &object, &served.strategy.validate_create(&cx, &object))?;
     admission.validate(&snapshot, Some(&object)).await?;
+    let charge = Charge::of(call, &object, None);
     let claim = match &*served.collection {
         SERVICES => Some(claim(call, &mut object, None)?),
         _ => None,
@@ -79,12 +81,15 @@ pub(super) async fn create_object(
     meta::tidy(&mut object);
     warnings.extend(served.strategy.warnings(&object));
     if options.dry_run {
+        if let Some(charge) = charge {
+            charge.writes(call)?;
+        }
         if snapshot.get(&served.collection, &served.path(&call.namespace, meta::name(&object))).is_some() {
             return Err(ApiError::already_exists(call.group_resource(), meta::name(&object)));
         }
         return Ok(Outcome { object: Payload::Served(object), created: true, warnings });
     }
-    let stored = insert(call, object, generated.then_some(&*base)).await?;
+    let stored = insert(call, object, generated.then_some(&*base), charge.as_ref()).await?;
     if let Some(claim) = claim {
         claim.confirm();
     }
@@ -107,12 +112,17 @@ fn refuse_while_terminating(call: &Call) -> Result<(), ApiError> {
 }
 
 /// Commits a new object; `base` is what its name was generated from, if it was.
-async fn insert(call: &Call, mut object: Value, base: Option<&str>) -> Result<store::Object, ApiError> {
+async fn insert(
+    call: &Call,
+    mut object: Value,
+    base: Option<&str>,
+    charge: Option<&Charge>,
+) -> Result<store::Object, ApiError> {
     for _ in 0..NAMES_TRIED_MAX {
         let name = meta::name(&object).to_owned();
         let path = call.served.path(&call.namespace, &name);
         let again = base.is_some().then(|| object.clone());
-        match (write::put(call, &path, Precondition::Absent, object).await?, again) {
+        match (write::put(call, &path, Precondition::Absent, object, charge).await?, again) {
             (Committed::Done(stored), _) => return Ok(stored),
             (Committed::Outdated, None) => return Err(ApiError::already_exists(call.group_resource(), &name)),
             (Committed::Outdated, Some(mut again)) => {

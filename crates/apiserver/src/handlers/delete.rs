@@ -109,7 +109,7 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Ga
             Plan::Mark(mut marked) => {
                 on_mark(call, &mut marked);
                 let precondition = Precondition::Revision(stored.revision);
-                if let Committed::Done(object) = write::put(call, &path, precondition, marked).await? {
+                if let Committed::Done(object) = write::put(call, &path, precondition, marked, None).await? {
                     if &*served.collection == crd::COLLECTION {
                         definitions::clean_up(call, &call.name).await?;
                     }

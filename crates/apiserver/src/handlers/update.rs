@@ -9,6 +9,7 @@ use store::{Mutation, Precondition, Revision};
 
 use super::{
     admit::{Admission, Gate},
+    charge::Charge,
     create::{self, Ownership},
     definitions, receive, rules,
     write::{self, ATTEMPTS_MAX, Committed, Outcome},
@@ -87,6 +88,7 @@ pub(super) async fn change_object(
             return Err(ApiError::modified(call.group_resource(), &call.name));
         }
         prepare(call, options, gate, &mut new, &old).await?;
+        let charge = Charge::of(call, &new, Some(&old));
         let claim = match &*served.collection {
             SERVICES if call.subresource.is_empty() => Some(create::claim(call, &mut new, Some(&old))?),
             _ => None,
@@ -100,10 +102,13 @@ pub(super) async fn change_object(
             return Ok(Outcome { object: Payload::Stored(stored.bytes.clone()), created: false, warnings });
         }
         if options.dry_run {
+            if let Some(charge) = charge {
+                charge.writes(call)?;
+            }
             new["metadata"]["resourceVersion"] = stored.revision.0.to_string().into();
             return Ok(Outcome { object: Payload::Served(new), created: false, warnings });
         }
-        match save(call, &path, stored.revision, new).await? {
+        match save(call, &path, stored.revision, new, charge.as_ref()).await? {
             Committed::Done(object) => {
                 if let Some(claim) = claim {
                     claim.confirm();
@@ -120,11 +125,17 @@ pub(super) async fn change_object(
 }
 
 /// Commits the changed object; one whose deletion waited only for this change goes.
-async fn save(call: &Call, path: &str, revision: Revision, mut new: Value) -> Result<Committed, ApiError> {
+async fn save(
+    call: &Call,
+    path: &str,
+    revision: Revision,
+    mut new: Value,
+    charge: Option<&Charge>,
+) -> Result<Committed, ApiError> {
     let served = &call.served;
     let precondition = Precondition::Revision(revision);
     if !(meta::is_terminating(&new) && deletion::may_go(&served.collection, &new)) {
-        return write::put(call, path, precondition, new).await;
+        return write::put(call, path, precondition, new, charge).await;
     }
     served.form.to_stored(&mut new, &served.stored_api_version);
     let gone = write::commit(call, path, precondition, Mutation::Delete(codec::encode(&new))).await?;

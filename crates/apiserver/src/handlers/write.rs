@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::{Response, StatusCode};
 use schema::apply::{ApplyError, Manager, Operation};
 use serde_json::Value;
-use store::{CommitError, Key, Mutation, Precondition, Revision, Write};
+use store::{CommitError, Encoded, Key, Mutation, Precondition, Revision, Write};
 
+use super::charge::{self, Charge};
 use crate::{
     body::Body,
     codec,
@@ -109,9 +110,15 @@ pub(super) async fn commit(
 ) -> Result<Committed, ApiError> {
     let served = &call.served;
     let key = Key { collection: served.collection.clone(), path: Arc::from(path) };
-    match call.server.store.commit(vec![Write { key, precondition, mutation }]).await {
+    let outcome = call.server.store.commit(vec![Write { key, precondition, mutation }]).await;
+    settle(call, path, outcome)
+}
+
+/// What a transaction came to whose first write is of the object at `path`.
+fn settle(call: &Call, path: &str, outcome: Result<store::Committed, CommitError>) -> Result<Committed, ApiError> {
+    match outcome {
         Ok(committed) => {
-            call.server.committed(&served.collection, path);
+            call.server.committed(&call.served.collection, path);
             let object = committed.objects.into_iter().next();
             object.map(Committed::Done).ok_or_else(|| ApiError::internal("a commit returned no object"))
         }
@@ -123,18 +130,44 @@ pub(super) async fn commit(
     }
 }
 
-/// Commits a put of an object in its served form.
+/// Commits a put of an object in its served form, and what it adds to what the namespace's quotas count.
 pub(super) async fn put(
     call: &Call,
     path: &str,
     precondition: Precondition,
     mut object: Value,
+    charge: Option<&Charge>,
 ) -> Result<Committed, ApiError> {
     call.served.form.to_stored(&mut object, &call.served.stored_api_version);
     let encoded = codec::encode(&object);
     // the tree is many times the size of its bytes, and the commit takes a while
     drop(object);
-    commit(call, path, precondition, Mutation::Put(encoded)).await
+    match charge {
+        Some(charge) => put_charged(call, path, precondition, encoded, charge).await,
+        None => commit(call, path, precondition, Mutation::Put(encoded)).await,
+    }
+}
+
+async fn put_charged(
+    call: &Call,
+    path: &str,
+    precondition: Precondition,
+    encoded: Encoded,
+    charge: &Charge,
+) -> Result<Committed, ApiError> {
+    let collection = &call.served.collection;
+    let key = Key { collection: collection.clone(), path: Arc::from(path) };
+    let _turn = call.server.quota_turns.take(&call.namespace).await;
+    for _ in 0..charge::ATTEMPTS_MAX {
+        let mut writes = vec![Write { key: key.clone(), precondition, mutation: Mutation::Put(encoded.clone()) }];
+        writes.extend(charge.writes(call)?);
+        match call.server.store.commit(writes).await {
+            // a recount came between
+            Err(CommitError::Precondition { key: lost, .. }) if lost != key => {}
+            outcome => return settle(call, path, outcome),
+        }
+    }
+    Err(ApiError::conflict(call.group_resource(), &call.name, "the namespace's quotas keep changing; please try again"))
 }
 
 /// An object of the store in its served form, carrying its revision.

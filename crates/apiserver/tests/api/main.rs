@@ -11,5 +11,7 @@ mod fixture;
 mod lists;
 mod matrix;
 mod patches;
+mod pod_security;
+mod quota;
 mod verbs;
 mod watches;

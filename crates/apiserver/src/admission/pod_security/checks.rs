@@ -74,7 +74,10 @@ const BASELINE: &[Check] = &[
     check("hostProbesAndHostLifecycle", &[(34, probe_hosts)]),
     check("privileged", &[(0, privileged)]),
     check("procMount", &[(0, proc_mount), (35, |pod| unless_own_users(pod, proc_mount))]),
-    check("seLinuxOptions", &[(0, |pod| se_linux(pod, &SE_LINUX_TYPES[..4])), (31, |pod| se_linux(pod, SE_LINUX_TYPES))]),
+    check(
+        "seLinuxOptions",
+        &[(0, |pod| se_linux(pod, &SE_LINUX_TYPES[..4])), (31, |pod| se_linux(pod, SE_LINUX_TYPES))],
+    ),
     check("seccompProfile_baseline", &[(0, seccomp_annotations), (19, |pod| bad_seccomp(pod).0)]),
     check(
         "sysctls",
@@ -156,7 +159,8 @@ fn app_armor(pod: Pod<'_>) -> Option<Violation> {
     let mut bad = |holder: &Value| {
         let kind = context(holder, &["appArmorProfile", "type"]).and_then(Value::as_str);
         let kind = kind.filter(|kind| !matches!(*kind, "RuntimeDefault" | "Localhost"));
-        kind.inspect(|kind| drop(values.insert((*kind).to_owned()))).is_some()
+        values.extend(kind.map(str::to_owned));
+        kind.is_some()
     };
     let of_pod = bad(pod.spec);
     let mut setters = setters(of_pod, &pod.which(bad));
@@ -381,7 +385,8 @@ fn proc_mount(pod: Pod<'_>) -> Option<Violation> {
     let mut kinds = BTreeSet::new();
     let containers = pod.which(|container| {
         let kind = context(container, &["procMount"]).and_then(Value::as_str).filter(|kind| *kind != "Default");
-        kind.inspect(|kind| drop(kinds.insert((*kind).to_owned()))).is_some()
+        kinds.extend(kind.map(str::to_owned));
+        kind.is_some()
     });
     (!containers.is_empty()).then(|| Violation {
         reason: "procMount",
@@ -453,7 +458,8 @@ fn is_seccomp_confined(kind: &str) -> bool {
 /// What is wrong with the profiles that are set, and whether the pod sets a good one for all containers.
 fn bad_seccomp(pod: Pod<'_>) -> (Option<Violation>, bool) {
     let mut kinds = BTreeSet::new();
-    let profile = |holder: &'_ Value| context(holder, &["seccompProfile"]).map(|profile| text(profile, "type").to_owned());
+    let profile =
+        |holder: &'_ Value| context(holder, &["seccompProfile"]).map(|profile| text(profile, "type").to_owned());
     let mut bad = |holder: &Value| {
         let kind = profile(holder).filter(|kind| !is_seccomp_confined(kind));
         kind.map(|kind| kinds.insert(kind)).is_some()

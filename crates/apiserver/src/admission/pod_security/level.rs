@@ -97,14 +97,14 @@ pub struct Policy {
 }
 
 /// Nothing is asked for unless labels say so.
-pub const DEFAULT: Policy =
+pub(super) const DEFAULT: Policy =
     Policy { enforce: LevelVersion::PRIVILEGED, audit: LevelVersion::PRIVILEGED, warn: LevelVersion::PRIVILEGED };
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 
 /// Reads the policy from a namespace's labels, starting from `default`. A label that cannot be read counts as the strictest level
 /// where it is enforced, and is ignored otherwise.
-pub fn policy(labels: &Map<String, Value>, default: Policy) -> (Policy, FieldErrors) {
+pub(super) fn policy(labels: &Map<String, Value>, default: Policy) -> (Policy, FieldErrors) {
     let (mut policy, mut errors) = (default, FieldErrors::default());
     if labels.is_empty() {
         return (policy, errors);

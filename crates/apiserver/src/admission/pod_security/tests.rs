@@ -2,11 +2,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::json;
 
-use super::*;
+use super::{level::Level, *};
 use crate::{strategy::fixture::resource, user::User};
 
 fn broken(level: &str, version: &str, pod: &Value) -> Vec<String> {
-    let labels = json!({"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/enforce-version": version});
+    let labels =
+        json!({"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/enforce-version": version});
     let (policy, errors) = policy(labels.as_object().unwrap(), DEFAULT);
     assert!(errors.is_empty(), "{errors}");
     let spec = &pod["spec"];
@@ -118,7 +119,10 @@ fn restricted_rules() {
             json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE", "CHOWN"]}}),
             "unrestricted capabilities: container \"c\" must not include \"CHOWN\" in securityContext.capabilities.add",
         ),
-        (json!({"runAsNonRoot": false}), "runAsNonRoot != true: container \"c\" must not set securityContext.runAsNonRoot=false"),
+        (
+            json!({"runAsNonRoot": false}),
+            "runAsNonRoot != true: container \"c\" must not set securityContext.runAsNonRoot=false",
+        ),
         (json!({"runAsUser": 0}), "runAsUser=0: container \"c\" must not set runAsUser=0"),
         (
             json!({"seccompProfile": {"type": "Unconfined"}}),
@@ -160,10 +164,18 @@ fn rules_change_with_the_version() {
     let mut own_users = pod(json!({"hostUsers": false, "containers": [{"name": "c", "securityContext":
         {"allowPrivilegeEscalation": false, "runAsUser": 0, "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"}}}]}));
-    assert_eq!((broken("restricted", "v1.34", &own_users).len(), broken("restricted", "v1.35", &own_users).len()), (2, 0));
+    assert_eq!(
+        (broken("restricted", "v1.34", &own_users).len(), broken("restricted", "v1.35", &own_users).len()),
+        (2, 0)
+    );
     own_users["spec"]["containers"][0]["securityContext"]["procMount"] = "Unmasked".into();
-    assert_eq!((broken("baseline", "v1.35", &own_users).len(), broken("restricted", "v1.35", &own_users).len()), (0, 1));
-    let windows = pod(json!({"os": {"name": "windows"}, "securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}));
+    assert_eq!(
+        (broken("baseline", "v1.35", &own_users).len(), broken("restricted", "v1.35", &own_users).len()),
+        (0, 1)
+    );
+    let windows = pod(
+        json!({"os": {"name": "windows"}, "securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]}),
+    );
     assert_eq!((broken("restricted", "v1.24", &windows).len(), broken("restricted", "v1.25", &windows).len()), (3, 0));
     let annotated = json!({"metadata": {"annotations": {"container.seccomp.security.alpha.kubernetes.io/c": "unconfined"}},
         "spec": {"containers": [{"name": "c"}]}});
@@ -234,8 +246,10 @@ fn judge(
 
 #[test]
 fn pods_are_refused_and_templates_warned_about() {
-    let cluster = cluster(json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted",
-        "pod-security.kubernetes.io/warn-version": "v1.24"}));
+    let cluster = cluster(
+        json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted",
+        "pod-security.kubernetes.io/warn-version": "v1.24"}),
+    );
     let bad = container(json!({"privileged": true}));
     let refused = judge(&cluster, "", "pods", None, &bad, None).unwrap_err();
     assert_eq!(
@@ -248,7 +262,9 @@ fn pods_are_refused_and_templates_warned_about() {
     let notes = judge(&cluster, "", "pods", None, &weak, None).unwrap();
     assert_eq!(
         notes.warnings,
-        ["would violate PodSecurity \"restricted:v1.24\": runAsNonRoot != true (pod or container \"c\" must set securityContext.runAsNonRoot=true)"]
+        [
+            "would violate PodSecurity \"restricted:v1.24\": runAsNonRoot != true (pod or container \"c\" must set securityContext.runAsNonRoot=true)"
+        ]
     );
     let deployment = json!({"metadata": {"name": "d"}, "spec": {"template": weak}});
     assert_eq!(judge(&cluster, "apps", "deployments", None, &deployment, None).unwrap().warnings, notes.warnings);
@@ -276,7 +292,8 @@ fn a_stricter_namespace_tells_of_the_pods_it_has() {
         object["metadata"]["name"] = pod.into();
         cluster.0.insert(format!("core/pods:n/{pod}"), Arc::new(object));
     }
-    let namespace = |level: &str| json!({"metadata": {"name": "n", "labels": {"pod-security.kubernetes.io/enforce": level}}});
+    let namespace =
+        |level: &str| json!({"metadata": {"name": "n", "labels": {"pod-security.kubernetes.io/enforce": level}}});
     let plain = json!({"metadata": {"name": "n"}});
     let change = |new: &str, old: &Value| judge(&cluster, "", "namespaces", None, &namespace(new), Some(old));
     assert_eq!(
