@@ -56,6 +56,7 @@ fn registry() -> Vec<(&'static str, Start)> {
         ("node-lifecycle", |context, stop| node_lifecycle::run(context, stop).boxed()),
         ("pod-gc", |context, stop| pod_gc::run(context, stop).boxed()),
         ("replicaset", |context, stop| replicaset::run(context, stop).boxed()),
+        ("replicationcontroller", |context, stop| replicaset::run_replication_controllers(context, stop).boxed()),
         ("root-ca", |context, stop| root_ca::run(context, stop).boxed()),
         ("serviceaccount", |context, stop| serviceaccount::run(context, stop).boxed()),
         ("taint-eviction", |context, stop| taint_eviction::run(context, stop).boxed()),

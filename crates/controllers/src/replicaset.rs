@@ -1,12 +1,12 @@
-//! ReplicaSet: keeps as many pods of a template as asked for.
+//! ReplicaSets and their elder form, ReplicationControllers: keep as many pods of a template as asked for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
@@ -18,10 +18,12 @@ use crate::context::{
 };
 use crate::owners::{self, Claim};
 use crate::pending::{LAG_RETRY, PendingWrites};
-use crate::{pods, selector};
+use crate::pods;
+use set::Set;
 use status::Failure;
 
 mod rank;
+mod set;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -61,13 +63,13 @@ pub(crate) fn decide(wanted: i32, active: &[Arc<Pod>], related: impl FnOnce() ->
     Scale::Delete(rank::to_delete(active, &related(), surplus, now))
 }
 
-struct Controller {
+struct Controller<S: Set> {
     context: Context,
     recorder: Recorder,
-    sets: Informer<ReplicaSet>,
+    sets: Informer<S>,
     pods: Informer<Pod>,
     pods_by_owner: Index<Pod>,
-    sets_by_owner: Index<ReplicaSet>,
+    sets_by_owner: Index<S>,
     pending: PendingWrites,
 }
 
@@ -85,14 +87,24 @@ pub(crate) fn by_controller<K: kube::Resource>(object: &K) -> Vec<String> {
     }
 }
 
+/// Runs ReplicaSets.
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
-    let sets = context.informers.of::<ReplicaSet>();
+    run_sets::<ReplicaSet>(context, stop).await;
+}
+
+/// Runs ReplicationControllers.
+pub(crate) async fn run_replication_controllers(context: Context, stop: CancellationToken) {
+    run_sets::<ReplicationController>(context, stop).await;
+}
+
+async fn run_sets<S: Set>(context: Context, stop: CancellationToken) {
+    let sets = context.informers.of::<S>();
     let pods = context.informers.of::<Pod>();
     if !synced(&stop, async { sets.synced().await && pods.synced().await }).await {
         return;
     }
     let controller = Arc::new(Controller {
-        recorder: Recorder::new(context.client.clone(), "replicaset-controller"),
+        recorder: Recorder::new(context.client.clone(), S::COMPONENT),
         pods_by_owner: pods.index("controller", by_controller),
         sets_by_owner: sets.index("controller", by_controller),
         pending: PendingWrites::default(),
@@ -109,11 +121,11 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         let controller = Arc::clone(&controller);
         async move { controller.reconcile(&key).await }
     };
-    run_with_feeds(run_controller("replicaset", queue.clone(), WORKERS, stop, reconcile), feeds).await;
+    run_with_feeds(run_controller(S::QUEUE, queue.clone(), WORKERS, stop, reconcile), feeds).await;
 }
 
 /// The sets a pod change matters to: its controller before and after, or for an orphan all that would take it.
-fn affected_sets(sets: &Informer<ReplicaSet>, change: &Change<Pod>) -> Vec<Key> {
+fn affected_sets<S: Set>(sets: &Informer<S>, change: &Change<Pod>) -> Vec<Key> {
     let (old, new) = match change {
         Change::Applied { old, new } => (old.as_ref(), new),
         Change::Deleted(last) => (None, last),
@@ -121,7 +133,7 @@ fn affected_sets(sets: &Informer<ReplicaSet>, change: &Change<Pod>) -> Vec<Key> 
     let namespace = new.metadata.namespace.as_deref().unwrap_or_default();
     let mut keys = Vec::new();
     for pod in old.into_iter().chain([new]) {
-        if let Some(owner) = owners::controller_of(&pod.metadata).filter(|owner| owner.kind == "ReplicaSet") {
+        if let Some(owner) = owners::controller_of(&pod.metadata).filter(|owner| owner.kind == S::kind(&())) {
             let key = Key::new(namespace, &owner.name);
             if !keys.contains(&key) {
                 keys.push(key);
@@ -132,19 +144,13 @@ fn affected_sets(sets: &Informer<ReplicaSet>, change: &Change<Pod>) -> Vec<Key> 
         && owners::controller_of(&new.metadata).is_none()
         && new.metadata.labels.as_ref().is_some_and(|labels| !labels.is_empty());
     if adoptable {
-        let matching = sets.namespace(namespace).into_iter().filter(|set| selects(set, new));
+        let matching = sets.namespace(namespace).into_iter().filter(|set| set.selects(new));
         keys.extend(matching.map(|set| Key::of(set.as_ref())));
     }
     keys
 }
 
-fn selects(set: &ReplicaSet, pod: &Pod) -> bool {
-    set.spec.as_ref().is_some_and(|spec| {
-        !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, pod.metadata.labels.as_ref())
-    })
-}
-
-impl Controller {
+impl<S: Set> Controller<S> {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else {
             self.pending.forget(key);
@@ -163,8 +169,8 @@ impl Controller {
         let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
         let mut failure = None;
         let mut result = Ok(());
-        if set.metadata.deletion_timestamp.is_none() {
-            let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        if set.meta().deletion_timestamp.is_none() {
+            let wanted = set.replicas();
             let outcome = match decide(wanted, &active, || self.related(&set, &active), now) {
                 Scale::Keep => Ok(()),
                 Scale::Create(count) => self.create(key, &set, count).await.map_err(|e| (Failure::Create, e)),
@@ -178,20 +184,20 @@ impl Controller {
                 result = Err(error);
             }
         }
-        let (status, next) = status::compute(&set, &owned, failure, now);
+        let (status, next) = status::compute(set.as_ref(), &owned, failure, now);
         self.write_status(key, &set, status).await?;
         result.map(|()| next)
     }
 
     /// The pods that are the set's, after taking over matching orphans and letting go of those that match no more.
-    async fn claim(&self, set: &ReplicaSet) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+    async fn claim(&self, set: &S) -> Result<Vec<Arc<Pod>>, ReconcileError> {
         let namespace = set.namespace().unwrap_or_default();
-        let uid = set.metadata.uid.as_deref().unwrap_or_default();
+        let uid = set.meta().uid.as_deref().unwrap_or_default();
         let api = self.context.api::<Pod>(&namespace);
         let mut owned = Vec::new();
         let candidates = self.pods_by_owner.get(uid).into_iter().chain(self.pods_by_owner.get(&orphans_of(&namespace)));
         for pod in candidates {
-            let patch = match owners::claim(&set.metadata, &pod.metadata, selects(set, &pod)) {
+            let patch = match owners::claim(set.meta(), &pod.metadata, set.selects(&pod)) {
                 Claim::Ignore => continue,
                 Claim::Owned => {
                     owned.push(pod);
@@ -214,13 +220,13 @@ impl Controller {
     }
 
     /// For each pod, how many pods of the same workload run on its node.
-    fn related(&self, set: &ReplicaSet, active: &[Arc<Pod>]) -> Vec<usize> {
-        let siblings = match owners::controller_of(&set.metadata) {
+    fn related(&self, set: &S, active: &[Arc<Pod>]) -> Vec<usize> {
+        let siblings = match owners::controller_of(set.meta()) {
             Some(owner) => self.sets_by_owner.get(&owner.uid),
             None => Vec::new(),
         };
         let mut per_node = std::collections::HashMap::<String, usize>::new();
-        let own = set.metadata.uid.iter().cloned();
+        let own = set.meta().uid.iter().cloned();
         let uids: std::collections::BTreeSet<String> = siblings.iter().filter_map(|s| s.uid()).chain(own).collect();
         for pod in uids.iter().flat_map(|uid| self.pods_by_owner.get(uid)).filter(|pod| pods::is_active(pod)) {
             if let Some(node) = pods::node_name(&pod) {
@@ -230,7 +236,7 @@ impl Controller {
         active.iter().map(|pod| pods::node_name(pod).and_then(|n| per_node.get(n)).copied().unwrap_or(0)).collect()
     }
 
-    async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<(), ReconcileError> {
+    async fn create(&self, key: &Key, set: &S, count: usize) -> Result<(), ReconcileError> {
         let pod = pod_from_template(set);
         let api = self.context.api::<Pod>(&key.namespace);
         let (mut left, mut batch) = (count, FIRST_BATCH);
@@ -257,7 +263,7 @@ impl Controller {
                 }
                 let message = format!("Error creating: {}", cause(&error));
                 self.recorder.about(set, EventType::Warning, "FailedCreate", message);
-                return Err(failed("create pods of replicaset", key)(error));
+                return Err(failed("create pods of", format!("{} {key}", S::QUEUE))(error));
             }
             left -= size;
             batch *= 2;
@@ -268,7 +274,7 @@ impl Controller {
     async fn delete<'a>(
         &self,
         key: &Key,
-        set: &ReplicaSet,
+        set: &S,
         surplus: impl Iterator<Item = &'a Arc<Pod>>,
     ) -> Result<(), ReconcileError> {
         let api = self.context.api::<Pod>(&key.namespace);
@@ -301,24 +307,19 @@ impl Controller {
         first_error.map_or(Ok(()), Err)
     }
 
-    async fn write_status(
-        &self,
-        key: &Key,
-        set: &ReplicaSet,
-        status: k8s_openapi::api::apps::v1::ReplicaSetStatus,
-    ) -> Result<(), ReconcileError> {
-        if set.status.as_ref() == Some(&status) {
+    async fn write_status(&self, key: &Key, set: &S, status: ReplicaSetStatus) -> Result<(), ReconcileError> {
+        if set.status().as_ref() == Some(&status) {
             return Ok(());
         }
-        let api = self.context.api::<ReplicaSet>(&key.namespace);
+        let api = self.context.api::<S>(&key.namespace);
         let patch = status::patch(set, &status);
         let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        gone_is_done(result).map_err(failed("write status of replicaset", key))
+        gone_is_done(result).map_err(failed("write status of", format!("{} {key}", S::QUEUE)))
     }
 }
 
-fn pod_from_template(set: &ReplicaSet) -> Pod {
-    let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+fn pod_from_template<S: Set>(set: &S) -> Pod {
+    let template = set.template();
     let from = template.metadata.unwrap_or_default();
     Pod {
         metadata: kube::core::ObjectMeta {

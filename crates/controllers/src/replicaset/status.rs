@@ -1,14 +1,15 @@
-//! The status of a ReplicaSet, computed from its pods.
+//! The status of a ReplicaSet or ReplicationController, computed from its pods.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use super::set::Set;
 use crate::pods::{self, Availability};
 use crate::selector::contains_all;
 
@@ -22,16 +23,14 @@ pub(super) enum Failure {
 }
 
 /// The status, and when it changes without any event: a ready pod becomes available by the passing of time.
-pub(super) fn compute(
-    set: &ReplicaSet,
+pub(super) fn compute<S: Set>(
+    set: &S,
     owned: &[Arc<Pod>],
     failure: Option<(Failure, String)>,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
-    let spec = set.spec.clone().unwrap_or_default();
-    let template =
-        spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
-    let min_ready = spec.min_ready_seconds.unwrap_or(0);
+    let template = set.template().metadata.and_then(|meta| meta.labels).unwrap_or_default();
+    let min_ready = set.min_ready_seconds();
     let (mut replicas, mut labelled, mut ready, mut available, mut terminating) = (0, 0, 0, 0, 0);
     let mut next: Option<Duration> = None;
     for pod in owned {
@@ -56,19 +55,15 @@ pub(super) fn compute(
         fully_labeled_replicas: some(labelled),
         ready_replicas: some(ready),
         available_replicas: some(available),
-        terminating_replicas: some(terminating),
-        observed_generation: set.metadata.generation,
+        terminating_replicas: if S::COUNTS_TERMINATING { some(terminating) } else { None },
+        observed_generation: set.meta().generation,
         conditions: conditions(set, failure, now),
     };
     (status, next)
 }
 
-fn conditions(
-    set: &ReplicaSet,
-    failure: Option<(Failure, String)>,
-    now: Timestamp,
-) -> Option<Vec<ReplicaSetCondition>> {
-    let current = set.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+fn conditions<S: Set>(set: &S, failure: Option<(Failure, String)>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
+    let current = set.status().and_then(|status| status.conditions).unwrap_or_default();
     let (before, mut conditions): (Vec<_>, Vec<_>) = current.into_iter().partition(|c| c.type_ == REPLICA_FAILURE);
     if let Some((kind, message)) = failure {
         let reason = match kind {
@@ -89,14 +84,17 @@ fn conditions(
 }
 
 /// Merge patch from the set's status to `status`; what is absent must be named to be removed.
-pub(super) fn patch(set: &ReplicaSet, status: &ReplicaSetStatus) -> Value {
-    json!({"metadata": {"uid": set.metadata.uid}, "status": {
+pub(super) fn patch<S: Set>(set: &S, status: &ReplicaSetStatus) -> Value {
+    let mut patch = json!({"metadata": {"uid": set.meta().uid}, "status": {
         "replicas": status.replicas,
         "fullyLabeledReplicas": status.fully_labeled_replicas,
         "readyReplicas": status.ready_replicas,
         "availableReplicas": status.available_replicas,
-        "terminatingReplicas": status.terminating_replicas,
         "observedGeneration": status.observed_generation,
         "conditions": status.conditions,
-    }})
+    }});
+    if S::COUNTS_TERMINATING {
+        patch["status"]["terminatingReplicas"] = json!(status.terminating_replicas);
+    }
+    patch
 }

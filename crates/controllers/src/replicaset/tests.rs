@@ -100,3 +100,24 @@ fn pods_carry_the_template_and_their_controller() {
     let owner = &pod.metadata.owner_references.unwrap()[0];
     assert_eq!((owner.uid.as_str(), owner.controller, owner.block_owner_deletion), ("set", Some(true), Some(true)));
 }
+
+#[test]
+fn a_replication_controller_selects_by_labels_and_makes_pods_of_its_own() {
+    let mut set: ReplicationController = serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "default", "uid": "rc", "generation": 1},
+        "spec": {"replicas": 2, "selector": {"app": "web"},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}}}))
+    .unwrap();
+    assert!(set.selects(&pod("1", json!({}))));
+    assert!(!set.selects(&pod("2", json!({"/metadata/labels/app": "other"}))));
+    let owner = &pod_from_template(&set).metadata.owner_references.unwrap()[0];
+    assert_eq!((owner.api_version.as_str(), owner.kind.as_str()), ("v1", "ReplicationController"));
+    let (status, _) = status::compute(&set, &[pod("1", json!({}))], Some((Failure::Create, "no".into())), now());
+    assert_eq!((status.replicas, status.terminating_replicas), (1, None));
+    let patch = status::patch(&set, &status);
+    assert!(patch["status"].get("terminatingReplicas").is_none());
+    set.status = serde_json::from_value(patch["status"].clone()).unwrap();
+    assert_eq!(set.status(), Some(status));
+    set.spec.as_mut().unwrap().selector = None;
+    assert!(!set.selects(&pod("1", json!({}))), "without a selector it selects nothing");
+}

@@ -1,0 +1,117 @@
+//! What ReplicaSets and ReplicationControllers have in common: all but their types and names.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
+use kube::core::NamespaceResourceScope;
+use serde::de::DeserializeOwned;
+
+use crate::selector;
+
+/// A template and how many pods of it there are to be.
+pub(super) trait Set:
+    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// What its events come from.
+    const COMPONENT: &'static str;
+    /// Name of its queue, and of itself in errors.
+    const QUEUE: &'static str;
+    /// Whether its status counts pods that are on their way out.
+    const COUNTS_TERMINATING: bool;
+
+    /// How many pods are wanted.
+    fn replicas(&self) -> i32;
+
+    /// How long a pod has to be ready before it counts as available.
+    fn min_ready_seconds(&self) -> i32;
+
+    /// Whether the pod is one of its own, going by the labels.
+    fn selects(&self, pod: &Pod) -> bool;
+
+    /// What the pods look like.
+    fn template(&self) -> PodTemplateSpec;
+
+    /// Its status, in the form ReplicaSets have.
+    fn status(&self) -> Option<ReplicaSetStatus>;
+}
+
+impl Set for ReplicaSet {
+    const COMPONENT: &'static str = "replicaset-controller";
+    const QUEUE: &'static str = "replicaset";
+    const COUNTS_TERMINATING: bool = true;
+
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+    }
+
+    fn selects(&self, pod: &Pod) -> bool {
+        self.spec.as_ref().is_some_and(|spec| {
+            !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, pod.metadata.labels.as_ref())
+        })
+    }
+
+    fn template(&self) -> PodTemplateSpec {
+        self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
+    }
+
+    fn status(&self) -> Option<ReplicaSetStatus> {
+        self.status.clone()
+    }
+}
+
+impl Set for ReplicationController {
+    const COMPONENT: &'static str = "replication-controller";
+    const QUEUE: &'static str = "replicationcontroller";
+    const COUNTS_TERMINATING: bool = false;
+
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+    }
+
+    fn selects(&self, pod: &Pod) -> bool {
+        let wanted = self.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
+        wanted.is_some_and(|wanted| selector::contains_all(pod.metadata.labels.as_ref(), wanted))
+    }
+
+    fn template(&self) -> PodTemplateSpec {
+        self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
+    }
+
+    fn status(&self) -> Option<ReplicaSetStatus> {
+        let status = self.status.clone()?;
+        let conditions = status.conditions.map(|conditions| {
+            let condition = |from: k8s_openapi::api::core::v1::ReplicationControllerCondition| ReplicaSetCondition {
+                last_transition_time: from.last_transition_time,
+                message: from.message,
+                reason: from.reason,
+                status: from.status,
+                type_: from.type_,
+            };
+            conditions.into_iter().map(condition).collect()
+        });
+        Some(ReplicaSetStatus {
+            available_replicas: status.available_replicas,
+            conditions,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            observed_generation: status.observed_generation,
+            ready_replicas: status.ready_replicas,
+            replicas: status.replicas,
+            terminating_replicas: None,
+        })
+    }
+}
