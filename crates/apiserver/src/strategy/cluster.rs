@@ -1,8 +1,9 @@
-//! Namespaces, Nodes, Leases, Events, PriorityClasses, RuntimeClasses, ResourceQuotas and LimitRanges.
+//! What the cluster as a whole is made of: Namespaces, Nodes, Leases, Events, PriorityClasses, RuntimeClasses,
+//! ResourceQuotas and LimitRanges.
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     NameRule, Strategy, WriteContext, metadata, names,
@@ -11,6 +12,12 @@ use super::{
     tree::{self, default_to, flag, int, list, map, same, some, text, text_at},
 };
 use crate::field_error::{FieldErrors, Path};
+
+mod event;
+mod limits;
+
+pub(super) use event::Event;
+pub(super) use limits::{LimitRange, ResourceQuota};
 
 const SPEC: Path<'static> = Path::new("spec");
 const METADATA: Path<'static> = Path::new("metadata");
@@ -65,6 +72,38 @@ impl Strategy for Namespace {
         }
     }
 
+    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
+        let path = SPEC.child("finalizers");
+        let finalizers = object.get("spec").map_or(&[][..], |spec| list(spec, "finalizers"));
+        for (index, finalizer) in finalizers.iter().enumerate() {
+            let finalizer = finalizer.as_str().unwrap_or_default();
+            if let Some(message) = names::qualified(finalizer) {
+                errors.invalid(&path.index(index), finalizer, message);
+            } else if !finalizer.contains('/') && finalizer != "kubernetes" {
+                errors.invalid(
+                    &path.index(index),
+                    finalizer,
+                    "name is neither a standard finalizer name nor is it fully qualified",
+                );
+            }
+        }
+    }
+
+    fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, _old: &Value, errors: &mut FieldErrors) {
+        let deleted = some(new.get("metadata").unwrap_or(&Value::Null), "deletionTimestamp").is_some();
+        let phase = text_at(new, &["status", "phase"]);
+        let status = Path::new("status");
+        if deleted && phase != "Terminating" {
+            errors.invalid(
+                &status.child("Phase"),
+                phase,
+                "may only be 'Terminating' if `deletionTimestamp` is not empty",
+            );
+        } else if !deleted && phase != "Active" {
+            errors.invalid(&status.child("Phase"), phase, "may only be 'Active' if `deletionTimestamp` is empty");
+        }
+    }
+
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         let phase = text_at(object, &["status", "phase"]).to_owned();
         vec![("status.phase", phase.clone()), ("name", tree::name(object).to_owned())]
@@ -104,6 +143,13 @@ impl Strategy for Node {
                 errors.duplicate(&path, taint.clone());
             }
         }
+        validate_pod_ranges(spec, errors);
+        for key in ["capacity", "allocatable"] {
+            for (name, amount) in tree::at(object, &["status", key]).and_then(Value::as_object).into_iter().flatten() {
+                let place = format!("status.{key}.{name}");
+                quantity::validate_non_negative(amount, &Path::new(&place), errors);
+            }
+        }
     }
 
     fn check_change(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
@@ -125,6 +171,25 @@ impl Strategy for Node {
     }
 }
 
+/// Pods get addresses from one range of each family.
+fn validate_pod_ranges(spec: &Value, errors: &mut FieldErrors) {
+    let path = SPEC.child("podCIDRs");
+    let ranges = list(spec, "podCIDRs");
+    let mut families = [0; 2];
+    for (index, range) in ranges.iter().enumerate() {
+        match range.as_str().and_then(super::network::parse_range) {
+            Some((address, _)) => families[usize::from(address.is_ipv6())] += 1,
+            None => errors.invalid(&path.index(index), ranges.to_vec(), "must be valid CIDR"),
+        }
+        if ranges[..index].contains(range) {
+            errors.duplicate(&path.index(index), range.clone());
+        }
+    }
+    if families.iter().any(|count| *count > 1) {
+        errors.invalid(&path, ranges.to_vec(), "may specify no more than one CIDR for each IP family");
+    }
+}
+
 /// Leases.
 pub(super) struct Lease;
 
@@ -136,65 +201,20 @@ impl Strategy for Lease {
         {
             errors.invalid(&SPEC.child("leaseDurationSeconds"), seconds, "must be greater than 0");
         }
+        let strategy = text(spec, "strategy");
+        let strategies = ["OldestEmulationVersion"];
+        if !strategy.is_empty() && !strategy.contains('/') && !strategies.contains(&strategy) {
+            errors.not_supported(&SPEC.child("strategy"), strategy, &strategies);
+        }
+        if strategy.is_empty() && !text(spec, "preferredHolder").is_empty() {
+            let path = SPEC.child("strategy");
+            errors.forbidden(&SPEC.child("preferredHolder"), format!("may only be specified when `{path}` is defined"));
+        }
         if let Some(count) = int(spec, "leaseTransitions")
             && count < 0
         {
             errors.invalid(&SPEC.child("leaseTransitions"), count, "must be greater than or equal to 0");
         }
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-}
-
-/// Events, of the core group and of `events.k8s.io`.
-pub(super) struct Event;
-
-impl Strategy for Event {
-    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
-        let key = if object.get("regarding").is_some() { "regarding" } else { "involvedObject" };
-        let subject = text_at(object, &[key, "namespace"]);
-        let namespace = tree::namespace(object);
-        let path = Path::new(key);
-        // Events about objects without a namespace stand in `default`.
-        let matches = if subject.is_empty() {
-            namespace == "default" || namespace == "kube-system"
-        } else {
-            subject == namespace
-        };
-        if !matches {
-            errors.invalid(&path.child("namespace"), subject, "does not match event.namespace");
-        }
-    }
-
-    fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        let key = if object.get("regarding").is_some() { "regarding" } else { "involvedObject" };
-        let subject = |field: &str| text_at(object, &[key, field]).to_owned();
-        let first = |options: [&[&str]; 2]| {
-            let [one, other] = options.map(|keys| text_at(object, keys));
-            if one.is_empty() { other.to_owned() } else { one.to_owned() }
-        };
-        let source = first([&["source", "component"], &["deprecatedSource", "component"]]);
-        let component = first([&["reportingComponent"], &["reportingController"]]);
-        vec![
-            ("involvedObject.kind", subject("kind")),
-            ("involvedObject.namespace", subject("namespace")),
-            ("involvedObject.name", subject("name")),
-            ("involvedObject.uid", subject("uid")),
-            ("involvedObject.apiVersion", subject("apiVersion")),
-            ("involvedObject.resourceVersion", subject("resourceVersion")),
-            ("involvedObject.fieldPath", subject("fieldPath")),
-            ("regarding.kind", subject("kind")),
-            ("regarding.namespace", subject("namespace")),
-            ("regarding.name", subject("name")),
-            ("regarding.uid", subject("uid")),
-            ("reason", text(object, "reason").to_owned()),
-            ("reportingComponent", if component.is_empty() { source.clone() } else { component.clone() }),
-            ("reportingController", component),
-            ("source", source),
-            ("type", text(object, "type").to_owned()),
-        ]
     }
 
     fn allows_create_on_update(&self) -> bool {
@@ -272,109 +292,27 @@ impl Strategy for RuntimeClass {
         if let Some(message) = names::label(handler) {
             errors.invalid(&Path::new("handler"), handler, message);
         }
+        if let Some(overhead) = some(object, "overhead") {
+            validate_resource_list(overhead, "podFixed", &Path::new("overhead"), errors);
+        }
+        let Some(scheduling) = some(object, "scheduling") else { return };
+        let path = Path::new("scheduling");
+        for (key, value) in map(scheduling, "nodeSelector") {
+            metadata::validate_label(key, value, &path.child("nodeSelector"), errors);
+        }
+        let tolerations = list(scheduling, "tolerations");
+        let path = path.child("tolerations");
+        for (index, toleration) in tolerations.iter().enumerate() {
+            super::pod_spec::validate_toleration(toleration, &path.index(index), errors);
+            if tolerations[..index].contains(toleration) {
+                errors.duplicate(&path.index(index), toleration.clone());
+            }
+        }
     }
 
     fn check_change(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
         if !same(new, old, "handler") {
             errors.invalid(&Path::new("handler"), text(new, "handler"), metadata::IMMUTABLE);
         }
-    }
-}
-
-/// ResourceQuotas.
-pub(super) struct ResourceQuota;
-
-impl Strategy for ResourceQuota {
-    fn prepare_new(&self, _cx: &WriteContext<'_>, object: &mut Value) {
-        if let Some(object) = object.as_object_mut() {
-            object.insert("status".to_owned(), json!({}));
-        }
-    }
-
-    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
-        let spec = object.get("spec").unwrap_or(&Value::Null);
-        let path = SPEC.child("hard");
-        for (name, amount) in map(spec, "hard") {
-            let path = path.key(name);
-            if let Some(message) = names::qualified(name) {
-                errors.invalid(&path, name.as_str(), message);
-            }
-            quantity::validate_non_negative(amount, &path, errors);
-        }
-    }
-
-    fn check_change(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
-        let (new, old) = (new.get("spec").unwrap_or(&Value::Null), old.get("spec").unwrap_or(&Value::Null));
-        if !same(new, old, "scopes") {
-            let scopes = new.get("scopes").cloned().unwrap_or_default();
-            errors.invalid(&SPEC.child("scopes"), scopes, metadata::IMMUTABLE);
-        }
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-}
-
-/// LimitRanges.
-pub(super) struct LimitRange;
-
-impl Strategy for LimitRange {
-    fn default(&self, object: &mut Value) {
-        let Some(spec) = object.get_mut("spec") else { return };
-        for limit in tree::list_mut(spec, "limits") {
-            if text(limit, "type") != "Container" {
-                continue;
-            }
-            // The tighter of what is given stands in for what is not.
-            for (target, source) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
-                let Some(values) = some(limit, source).and_then(Value::as_object).cloned() else { continue };
-                fill(limit, target, values);
-            }
-        }
-    }
-
-    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
-        let spec = object.get("spec").unwrap_or(&Value::Null);
-        let path = SPEC.child("limits");
-        let mut seen = HashSet::new();
-        for (index, limit) in list(spec, "limits").iter().enumerate() {
-            let path = path.index(index);
-            let kind = text(limit, "type");
-            if let Some(message) = names::qualified(kind) {
-                errors.invalid(&path.child("type"), kind, message);
-            }
-            if !seen.insert(kind) {
-                errors.duplicate(&path.child("type"), kind);
-            }
-            for key in ["max", "min", "default", "defaultRequest"] {
-                validate_resource_list(limit, key, &path, errors);
-            }
-            for (name, least) in map(limit, "min") {
-                let most = map(limit, "max").get(name);
-                if let (Some(lower), Some(upper)) = (quantity::parse(least), most.and_then(quantity::parse))
-                    && lower > upper
-                {
-                    let (least, most) = (shown(least), most.map(shown).unwrap_or_default());
-                    let detail = format!("min value {least} is greater than max value {most}");
-                    errors.invalid(&path.child("min").key(name), least, detail);
-                }
-            }
-        }
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-}
-
-fn shown(quantity: &Value) -> String {
-    quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned)
-}
-
-fn fill(limit: &mut Value, target: &str, values: Map<String, Value>) {
-    let Some(target) = tree::map_mut(limit, target) else { return };
-    for (name, value) in values {
-        target.entry(name).or_insert(value);
     }
 }

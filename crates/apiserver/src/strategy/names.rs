@@ -183,6 +183,29 @@ pub(crate) fn config_key(key: &str) -> Option<String> {
     }
 }
 
+/// The name of an HTTP header.
+pub(crate) fn http_header(name: &str) -> Option<&'static str> {
+    let valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (!valid).then_some(
+        "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')",
+    )
+}
+
+/// A kernel parameter, its words separated by dots or slashes.
+pub(crate) fn sysctl(name: &str) -> Option<&'static str> {
+    let word = |word: &str| {
+        let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = word.as_bytes();
+        bytes.first().is_some_and(|byte| alphanumeric(*byte))
+            && bytes.last().is_some_and(|byte| alphanumeric(*byte))
+            && bytes.iter().all(|byte| alphanumeric(*byte) || matches!(byte, b'-' | b'_'))
+    };
+    let valid = name.len() <= SUBDOMAIN_BYTES_MAX && name.split(['.', '/']).all(word);
+    (!valid).then_some(
+        "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+    )
+}
+
 /// The name of a port: `IANA_SVC_NAME`.
 pub(crate) fn port_name(name: &str) -> Option<&'static str> {
     if name.len() > 15 {

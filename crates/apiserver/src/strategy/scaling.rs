@@ -9,6 +9,8 @@ use super::{
 };
 use crate::field_error::{FieldErrors, Path};
 
+mod metrics;
+
 const SPEC: Path<'static> = Path::new("spec");
 /// Processor use, in percent of the request, that an autoscaler without metrics keeps.
 const CPU_PERCENT: i64 = 80;
@@ -26,6 +28,7 @@ impl Strategy for Autoscaler {
             let target = json!({"type": "Utilization", "averageUtilization": CPU_PERCENT});
             default_to(spec, "metrics", json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
         }
+        default_behavior(spec);
     }
 
     fn prepare_new(&self, _cx: &WriteContext<'_>, object: &mut Value) {
@@ -47,14 +50,46 @@ impl Strategy for Autoscaler {
             errors.invalid(&SPEC.child("maxReplicas"), most, "must be greater than or equal to `minReplicas`");
         }
         let target = spec.get("scaleTargetRef").unwrap_or(&Value::Null);
-        let path = SPEC.child("scaleTargetRef");
-        for key in ["kind", "name"] {
-            let value = text(target, key);
-            if value.is_empty() {
-                errors.required(&path.child(key), "");
-            } else if let Some(message) = names::path_segment(value, false) {
-                errors.invalid(&path.child(key), value, message);
-            }
+        validate_reference(target, &SPEC.child("scaleTargetRef"), errors);
+        metrics::validate(spec, &SPEC, errors);
+        metrics::validate_behavior(spec, &SPEC, errors);
+    }
+}
+
+/// Checks a reference to an object of the same namespace.
+fn validate_reference(target: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    for key in ["kind", "name"] {
+        let value = text(target, key);
+        if value.is_empty() {
+            errors.required(&path.child(key), "");
+        } else if let Some(message) = names::path_segment(value, false) {
+            errors.invalid(&path.child(key), value, message);
+        }
+    }
+    let version = text(target, "apiVersion");
+    if version.split('/').count() > 2 {
+        errors.invalid(&path.child("apiVersion"), version, format!("unexpected GroupVersion string: {version}"));
+    }
+}
+
+/// What an autoscaler whose behaviour is given in part does in the rest: up at once, by four pods or double, whichever is
+/// more; down to any size.
+fn default_behavior(spec: &mut Value) {
+    let Some(behavior) = spec.get_mut("behavior").filter(|behavior| behavior.is_object()) else { return };
+    let up = json!([
+        {"type": "Pods", "value": 4, "periodSeconds": 15},
+        {"type": "Percent", "value": 100, "periodSeconds": 15},
+    ]);
+    let down = json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]);
+    for (direction, policies) in [("scaleUp", up), ("scaleDown", down)] {
+        let Some(rules) = tree::child_mut(behavior, direction) else { continue };
+        default_to(rules, "selectPolicy", "Max");
+        if direction == "scaleUp" {
+            default_to(rules, "stabilizationWindowSeconds", 0);
+        }
+        if list(rules, "policies").is_empty() {
+            tree::remove(rules, "policies");
+            default_to(rules, "policies", policies);
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     NameRule, Strategy, WriteContext, metadata, names,
+    network::{parse_range, validate_app_protocol, validate_endpoint_address},
     tree::{self, at, default_to, int, list, map, same, some, text},
 };
 use crate::{
@@ -94,6 +95,7 @@ impl Strategy for Service {
         validate_ports(spec, errors);
         validate_affinity(spec, errors);
         validate_traffic(spec, errors);
+        validate_load_balancer(object, spec, errors);
         for (key, value) in map(spec, "selector") {
             metadata::validate_label(key, value, &SPEC.child("selector"), errors);
         }
@@ -131,6 +133,18 @@ impl Strategy for Service {
         {
             errors.invalid(&SPEC.child("loadBalancerClass"), text(new, "loadBalancerClass"), "may not change once set");
         }
+    }
+
+    fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, _old: &Value, errors: &mut FieldErrors) {
+        let status = Path::new("status");
+        let balancer = status.child("loadBalancer");
+        let path = balancer.child("ingress");
+        if at(new, &["status", "loadBalancer", "ingress"]).is_some()
+            && tree::text_at(new, &["spec", "type"]) != "LoadBalancer"
+        {
+            errors.forbidden(&path, "may only be used when `spec.type` is \"LoadBalancer\"");
+        }
+        validate_entries(new, &path, errors);
     }
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -317,6 +331,7 @@ fn validate_ports(spec: &Value, errors: &mut FieldErrors) {
             protocol => errors.not_supported(&path.child("protocol"), protocol, &["SCTP", "TCP", "UDP"]),
         }
         validate_target(port, &path, errors);
+        validate_app_protocol(text(port, "appProtocol"), &path.child("appProtocol"), errors);
         if !seen_ports.insert((protocol, number)) {
             errors.duplicate(&path, json!({"port": number, "protocol": protocol}));
         }
@@ -350,7 +365,12 @@ fn validate_target(port: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
 fn validate_affinity(spec: &Value, errors: &mut FieldErrors) {
     match text(spec, "sessionAffinity") {
         "" => errors.required(&SPEC.child("sessionAffinity"), ""),
-        "None" => {}
+        "None" => {
+            if some(spec, "sessionAffinityConfig").is_some() {
+                let rule = "must not be set when session affinity is None";
+                errors.forbidden(&SPEC.child("sessionAffinityConfig"), rule);
+            }
+        }
         "ClientIP" => {
             let seconds = at(spec, &["sessionAffinityConfig", "clientIP", "timeoutSeconds"])
                 .and_then(Value::as_i64)
@@ -400,13 +420,81 @@ fn validate_traffic(spec: &Value, errors: &mut FieldErrors) {
     }
     let path = SPEC.child("externalIPs");
     for (index, address) in list(spec, "externalIPs").iter().enumerate() {
-        let address = address.as_str().unwrap_or_default();
-        if address.parse::<std::net::IpAddr>().is_err() {
-            errors.invalid(
-                &path.index(index),
-                address,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
+        validate_endpoint_address(address.as_str().unwrap_or_default(), &path.index(index), errors);
+    }
+    let distribution = text(spec, "trafficDistribution");
+    let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+    if !distribution.is_empty() && !known.contains(&distribution) {
+        errors.not_supported(&SPEC.child("trafficDistribution"), distribution, &known);
+    }
+}
+
+/// How the ranges of a load balancer's clients were named before they had a field.
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
+fn validate_load_balancer(object: &Value, spec: &Value, errors: &mut FieldErrors) {
+    let balances = text(spec, "type") == "LoadBalancer";
+    let ranges = list(spec, "loadBalancerSourceRanges");
+    let path = SPEC.child("loadBalancerSourceRanges");
+    let annotation = tree::text_at(object, &["metadata", "annotations", SOURCE_RANGES]);
+    if !ranges.is_empty() {
+        if !balances {
+            errors.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
+        }
+        for (index, range) in ranges.iter().enumerate() {
+            let range = range.as_str().unwrap_or_default().trim();
+            if parse_range(range).is_none() {
+                let rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                errors.invalid(&path.index(index), range, rule);
+            }
+        }
+    } else if !annotation.is_empty() {
+        let metadata = Path::new("metadata");
+        let annotations = metadata.child("annotations");
+        let path = annotations.key(SOURCE_RANGES);
+        if !balances {
+            errors.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
+        }
+        if annotation.split(',').any(|range| parse_range(range.trim()).is_none()) {
+            errors.invalid(&path, annotation, "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24");
+        }
+    }
+    let class = text(spec, "loadBalancerClass");
+    if some(spec, "loadBalancerClass").is_some() {
+        if !balances {
+            errors.forbidden(&SPEC.child("loadBalancerClass"), "may only be used when `type` is 'LoadBalancer'");
+        } else if let Some(message) = names::qualified(class) {
+            errors.invalid(&SPEC.child("loadBalancerClass"), class, message);
+        }
+    }
+}
+
+/// Checks where a load balancer can be reached, in the status of `object`.
+pub(super) fn validate_entries(object: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let entries = at(object, &["status", "loadBalancer", "ingress"]).and_then(Value::as_array);
+    for (index, entry) in entries.into_iter().flatten().enumerate() {
+        let path = path.index(index);
+        let (address, host) = (text(entry, "ip"), text(entry, "hostname"));
+        if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
+            let rule = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.invalid(&path.child("ip"), address, rule);
+        }
+        let mode = text(entry, "ipMode");
+        if !mode.is_empty() {
+            if address.is_empty() {
+                errors.forbidden(&path.child("ipMode"), "may not be specified when `ip` is not set");
+            }
+            if !["Proxy", "VIP"].contains(&mode) {
+                errors.not_supported(&path.child("ipMode"), mode, &["Proxy", "VIP"]);
+            }
+        }
+        if host.is_empty() {
+            continue;
+        }
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            errors.invalid(&path.child("hostname"), host, "must be a DNS name, not an IP address");
+        } else if let Some(message) = names::subdomain(host) {
+            errors.invalid(&path.child("hostname"), host, message);
         }
     }
 }

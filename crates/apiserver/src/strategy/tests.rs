@@ -1,4 +1,5 @@
 mod odd_objects;
+mod rules;
 
 use serde_json::json;
 
@@ -171,7 +172,7 @@ fn rules_of_the_smaller_kinds() {
             "autoscaling",
             "horizontalpodautoscalers",
             json!({"metadata": meta, "spec": {"maxReplicas": 0, "minReplicas": 0, "scaleTargetRef": {"kind": "D", "name": "d"}}}),
-            "[spec.minReplicas: Invalid value: 0: must be greater than or equal to 1, spec.maxReplicas: Invalid value: 0: must be greater than 0]",
+            "[spec.minReplicas: Invalid value: 0: must be greater than or equal to 1, spec.maxReplicas: Invalid value: 0: must be greater than 0, spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas]",
         ),
         (
             "policy",

@@ -104,12 +104,26 @@ impl Strategy for Workload {
         }
     }
 
-    fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, _old: &Value, errors: &mut FieldErrors) {
+    fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
         let status = new.get("status").unwrap_or(&Value::Null);
         for key in ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "fullyLabeledReplicas"] {
             validate_number(status, key, &Path::new("status"), errors);
         }
         let replicas = int(status, "replicas").unwrap_or(0);
+        if let Some(ready) = int(status, "readyReplicas")
+            && let Some(available) = int(status, "availableReplicas").filter(|available| *available > ready)
+            && *self != Self::DaemonSet
+        {
+            let path = Path::new("status");
+            errors.invalid(&path.child("availableReplicas"), available, "cannot be greater than readyReplicas");
+        }
+        if let Some(before) = old.get("status").and_then(|status| int(status, "collisionCount")) {
+            let count = int(status, "collisionCount");
+            if count.is_none_or(|count| count < before) {
+                let path = Path::new("status");
+                errors.invalid(&path.child("collisionCount"), count.unwrap_or(0), "cannot be decremented");
+            }
+        }
         for key in ["readyReplicas", "availableReplicas"] {
             if let Some(count) = int(status, key).filter(|count| *count > replicas && *self != Self::DaemonSet) {
                 let path = Path::new("status");
@@ -128,12 +142,25 @@ impl Strategy for Workload {
         }
     }
 
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        template_warnings(object, &["spec", "template"])
+    }
+
     fn default_propagation(&self) -> Propagation {
         match self {
             Self::ReplicationController => Propagation::Orphan,
             _ => Propagation::Background,
         }
     }
+}
+
+/// What a client is warned about in the pod template at the end of `keys`.
+pub(super) fn template_warnings(object: &Value, keys: &[&str]) -> Vec<String> {
+    let Some(template) = tree::at(object, keys) else { return Vec::new() };
+    let place = keys.join(".");
+    let (spec, metadata) = (format!("{place}.spec"), format!("{place}.metadata"));
+    let annotations = map(template.get("metadata").unwrap_or(&Value::Null), "annotations");
+    pod_spec::warnings(template.get("spec").unwrap_or(&Value::Null), &Path::new(&spec), annotations, &metadata)
 }
 
 /// A ReplicationController selects its template's labels when it names none, and carries them itself.
@@ -354,6 +381,18 @@ fn validate_stateful_set(spec: &Value, errors: &mut FieldErrors) {
     if !["OrderedReady", "Parallel"].contains(&policy) {
         errors.invalid(&SPEC.child("podManagementPolicy"), policy, "must be 'OrderedReady' or 'Parallel'");
     }
+    if let Some(retention) = some(spec, "persistentVolumeClaimRetentionPolicy") {
+        let path = SPEC.child("persistentVolumeClaimRetentionPolicy");
+        for key in ["whenDeleted", "whenScaled"] {
+            let policy = text(retention, key);
+            if !["Delete", "Retain"].contains(&policy) {
+                errors.not_supported(&path.child(key), policy, &["Delete", "Retain"]);
+            }
+        }
+    }
+    if let Some(ordinals) = some(spec, "ordinals") {
+        validate_number(ordinals, "start", &SPEC.child("ordinals"), errors);
+    }
 }
 
 /// The fields of a StatefulSet's specification that may change.
@@ -378,6 +417,49 @@ fn check_stateful_set_change(new: &Value, old: &Value, errors: &mut FieldErrors)
             &SPEC,
             "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
         );
+    }
+}
+
+/// PodTemplates.
+pub(super) struct PodTemplate;
+
+impl Strategy for PodTemplate {
+    fn default(&self, object: &mut Value) {
+        if let Some(pod) = object.pointer_mut("/template/spec").filter(|spec| spec.is_object()) {
+            pod_spec::default_spec(pod);
+        }
+    }
+
+    fn tracks_generation(&self, _resource: &kinds::Resource) -> bool {
+        true
+    }
+
+    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
+        pod_spec::validate_template(object.get("template").unwrap_or(&Value::Null), &Path::new("template"), errors);
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        template_warnings(object, &["template"])
+    }
+}
+
+/// ControllerRevisions: what a controller's template was.
+pub(super) struct ControllerRevision;
+
+impl Strategy for ControllerRevision {
+    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
+        if let Some(revision) = int(object, "revision").filter(|revision| *revision < 0) {
+            errors.invalid(&Path::new("revision"), revision, NON_NEGATIVE);
+        }
+        if some(object, "data").is_none() {
+            errors.required(&Path::new("data"), "data is mandatory");
+        }
+    }
+
+    fn check_change(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        if !same(new, old, "data") {
+            errors.invalid(&Path::new("data"), new.get("data").cloned().unwrap_or_default(), metadata::IMMUTABLE);
+        }
     }
 }
 

@@ -53,7 +53,7 @@ fn minimal(resource: &Resource) -> Value {
         "csidrivers" => json!({"spec": {}}),
         "csistoragecapacities" => json!({"storageClassName": "s"}),
         "volumeattachments" => {
-            json!({"spec": {"attacher": "a.dev/a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
+            json!({"spec": {"attacher": "a.dev", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
         }
         "volumeattributesclasses" => json!({"driverName": "d.dev", "parameters": {"a": "b"}}),
         "certificatesigningrequests" => {

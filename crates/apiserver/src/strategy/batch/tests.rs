@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::*;
+use super::cron::parse_schedule;
 use crate::strategy::fixture::*;
 
 fn job() -> Value {

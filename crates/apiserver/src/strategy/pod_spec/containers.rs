@@ -9,9 +9,13 @@ use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
         names,
-        tree::{flag, int, list, some, text},
+        tree::{flag, int, is_empty, list, some, text},
     },
 };
+
+mod mounts;
+
+pub(super) use mounts::{validate_no_dots, validate_relative};
 
 /// What all containers of a pod share while they are checked.
 struct Pod<'a> {
@@ -19,6 +23,11 @@ struct Pod<'a> {
     names: HashSet<&'a str>,
     host_ports: HashSet<(&'a str, &'a str, i64)>,
     host_network: bool,
+    /// Names of the pod's resource claims.
+    claims: HashSet<&'a str>,
+    restart_policy: &'a str,
+    /// The operating system the pod says it is for, empty when it does not say.
+    os: &'a str,
 }
 
 /// Which list a container stands in.
@@ -31,8 +40,15 @@ enum Role {
 
 /// Checks all containers of `spec`.
 pub(super) fn validate(spec: &Value, volumes: &Volumes<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
-    let mut pod =
-        Pod { volumes, names: HashSet::new(), host_ports: HashSet::new(), host_network: flag(spec, "hostNetwork") };
+    let mut pod = Pod {
+        volumes,
+        names: HashSet::new(),
+        host_ports: HashSet::new(),
+        host_network: flag(spec, "hostNetwork"),
+        claims: list(spec, "resourceClaims").iter().map(|claim| text(claim, "name")).collect(),
+        restart_policy: text(spec, "restartPolicy"),
+        os: crate::strategy::tree::text_at(spec, &["os", "name"]),
+    };
     if list(spec, "containers").is_empty() {
         errors.required(&path.child("containers"), "");
     }
@@ -41,7 +57,56 @@ pub(super) fn validate(spec: &Value, volumes: &Volumes<'_>, path: &Path<'_>, err
     {
         let path = path.child(key);
         for (index, container) in list(spec, key).iter().enumerate() {
-            validate_container(container, role, &mut pod, &path.index(index), errors);
+            let path = path.index(index);
+            if role == Role::Ephemeral {
+                validate_ephemeral(container, &pod, &path, errors);
+            }
+            validate_container(container, role, &mut pod, &path, errors);
+        }
+    }
+}
+
+/// What an ephemeral container may set; the rest needs resources or a life cycle that it has not.
+const EPHEMERAL_FIELDS: [&str; 15] = [
+    "name",
+    "image",
+    "command",
+    "args",
+    "workingDir",
+    "envFrom",
+    "env",
+    "volumeMounts",
+    "volumeDevices",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "imagePullPolicy",
+    "securityContext",
+    "stdin",
+    "stdinOnce",
+];
+
+fn validate_ephemeral(container: &Value, pod: &Pod<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
+    let target = text(container, "targetContainerName");
+    if !target.is_empty() && !pod.names.contains(target) {
+        errors.not_found(&path.child("targetContainerName"), target);
+    }
+    for (key, value) in container.as_object().into_iter().flatten() {
+        // a probe, hook or restart policy is refused with words of its own
+        let told = ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy"];
+        let allowed = ["tty", "targetContainerName"].contains(&key.as_str())
+            || EPHEMERAL_FIELDS.contains(&key.as_str())
+            || told.contains(&key.as_str());
+        if !allowed && !is_empty(value) {
+            errors.forbidden(&path.child(key), "cannot be set for an Ephemeral Container");
+        }
+    }
+    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+        for key in ["subPath", "subPathExpr"] {
+            if !text(mount, key).is_empty() {
+                let mounts = path.child("volumeMounts");
+                let path = mounts.index(index);
+                errors.forbidden(&path.child(key), "cannot be set for an Ephemeral Container");
+            }
         }
     }
 }
@@ -71,14 +136,69 @@ fn validate_container<'a>(
     validate_choice(container, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], path, errors);
     validate_ports(list(container, "ports"), role, pod, &path.child("ports"), errors);
     env::validate(container, path, errors);
-    validate_mounts(container, pod.volumes, path, errors);
-    resources::validate(container.get("resources").unwrap_or(&Value::Null), &path.child("resources"), errors);
+    mounts::validate(container, pod.volumes, path, errors);
+    let wanted = container.get("resources").unwrap_or(&Value::Null);
+    resources::validate(wanted, &path.child("resources"), errors);
+    validate_claims(wanted, pod, &path.child("resources"), errors);
+    validate_resize_policy(container, pod, path, errors);
     security::validate_container(
         container.get("securityContext").unwrap_or(&Value::Null),
         &path.child("securityContext"),
         errors,
     );
     validate_restart(container, role, path, errors);
+    handlers::validate_stop_signal(container, pod.os, path, errors);
+}
+
+fn validate_claims(resources: &Value, pod: &Pod<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
+    let path = path.child("claims");
+    let mut seen = HashSet::new();
+    for (index, claim) in list(resources, "claims").iter().enumerate() {
+        let path = path.index(index);
+        let (name, request) = (text(claim, "name"), text(claim, "request"));
+        if name.is_empty() {
+            errors.required(&path, "");
+            continue;
+        }
+        if !seen.insert((name, request)) {
+            errors.duplicate(&path, if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") });
+        }
+        if !pod.claims.contains(name) {
+            errors.not_found(&path, name);
+        }
+    }
+}
+
+fn validate_resize_policy(container: &Value, pod: &Pod<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
+    let path = path.child("resizePolicy");
+    let mut seen = HashSet::new();
+    for (index, policy) in list(container, "resizePolicy").iter().enumerate() {
+        let path = path.index(index);
+        let (resource, restart) = (text(policy, "resourceName"), text(policy, "restartPolicy"));
+        if !seen.insert(resource) {
+            errors.duplicate(&path, resource);
+        }
+        match resource {
+            "cpu" | "memory" => {}
+            "" => errors.required(&path.child("resourceName"), ""),
+            resource => errors.not_supported(&path.child("resourceName"), resource, &["cpu", "memory"]),
+        }
+        match restart {
+            "NotRequired" => {}
+            "RestartContainer" if pod.restart_policy == "Never" => {
+                errors.invalid(
+                    &path.child("restartPolicy"),
+                    restart,
+                    "must be 'NotRequired' when `restartPolicy` is 'Never'",
+                );
+            }
+            "RestartContainer" => {}
+            "" => errors.required(&path.child("restartPolicy"), ""),
+            restart => {
+                errors.not_supported(&path.child("restartPolicy"), restart, &["NotRequired", "RestartContainer"]);
+            }
+        }
+    }
 }
 
 fn validate_restart(container: &Value, role: Role, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -139,6 +259,10 @@ fn validate_ports<'a>(ports: &'a [Value], role: Role, pod: &mut Pod<'a>, path: &
         if let Some(message) = names::port_number(host_port) {
             errors.invalid(&path.child("hostPort"), host_port, message);
         }
+        let address = text(port, "hostIP");
+        if !address.is_empty() {
+            super::validation::validate_ip(address, &path.child("hostIP"), errors);
+        }
         if pod.host_network && host_port != number {
             errors.invalid(&path.child("containerPort"), number, "must match `hostPort` when `hostNetwork` is true");
         }
@@ -146,61 +270,5 @@ fn validate_ports<'a>(ports: &'a [Value], role: Role, pod: &mut Pod<'a>, path: &
         if role == Role::Main && !pod.host_ports.insert(key) {
             errors.duplicate(&path.child("hostPort"), format!("{}/{}/{host_port}", key.0, key.1));
         }
-    }
-}
-
-fn validate_mounts(container: &Value, volumes: &Volumes<'_>, path: &Path<'_>, errors: &mut FieldErrors) {
-    let mounts_path = path.child("volumeMounts");
-    let mut seen = HashSet::new();
-    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let path = mounts_path.index(index);
-        let (name, target) = (text(mount, "name"), text(mount, "mountPath"));
-        if name.is_empty() {
-            errors.required(&path.child("name"), "");
-        }
-        if !volumes.contains(name) {
-            errors.not_found(&path.child("name"), name);
-        }
-        if target.is_empty() {
-            errors.required(&path.child("mountPath"), "");
-        } else if !seen.insert(target) {
-            errors.invalid(&path.child("mountPath"), target, "must be unique");
-        }
-        let (sub, expression) = (text(mount, "subPath"), text(mount, "subPathExpr"));
-        if !sub.is_empty() && !expression.is_empty() {
-            errors.invalid(&path.child("subPathExpr"), expression, "subPathExpr and subPath are mutually exclusive");
-        }
-        validate_relative(sub, &path.child("subPath"), errors);
-        validate_relative(expression, &path.child("subPathExpr"), errors);
-        let propagation = text(mount, "mountPropagation");
-        if !["", "None", "HostToContainer", "Bidirectional"].contains(&propagation) {
-            errors.not_supported(
-                &path.child("mountPropagation"),
-                propagation,
-                &["Bidirectional", "HostToContainer", "None"],
-            );
-        } else if propagation == "Bidirectional"
-            && container.pointer("/securityContext/privileged").and_then(Value::as_bool) != Some(true)
-        {
-            errors.forbidden(
-                &path.child("mountPropagation"),
-                "Bidirectional mount propagation is available only to privileged containers",
-            );
-        }
-    }
-}
-
-/// A path that stays below where it is applied.
-pub(super) fn validate_relative(target: &str, path: &Path<'_>, errors: &mut FieldErrors) {
-    if target.starts_with('/') {
-        errors.invalid(path, target, "must be a relative path");
-    }
-    validate_no_dots(target, path, errors);
-}
-
-/// A path without `..`.
-pub(super) fn validate_no_dots(target: &str, path: &Path<'_>, errors: &mut FieldErrors) {
-    if target.split('/').any(|part| part == "..") {
-        errors.invalid(path, target, "must not contain '..'");
     }
 }

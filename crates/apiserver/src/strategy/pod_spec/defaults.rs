@@ -162,6 +162,10 @@ fn default_volume(volume: &mut Value) {
     if let Some(source) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
         source.entry("type").or_insert_with(|| "".into());
     }
+    if let Some(source) = volume.get_mut("image").filter(|source| source.is_object()) {
+        let policy = if is_latest(text(source, "reference")) { "Always" } else { "IfNotPresent" };
+        default_to(source, "pullPolicy", policy);
+    }
     if let Some(source) = volume.get_mut("iscsi") {
         default_to(source, "iscsiInterface", "default");
     }

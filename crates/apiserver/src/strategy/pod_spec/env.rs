@@ -77,11 +77,16 @@ fn validate_variable(variable: &Value, path: &Path<'_>, errors: &mut FieldErrors
     }
     if let Some(field) = some(source, "resourceFieldRef") {
         sources += 1;
-        if text(field, "resource").is_empty() {
-            errors.required(&path.child("resourceFieldRef").child("resource"), "");
+        validate_resource_field(field, false, &path.child("resourceFieldRef"), errors);
+    }
+    if let Some(file) = some(source, "fileKeyRef") {
+        sources += 1;
+        for key in ["volumeName", "path", "key"] {
+            if text(file, key).is_empty() {
+                errors.required(&path.child("fileKeyRef").child(key), "");
+            }
         }
     }
-    sources += i32::from(some(source, "fileKeyRef").is_some());
     if sources == 0 {
         errors.invalid(
             &path,
@@ -121,6 +126,49 @@ pub(super) fn validate_field(field: &Value, supported: &[&str], path: &Path<'_>,
         }
     } else if !supported.contains(&target) {
         errors.not_supported(&path.child("fieldPath"), target, supported);
+    }
+}
+
+/// What a reference may show of a container's requests and limits, and the divisors each allows.
+const RESOURCE_FIELDS: [(&str, &[&str]); 6] = [
+    ("limits.cpu", &["0", "1m", "1"]),
+    ("limits.ephemeral-storage", SIZE_DIVISORS),
+    ("limits.memory", SIZE_DIVISORS),
+    ("requests.cpu", &["0", "1m", "1"]),
+    ("requests.ephemeral-storage", SIZE_DIVISORS),
+    ("requests.memory", SIZE_DIVISORS),
+];
+const SIZE_DIVISORS: &[&str] =
+    &["0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+
+/// Checks a reference to a container's requests or limits; a volume has to `name_container`.
+pub(super) fn validate_resource_field(field: &Value, name_container: bool, path: &Path<'_>, errors: &mut FieldErrors) {
+    let resource = text(field, "resource");
+    if name_container && text(field, "containerName").is_empty() {
+        errors.required(&path.child("containerName"), "");
+        return;
+    }
+    if resource.is_empty() {
+        errors.required(&path.child("resource"), "");
+        return;
+    }
+    let huge = resource.strip_prefix("limits.").or_else(|| resource.strip_prefix("requests."));
+    let divisors = match RESOURCE_FIELDS.iter().find(|(known, _)| *known == resource) {
+        Some((_, divisors)) => divisors,
+        None if huge.is_some_and(|name| name.starts_with("hugepages-")) => SIZE_DIVISORS,
+        None => {
+            errors.not_supported(&path.child("resource"), resource, &RESOURCE_FIELDS.map(|(known, _)| known));
+            return;
+        }
+    };
+    let divisor = text(field, "divisor");
+    if !divisor.is_empty() && !divisors.contains(&divisor) {
+        let rule = if resource.ends_with(".cpu") {
+            "only divisor's values 1m and 1 are supported with the cpu resource"
+        } else {
+            "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource"
+        };
+        errors.invalid(&path.child("divisor"), divisor, rule);
     }
 }
 

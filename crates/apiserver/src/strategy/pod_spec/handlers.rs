@@ -46,6 +46,68 @@ pub(super) fn validate_lifecycle(lifecycle: &Value, path: &Path<'_>, errors: &mu
     }
 }
 
+/// Signals that a container may ask to be stopped with, besides SIGRTMIN+n and SIGRTMAX-n.
+const SIGNALS: [&str; 33] = [
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+];
+
+/// Checks the signal that stops a container; `os` is the operating system that the pod says it is for.
+pub(super) fn validate_stop_signal(container: &Value, os: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let Some(signal) = container.pointer("/lifecycle/stopSignal").and_then(Value::as_str) else { return };
+    let path = path.child("lifecycle");
+    let path = path.child("stopSignal");
+    let known = SIGNALS.contains(&signal)
+        || ["SIGXFSZ", "SIGRTMIN", "SIGRTMAX"].contains(&signal)
+        || realtime(signal, "SIGRTMIN+", 15)
+        || realtime(signal, "SIGRTMAX-", 14);
+    match os {
+        "" => errors.forbidden(&path, "may not be set for containers with empty `spec.os.name`"),
+        "windows" if !["SIGTERM", "SIGKILL"].contains(&signal) => {
+            errors.not_supported(&path, signal, &["SIGKILL", "SIGTERM"]);
+        }
+        _ if !known => errors.not_supported(&path, signal, &SIGNALS),
+        _ => {}
+    }
+}
+
+/// Whether `signal` is `prefix` and a number from 1 to `max`.
+fn realtime(signal: &str, prefix: &str, max: u8) -> bool {
+    let number = signal.strip_prefix(prefix).filter(|digits| !digits.starts_with('0'));
+    number.and_then(|digits| digits.parse::<u8>().ok()).is_some_and(|number| number <= max)
+}
+
 fn validate_handler(handler: &Value, kinds: &[&str], path: &Path<'_>, errors: &mut FieldErrors) {
     let mut count = 0;
     for kind in kinds {
@@ -68,6 +130,13 @@ fn validate_handler(handler: &Value, kinds: &[&str], path: &Path<'_>, errors: &m
                 }
                 validate_port(action, &path, errors);
                 validate_choice(action, "scheme", &["HTTP", "HTTPS"], &path, errors);
+                let headers = path.child("httpHeaders");
+                for header in list(action, "httpHeaders") {
+                    let name = text(header, "name");
+                    if let Some(message) = names::http_header(name) {
+                        errors.invalid(&headers, name, message);
+                    }
+                }
             }
             _ if *kind == "sleep" => {
                 if let Some(seconds) = int(action, "seconds").filter(|seconds| *seconds < 0) {

@@ -11,6 +11,12 @@ use crate::{
 pub(super) fn validate(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     validate_list(resources, "limits", path, errors);
     validate_list(resources, "requests", path, errors);
+    let named = |wanted: &dyn Fn(&str) -> bool| {
+        ["limits", "requests"].iter().any(|key| map(resources, key).keys().any(|name| wanted(name)))
+    };
+    if named(&|name| name.starts_with("hugepages-")) && !named(&|name| name == "cpu" || name == "memory") {
+        errors.forbidden(path, "HugePages require cpu or memory");
+    }
     let limits = map(resources, "limits");
     let path = path.child("requests");
     for (name, request) in map(resources, "requests") {

@@ -1,12 +1,14 @@
 //! The rules of what decides where a pod may run: affinity, tolerations, spread.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
         metadata, names,
-        tree::{at, int, list, map, some, text},
+        tree::{int, list, map, some, text},
     },
 };
 
@@ -20,23 +22,35 @@ pub(super) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
         validate_toleration(toleration, &tolerations.index(index), errors);
     }
     let spreads = path.child("topologySpreadConstraints");
-    for (index, spread) in list(spec, "topologySpreadConstraints").iter().enumerate() {
+    let constraints = list(spec, "topologySpreadConstraints");
+    for (index, spread) in constraints.iter().enumerate() {
         validate_spread(spread, &spreads.index(index), errors);
+        let pair =
+            |spread: &Value| (text(spread, "topologyKey").to_owned(), text(spread, "whenUnsatisfiable").to_owned());
+        if constraints[index + 1..].iter().any(|other| pair(other) == pair(spread)) {
+            let (key, action) = pair(spread);
+            let path = spreads.index(index);
+            errors.duplicate(&path.child("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}"));
+        }
     }
     if let Some(affinity) = some(spec, "affinity") {
         validate_affinity(affinity, &path.child("affinity"), errors);
     }
     let gates = path.child("schedulingGates");
+    let mut seen = HashSet::new();
     for (index, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");
         if let Some(message) = names::qualified(name) {
             errors.invalid(&gates.index(index), name, message);
         }
+        if !seen.insert(name) {
+            errors.duplicate(&gates.index(index), name);
+        }
     }
 }
 
 /// Checks one toleration.
-fn validate_toleration(toleration: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn validate_toleration(toleration: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let (key, operator, value, effect) =
         (text(toleration, "key"), text(toleration, "operator"), text(toleration, "value"), text(toleration, "effect"));
     if !key.is_empty()
@@ -86,8 +100,55 @@ fn validate_spread(spread: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     if !["DoNotSchedule", "ScheduleAnyway"].contains(&action) {
         errors.not_supported(&path.child("whenUnsatisfiable"), action, &["DoNotSchedule", "ScheduleAnyway"]);
     }
-    if let Some(selector) = some(spread, "labelSelector") {
+    if let Some(domains) = int(spread, "minDomains") {
+        let path = path.child("minDomains");
+        if domains <= 0 {
+            errors.invalid(&path, domains, "must be greater than zero");
+        }
+        if action != "DoNotSchedule" {
+            let rule = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
+            errors.invalid(&path, domains, rule);
+        }
+    }
+    for key in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
+        let policy = text(spread, key);
+        if !["", "Honor", "Ignore"].contains(&policy) {
+            errors.not_supported(&path.child(key), policy, &["Honor", "Ignore"]);
+        }
+    }
+    let selector = some(spread, "labelSelector");
+    if let Some(selector) = selector {
         validate_label_selector(selector, &path.child("labelSelector"), errors);
+    }
+    validate_label_keys(spread, "matchLabelKeys", selector, path, errors);
+}
+
+/// Checks label keys whose values the pod's own labels give; they need a selector to join and must not repeat its keys.
+fn validate_label_keys(
+    holder: &Value,
+    field: &str,
+    selector: Option<&Value>,
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) {
+    let keys = list(holder, field);
+    let path = path.child(field);
+    if !keys.is_empty() && selector.is_none() {
+        errors.forbidden(&path, "must not be specified when labelSelector is not set");
+        return;
+    }
+    let selector = selector.unwrap_or(&Value::Null);
+    for (index, key) in keys.iter().enumerate() {
+        let key = key.as_str().unwrap_or_default();
+        let path = path.index(index);
+        if let Some(message) = names::qualified(key) {
+            errors.invalid(&path, key, message);
+        }
+        let used = map(selector, "matchLabels").contains_key(key)
+            || list(selector, "matchExpressions").iter().any(|expression| text(expression, "key") == key);
+        if used {
+            errors.invalid(&path, key, "exists in both matchLabelKeys and labelSelector");
+        }
     }
 }
 
@@ -179,11 +240,37 @@ fn validate_weight(weighted: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
     }
 }
 
-fn validate_node_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    for key in ["matchExpressions", "matchFields"] {
-        let path = path.child(key);
-        for (index, expression) in list(term, key).iter().enumerate() {
-            validate_expression(expression, &NODE_OPERATORS, &path.index(index), errors);
+/// Checks a term of a node selector.
+pub(crate) fn validate_node_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let expressions = path.child("matchExpressions");
+    for (index, expression) in list(term, "matchExpressions").iter().enumerate() {
+        validate_expression(expression, &NODE_OPERATORS, &expressions.index(index), errors);
+    }
+    let fields = path.child("matchFields");
+    for (index, field) in list(term, "matchFields").iter().enumerate() {
+        validate_node_field(field, &fields.index(index), errors);
+    }
+}
+
+fn validate_node_field(field: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let (key, operator, values) = (text(field, "key"), text(field, "operator"), list(field, "values"));
+    match operator {
+        "In" | "NotIn" if values.len() != 1 => {
+            let rule = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+            errors.required(&path.child("values"), rule);
+        }
+        "In" | "NotIn" => {}
+        operator => errors.invalid(&path.child("operator"), operator, "not a valid selector operator"),
+    }
+    if key != "metadata.name" {
+        errors.invalid(&path.child("key"), key, "not a valid field selector key");
+        return;
+    }
+    let path = path.child("values");
+    for (index, value) in values.iter().enumerate() {
+        let name = value.as_str().unwrap_or_default();
+        if let Some(message) = names::subdomain(name) {
+            errors.invalid(&path.index(index), name, message);
         }
     }
 }
@@ -195,7 +282,19 @@ fn validate_pod_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     } else if let Some(message) = names::qualified(key) {
         errors.invalid(&path.child("topologyKey"), key, message);
     }
-    if let Some(selector) = at(term, &["labelSelector"]) {
+    let selector = some(term, "labelSelector");
+    if let Some(selector) = selector {
         validate_label_selector(selector, &path.child("labelSelector"), errors);
     }
+    if let Some(selector) = some(term, "namespaceSelector") {
+        validate_label_selector(selector, &path.child("namespaceSelector"), errors);
+    }
+    for name in list(term, "namespaces") {
+        let name = name.as_str().unwrap_or_default();
+        if let Some(message) = names::label(name) {
+            errors.invalid(&path.child("namespace"), name, message);
+        }
+    }
+    validate_label_keys(term, "matchLabelKeys", selector, path, errors);
+    validate_label_keys(term, "mismatchLabelKeys", selector, path, errors);
 }

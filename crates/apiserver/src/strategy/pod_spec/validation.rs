@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{containers, scheduling, security, volumes};
+use super::{containers, platform, scheduling, security, volumes};
 use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
@@ -37,11 +37,7 @@ pub(crate) fn validate_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErr
     validate_host_aliases(list(spec, "hostAliases"), &path.child("hostAliases"), errors);
     security::validate_pod(spec, path, errors);
     scheduling::validate(spec, path, errors);
-    if let Some(seconds) = int(spec, "terminationGracePeriodSeconds")
-        && seconds < 0
-    {
-        errors.invalid(&path.child("terminationGracePeriodSeconds"), seconds, scheduling::NON_NEGATIVE);
-    }
+    platform::validate(spec, path, errors);
     if let Some(seconds) = int(spec, "activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
@@ -72,6 +68,7 @@ fn validate_policies(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             format!("must not have more than {MAX_NAMESERVERS} nameservers"),
         );
     }
+    validate_searches(config, &path, errors);
     for (index, server) in servers.iter().enumerate() {
         validate_ip(server.as_str().unwrap_or_default(), &path.child("nameservers").index(index), errors);
     }
@@ -79,9 +76,42 @@ fn validate_policies(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
 
 /// The resolver reads no more.
 const MAX_NAMESERVERS: usize = 3;
+/// Most search domains, and most characters of all of them with the spaces in between.
+const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_BYTES: usize = 2048;
+
+fn validate_searches(config: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let searches = list(config, "searches");
+    let searches_path = path.child("searches");
+    if searches.len() > MAX_SEARCHES {
+        let rule = format!("must not have more than {MAX_SEARCHES} search paths");
+        errors.invalid(&searches_path, Value::Array(searches.to_vec()), rule);
+    }
+    let domains = || searches.iter().map(|search| search.as_str().unwrap_or_default());
+    if domains().map(|domain| domain.len() + 1).sum::<usize>().saturating_sub(1) > MAX_SEARCH_BYTES {
+        let rule =
+            format!("must not have more than {MAX_SEARCH_BYTES} characters (including spaces) in the search list");
+        errors.invalid(&searches_path, Value::Array(searches.to_vec()), rule);
+    }
+    for (index, domain) in domains().enumerate() {
+        // a single dot searches nothing, and services of the past carry underscores
+        let plain = domain.strip_suffix('.').unwrap_or(domain).replace('_', "-");
+        if domain != "."
+            && let Some(message) = names::subdomain(&plain)
+        {
+            errors.invalid(&searches_path.index(index), domain, message);
+        }
+    }
+    let options = path.child("options");
+    for (index, option) in list(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            errors.required(&options.index(index), "must not be empty");
+        }
+    }
+}
 
 /// Checks an IP address.
-fn validate_ip(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(super) fn validate_ip(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     if address.parse::<std::net::IpAddr>().is_err() {
         errors.invalid(path, address, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
     }

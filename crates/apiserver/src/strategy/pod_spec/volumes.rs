@@ -1,59 +1,56 @@
 //! The rules of a pod's volumes.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{
-    containers::{validate_no_dots, validate_relative},
-    env::validate_field,
-};
+use super::containers::{validate_no_dots, validate_relative};
 use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
-        names, quantity,
+        names, quantity, storage,
         tree::{int, list, map, some, text},
     },
 };
 
-/// Names of the pod's volumes.
-pub(super) type Volumes<'a> = HashSet<&'a str>;
+mod legacy;
+mod projected;
 
-/// Fields of the pod that a file can show.
-const FILE_FIELDS: [&str; 5] =
-    ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+pub(crate) use legacy::validate as validate_legacy_source;
+
+/// The pod's volumes: the kind of source by name.
+pub(super) type Volumes<'a> = HashMap<&'a str, &'a str>;
+
 const HOST_PATH_TYPES: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 const MODE_RULE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+/// Longest name of a CSI driver.
+const DRIVER_BYTES_MAX: usize = 63;
 
-/// Checks all volumes; gives their names for the mounts.
+/// Checks all volumes; gives their names and kinds for the mounts.
 pub(super) fn validate<'a>(volumes: &'a [Value], path: &Path<'_>, errors: &mut FieldErrors) -> Volumes<'a> {
-    let mut seen = HashSet::new();
+    let mut seen = HashMap::new();
     for (index, volume) in volumes.iter().enumerate() {
         let path = path.index(index);
         let name = text(volume, "name");
+        let mut sources = volume.as_object().into_iter().flatten().filter(|(key, value)| {
+            // pruning has removed what is no field, so that every other key is a source
+            *key != "name" && !value.is_null()
+        });
+        let first = sources.next();
+        match first {
+            None => errors.required(&path, "must specify a volume type"),
+            Some((kind, source)) => validate_source(kind, source, &path.child(kind), errors),
+        }
+        for (kind, _) in sources {
+            errors.forbidden(&path.child(kind), "may not specify more than 1 volume type");
+        }
         if name.is_empty() {
             errors.required(&path.child("name"), "");
         } else if let Some(message) = names::label(name) {
             errors.invalid(&path.child("name"), name, message);
-        } else if !seen.insert(name) {
+        } else if seen.insert(name, first.map_or("", |(kind, _)| kind.as_str())).is_some() {
             errors.duplicate(&path.child("name"), name);
-        }
-        let mut count = 0;
-        for (kind, source) in volume.as_object().into_iter().flatten() {
-            if kind == "name" || source.is_null() {
-                continue;
-            }
-            let path = path.child(kind);
-            count += 1;
-            if count > 1 {
-                errors.forbidden(&path, "may not specify more than 1 volume type");
-            } else {
-                validate_source(kind, source, &path, errors);
-            }
-        }
-        if count == 0 {
-            errors.required(&path, "must specify a volume type");
         }
     }
     seen
@@ -61,14 +58,7 @@ pub(super) fn validate<'a>(volumes: &'a [Value], path: &Path<'_>, errors: &mut F
 
 fn validate_source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     match kind {
-        "hostPath" => {
-            require(source, "path", path, errors);
-            validate_no_dots(text(source, "path"), &path.child("path"), errors);
-            let kind = text(source, "type");
-            if !HOST_PATH_TYPES.contains(&kind) {
-                errors.not_supported(&path.child("type"), kind, &HOST_PATH_TYPES);
-            }
-        }
+        "hostPath" => validate_host_path(source, path, errors),
         "emptyDir" => {
             if let Some(limit) = some(source, "sizeLimit")
                 && quantity::parse(limit).is_none_or(|limit| limit.is_negative())
@@ -84,25 +74,75 @@ fn validate_source(kind: &str, source: &Value, path: &Path<'_>, errors: &mut Fie
             require(source, "name", path, errors);
             validate_files(source, path, errors);
         }
-        "downwardAPI" => validate_downward(source, path, errors),
-        "projected" => validate_projected(source, path, errors),
+        "downwardAPI" => projected::validate_downward(source, path, errors),
+        "projected" => projected::validate(source, path, errors),
         "persistentVolumeClaim" => require(source, "claimName", path, errors),
-        "nfs" => {
-            require(source, "server", path, errors);
-            require(source, "path", path, errors);
-            let target = text(source, "path");
-            if !target.is_empty() && !target.starts_with('/') {
-                errors.invalid(&path.child("path"), target, "must be an absolute path");
+        "csi" => {
+            validate_driver_name(text(source, "driver"), &path.child("driver"), errors);
+            validate_secret_reference(source, "nodePublishSecretRef", path, errors);
+        }
+        "ephemeral" => {
+            let template = map(source, "volumeClaimTemplate");
+            let path = path.child("volumeClaimTemplate");
+            if template.is_empty() {
+                errors.required(&path, "");
+            } else {
+                let spec = template.get("spec").unwrap_or(&Value::Null);
+                storage::validate_claim_spec(spec, &path.child("spec"), errors);
             }
         }
-        "csi" => require(source, "driver", path, errors),
-        "ephemeral" if map(source, "volumeClaimTemplate").is_empty() => {
-            errors.required(&path.child("volumeClaimTemplate"), "");
+        "image" => {
+            // an empty reference lets a template's owner fill it in, but a policy must be known
+            let policy = text(source, "pullPolicy");
+            let known = ["Always", "IfNotPresent", "Never"];
+            if !policy.is_empty() && !known.contains(&policy) {
+                errors.not_supported(&path.child("pullPolicy"), policy, &known);
+            }
+            if text(source, "reference").is_empty() {
+                errors.required(&path.child("reference"), "");
+            }
         }
-        _ => {}
+        kind => legacy::validate(kind, source, path, errors),
     }
 }
 
+/// Checks a path on the node.
+pub(crate) fn validate_host_path(source: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    require(source, "path", path, errors);
+    validate_no_dots(text(source, "path"), &path.child("path"), errors);
+    let kind = text(source, "type");
+    if !HOST_PATH_TYPES.contains(&kind) {
+        errors.not_supported(&path.child("type"), kind, &HOST_PATH_TYPES);
+    }
+}
+
+/// Checks the name of a CSI driver.
+pub(crate) fn validate_driver_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if name.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    if name.len() > DRIVER_BYTES_MAX {
+        errors.too_long(path, DRIVER_BYTES_MAX);
+    }
+    if let Some(message) = names::subdomain(&name.to_lowercase()) {
+        errors.invalid(path, name, message);
+    }
+}
+
+/// Checks an optional reference to a Secret of the same namespace.
+fn validate_secret_reference(source: &Value, key: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let Some(reference) = some(source, key) else { return };
+    let path = path.child(key);
+    let name = text(reference, "name");
+    if name.is_empty() {
+        errors.required(&path.child("name"), "");
+    } else if let Some(message) = names::subdomain(name) {
+        errors.invalid(&path.child("name"), name, message);
+    }
+}
+
+/// Reports `key` when it is empty.
 fn require(source: &Value, key: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     if text(source, key).is_empty() {
         errors.required(&path.child(key), "");
@@ -124,84 +164,18 @@ fn validate_files(source: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     for (index, item) in list(source, "items").iter().enumerate() {
         let path = items.index(index);
         require(item, "key", &path, errors);
-        validate_file_path(item, &path, errors);
+        validate_file_path(text(item, "path"), &path.child("path"), errors);
         validate_mode(item, "mode", &path, errors);
     }
 }
 
-fn validate_file_path(item: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let target = text(item, "path");
+/// Checks where below the volume a file goes.
+fn validate_file_path(target: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     if target.is_empty() {
-        errors.required(&path.child("path"), "");
+        errors.required(path, "");
     }
-    validate_relative(target, &path.child("path"), errors);
+    validate_relative(target, path, errors);
     if target.starts_with("..") && !target.starts_with("../") {
-        errors.invalid(&path.child("path"), target, "must not start with '..'");
-    }
-}
-
-fn validate_downward(source: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    validate_mode(source, "defaultMode", path, errors);
-    let items = path.child("items");
-    for (index, item) in list(source, "items").iter().enumerate() {
-        let path = items.index(index);
-        validate_file_path(item, &path, errors);
-        validate_mode(item, "mode", &path, errors);
-        match (some(item, "fieldRef"), some(item, "resourceFieldRef")) {
-            (Some(field), None) => validate_field(field, &FILE_FIELDS, &path.child("fieldRef"), errors),
-            (None, Some(_)) => {}
-            (Some(_), Some(_)) => {
-                errors.invalid(&path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
-            }
-            (None, None) => errors.required(&path, "one of fieldRef and resourceFieldRef is required"),
-        }
-    }
-}
-
-/// Shortest life of a projected token; shorter ones could not be renewed in time.
-const TOKEN_SECONDS_MIN: i64 = 600;
-
-fn validate_projected(source: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    validate_mode(source, "defaultMode", path, errors);
-    let sources = path.child("sources");
-    for (index, source) in list(source, "sources").iter().enumerate() {
-        let path = sources.index(index);
-        let mut count = 0;
-        for (kind, inner) in source.as_object().into_iter().flatten().filter(|(_, inner)| !inner.is_null()) {
-            let path = path.child(kind);
-            count += 1;
-            if count > 1 {
-                errors.forbidden(&path, "may not specify more than 1 volume type");
-                continue;
-            }
-            match kind.as_str() {
-                "secret" | "configMap" => {
-                    require(inner, "name", &path, errors);
-                    validate_files(inner, &path, errors);
-                }
-                "downwardAPI" => validate_downward(inner, &path, errors),
-                "serviceAccountToken" => {
-                    let seconds = int(inner, "expirationSeconds").unwrap_or(TOKEN_SECONDS_MIN);
-                    if seconds < TOKEN_SECONDS_MIN {
-                        errors.invalid(
-                            &path.child("expirationSeconds"),
-                            seconds,
-                            "may not specify a duration less than 10 minutes",
-                        );
-                    } else if seconds > 1 << 32 {
-                        errors.invalid(
-                            &path.child("expirationSeconds"),
-                            seconds,
-                            "may not specify a duration larger than 2^32 seconds",
-                        );
-                    }
-                    require(inner, "path", &path, errors);
-                }
-                _ => {}
-            }
-        }
-        if count == 0 {
-            errors.required(&path, "must specify a volume type");
-        }
+        errors.invalid(path, target, "must not start with '..'");
     }
 }

@@ -1,0 +1,174 @@
+//! CronJobs and their schedules.
+
+use serde_json::{Value, json};
+
+use super::{SPEC, default_template, validate_job_spec};
+use crate::{
+    field_error::{FieldErrors, Path},
+    strategy::{
+        Strategy, WriteContext,
+        tree::{self, default_to, some, text},
+        workloads::{template_warnings, validate_number},
+    },
+};
+
+/// CronJobs.
+pub(in crate::strategy) struct CronJob;
+
+/// Longest name, so that the Jobs' names, which add eleven bytes, fit a label.
+const CRON_JOB_NAME_BYTES_MAX: usize = 52;
+
+impl Strategy for CronJob {
+    fn default(&self, object: &mut Value) {
+        let Some(spec) = tree::child_mut(object, "spec") else { return };
+        default_to(spec, "concurrencyPolicy", "Allow");
+        default_to(spec, "suspend", false);
+        default_to(spec, "successfulJobsHistoryLimit", 3);
+        default_to(spec, "failedJobsHistoryLimit", 1);
+        if let Some(job) = spec.pointer_mut("/jobTemplate/spec").filter(|job| job.is_object()) {
+            default_template(job);
+        }
+    }
+
+    fn tracks_generation(&self, _resource: &kinds::Resource) -> bool {
+        true
+    }
+
+    fn prepare_new(&self, _cx: &WriteContext<'_>, object: &mut Value) {
+        if let Some(object) = object.as_object_mut() {
+            object.insert("status".to_owned(), json!({}));
+        }
+    }
+
+    fn check(&self, _cx: &WriteContext<'_>, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+        let name = tree::name(object);
+        if old.is_none() && name.len() > CRON_JOB_NAME_BYTES_MAX {
+            let path = Path::new("metadata");
+            errors.invalid(&path.child("name"), name, "must be no more than 52 characters");
+        }
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        validate_schedule(text(spec, "schedule"), errors);
+        validate_time_zone(spec, errors);
+        match text(spec, "concurrencyPolicy") {
+            "Allow" | "Forbid" | "Replace" => {}
+            "" => errors.required(&SPEC.child("concurrencyPolicy"), ""),
+            policy => {
+                errors.not_supported(&SPEC.child("concurrencyPolicy"), policy, &["Allow", "Forbid", "Replace"]);
+            }
+        }
+        for key in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+            validate_number(spec, key, &SPEC, errors);
+        }
+        let template = SPEC.child("jobTemplate");
+        let path = template.child("spec");
+        let job = tree::at(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null);
+        let known = old.and_then(|old| old.pointer("/spec/jobTemplate/spec")) == Some(job);
+        validate_job_spec(job, known, &path, errors);
+        if some(job, "selector").is_some() {
+            let value = job.get("selector").cloned().unwrap_or_default();
+            errors.invalid(&path.child("selector"), value, "`selector` will be auto-generated");
+        }
+        if tree::flag(job, "manualSelector") {
+            errors.not_supported(&path.child("manualSelector"), true, &["nil", "false"]);
+        }
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        let mut warnings = template_warnings(object, &["spec", "jobTemplate", "spec", "template"]);
+        if tree::text_at(object, &["spec", "schedule"]).contains("TZ") {
+            warnings.push("cannot use TZ or CRON_TZ in spec.schedule, use spec.timeZone instead".to_owned());
+        }
+        warnings
+    }
+}
+
+fn validate_time_zone(spec: &Value, errors: &mut FieldErrors) {
+    let Some(zone) = some(spec, "timeZone").and_then(Value::as_str) else { return };
+    let path = SPEC.child("timeZone");
+    if zone.is_empty() {
+        errors.invalid(&path, zone, "timeZone must be nil or non-empty string");
+    } else if zone.eq_ignore_ascii_case("Local") {
+        errors.invalid(
+            &path,
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
+    } else if jiff::tz::TimeZone::get(zone).is_err() {
+        errors.invalid(&path, zone, format!("unknown time zone {zone}"));
+    }
+}
+
+/// Least and greatest value of each field of a schedule: minute, hour, day of month, month, day of week.
+const CRON_FIELDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+fn validate_schedule(schedule: &str, errors: &mut FieldErrors) {
+    let path = SPEC.child("schedule");
+    if schedule.is_empty() {
+        errors.required(&path, "");
+        return;
+    }
+    if schedule.contains("TZ") {
+        errors.invalid(&path, schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+    } else if let Err(reason) = parse_schedule(schedule) {
+        errors.invalid(&path, schedule, reason);
+    }
+}
+
+pub(super) fn parse_schedule(schedule: &str) -> Result<(), String> {
+    if let Some(name) = schedule.strip_prefix('@') {
+        let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"].contains(&name)
+            || name.starts_with("every ");
+        return if known { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != CRON_FIELDS.len() {
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    for (index, (field, (least, most))) in fields.iter().zip(CRON_FIELDS).enumerate() {
+        for part in field.split(',') {
+            parse_range(part, index, least, most)?;
+        }
+    }
+    Ok(())
+}
+
+fn parse_range(part: &str, field: usize, least: u32, most: u32) -> Result<(), String> {
+    let number = |text: &str| -> Result<u32, String> {
+        let lower = text.to_ascii_lowercase();
+        let named = match field {
+            3 => MONTHS.iter().position(|name| *name == lower).map(|index| index + 1),
+            4 => DAYS.iter().position(|name| *name == lower),
+            _ => None,
+        };
+        if let Some(index) = named {
+            return u32::try_from(index).map_err(|_| format!("failed to parse int from {text}"));
+        }
+        text.parse()
+            .map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+    };
+    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+    if let Some(step) = step
+        && number(step)? == 0
+    {
+        return Err(format!("step of range should be a positive number: {part}"));
+    }
+    if range == "*" || range == "?" {
+        return Ok(());
+    }
+    let (start, end) = match range.split_once('-') {
+        Some((start, end)) => (number(start)?, number(end)?),
+        None => (number(range)?, number(range)?),
+    };
+    if start < least {
+        return Err(format!("beginning of range ({start}) below minimum ({least}): {part}"));
+    }
+    if end > most {
+        return Err(format!("end of range ({end}) above maximum ({most}): {part}"));
+    }
+    if start > end {
+        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+    }
+    Ok(())
+}
