@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub mod escalation;
+mod reason;
 mod rules;
 
 pub use rules::Rule;

@@ -92,6 +92,11 @@ pub(crate) async fn serve(
         tracing::warn!(open = connections.len(), "connections were cut after the drain timeout");
         connections.shutdown().await;
     }
+    if let Some(auditor) = server.auditor.clone()
+        && let Err(error) = tokio::task::spawn_blocking(move || auditor.flush()).await
+    {
+        tracing::warn!(%error, "the last audit events may be missing");
+    }
 }
 
 async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream, stop: CancellationToken) {

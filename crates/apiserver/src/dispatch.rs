@@ -1,8 +1,9 @@
 //! The life of a request: who asks, for what, may they, and which handler answers.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::{
+    audit::{Arrival, Trail},
     authentication,
     authorization::{Attributes, Decision},
     body::Body,
@@ -17,13 +19,17 @@ use crate::{
     health::Probe,
     impersonation,
     negotiation::{self, Accepted, Encoding},
-    options::Query,
+    options::{self, Query},
+    passage::{Passage, Span},
     path::{self, ResourcePath, Route},
     resources::Served,
     server::{ApiServer, Caller},
     status::{ApiError, GroupResource},
     user::User,
 };
+
+/// How long a request may take that is not a watch or a connection; upstream's limit.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request for a resource, understood and authorised.
 pub(crate) struct Call {
@@ -42,6 +48,8 @@ pub(crate) struct Call {
     pub(crate) now: Timestamp,
     /// What the client is warned about, besides what the handler itself finds.
     warnings: Mutex<Vec<String>>,
+    /// What the audit is told about it.
+    pub(crate) trail: Trail,
 }
 
 impl Call {
@@ -77,6 +85,7 @@ impl Call {
             accepted: self.accepted,
             now: self.now,
             warnings: Mutex::default(),
+            trail: Trail::default(),
         }
     }
 
@@ -112,30 +121,90 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 }
 
 impl ApiServer {
-    /// Answers one request.
-    pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>, caller: Caller) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        match self.route(parts, body, caller).await {
-            Ok(response) => response,
-            Err(error) => error.to_response(),
-        }
-    }
-
-    async fn route(self: Arc<Self>, parts: Parts, body: Body, caller: Caller) -> Result<Response<Body>, ApiError> {
+    /// Finds out who asks for what, whether they may, and has it answered.
+    pub(crate) async fn route(
+        self: Arc<Self>,
+        parts: Parts,
+        body: Body,
+        caller: Caller,
+        passage: &mut Passage,
+    ) -> Result<Response<Body>, ApiError> {
         let started = Instant::now();
         // the parsed path borrows from a copy of the address, so that the parts may move into the call
         let uri = parts.uri.clone();
-        let call = match path::parse(uri.path()) {
-            Route::Resource(resource) => self.call(resource, parts, caller)?,
-            route => return self.non_resource(route, &parts, &caller),
+        let route = path::parse(uri.path());
+        if let Route::Other(path) = route
+            && let Some(answer) = self.open_to_all(path, &parts, &caller)
+        {
+            return Ok(answer);
+        }
+        let verb = match &route {
+            Route::Resource(path) => Cow::Borrowed(verb(&parts, path)),
+            _ => Cow::Owned(parts.method.as_str().to_ascii_lowercase()),
         };
+        let authenticated = self.authenticate(&parts.headers, &caller, passage.received);
+        let user = authenticated.as_ref().ok().and_then(Option::as_ref);
+        self.begin_trail(passage, &parts, &caller, &route, verb.clone(), user).await;
+        let user = match authenticated {
+            Ok(Some(user)) => user,
+            refused => {
+                passage.stranger = true;
+                self.metrics.unauthenticated.fetch_add(1, Relaxed);
+                return Err(refused.err().unwrap_or_else(ApiError::unauthorized));
+            }
+        };
+        let user = match impersonation::requested(&parts.headers)? {
+            Some(wanted) => {
+                let wanted = Arc::new(impersonation::impersonate(&self.authorizer, &user, wanted)?);
+                passage.trail.impersonates(&wanted);
+                wanted
+            }
+            None => user,
+        };
+        self.authorize(&attributes(&user, &verb, &route, uri.path()), &passage.trail)?;
+        let Route::Resource(path) = route else { return self.non_resource(route, &parts) };
+        let limit = deadline(&parts, passage.span)?;
+        let call = self.call(path, parts, caller, user, passage)?;
         let (served, verb) = (call.served.clone(), call.verb);
         self.metrics.inflight.fetch_add(1, Relaxed);
-        let answer = handlers::answer(call, body).await;
+        let answering = handlers::answer(call, body);
+        let answer = match limit {
+            Some(limit) => tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| Err(ApiError::timeout())),
+            None => answering.await,
+        };
         self.metrics.inflight.fetch_sub(1, Relaxed);
         let code = answer.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
         served.metrics.observe(verb, code, started.elapsed());
         answer
+    }
+
+    async fn begin_trail(
+        &self,
+        passage: &mut Passage,
+        parts: &Parts,
+        caller: &Caller,
+        route: &Route<'_>,
+        verb: Cow<'static, str>,
+        user: Option<&Arc<User>>,
+    ) {
+        if let Route::Resource(path) = route
+            && (verb == "watch" || handlers::is_connect(path.subresource))
+        {
+            passage.span = Span::Long;
+        }
+        let Some(auditor) = &self.auditor else { return };
+        let nobody = User::default();
+        let attributes = attributes(user.map_or(&nobody, |user| user), &verb, route, parts.uri.path());
+        let arrival = Arrival {
+            id: &passage.id,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            peer: caller.peer,
+            verb: verb.clone(),
+            user,
+            received: passage.received,
+        };
+        passage.trail = auditor.begin(arrival, &attributes).await;
     }
 
     /// The user behind a request, `None` when it carries no credentials.
@@ -152,53 +221,25 @@ impl ApiServer {
         match self.authenticator.token(&token, &self.audiences, &self.snapshot(), now) {
             Ok((user, _)) => Ok(Some(Arc::new(user))),
             Err(error) => {
-                self.metrics.unauthenticated.fetch_add(1, Relaxed);
                 tracing::debug!(peer = ?caller.peer, %error, "a bearer token was refused");
                 Err(ApiError::unauthorized())
             }
         }
     }
 
-    /// The user, who must be known, after impersonation.
-    fn identify(&self, headers: &HeaderMap, caller: &Caller, now: Timestamp) -> Result<Arc<User>, ApiError> {
-        let Some(user) = self.authenticate(headers, caller, now)? else {
-            self.metrics.unauthenticated.fetch_add(1, Relaxed);
-            return Err(ApiError::unauthorized());
-        };
-        match impersonation::requested(headers)? {
-            Some(wanted) => impersonation::impersonate(&self.authorizer, &user, wanted).map(Arc::new),
-            None => Ok(user),
-        }
-    }
-
-    fn non_resource(&self, route: Route<'_>, parts: &Parts, caller: &Caller) -> Result<Response<Body>, ApiError> {
-        let path = parts.uri.path();
-        let query = Query::parse(parts.uri.query());
-        // load balancers and kubelets probe without credentials; nothing here says more than "ok" and the version
+    /// What load balancers and kubelets ask without credentials; nothing here says more than "ok" and the version.
+    fn open_to_all(&self, path: &str, parts: &Parts, caller: &Caller) -> Option<Response<Body>> {
         for (prefix, probe) in [("/livez", Probe::Live), ("/readyz", Probe::Ready), ("/healthz", Probe::Healthy)] {
             if let Some(rest) = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-                return Ok(self.health.answer(probe, rest.trim_matches('/'), &query, caller.draining.is_cancelled()));
+                let query = Query::parse(parts.uri.query());
+                let stopping = caller.draining.is_cancelled();
+                return Some(self.health.answer(probe, rest.trim_matches('/'), &query, stopping));
             }
         }
-        if path == "/version" || path == "/version/" {
-            return Ok(discovery::version());
-        }
-        let user = self.identify(&parts.headers, caller, Timestamp::now())?;
-        let verb = parts.method.as_str().to_ascii_lowercase();
-        let attributes = Attributes {
-            user: &user,
-            verb: &verb,
-            group: "",
-            resource: "",
-            subresource: "",
-            namespace: "",
-            name: "",
-            path: Some(path),
-        };
-        if let Decision::NoOpinion { reason } = self.authorizer.authorize(&attributes) {
-            let why = format!("User {:?} cannot {verb} path {path:?}{}", user.name, because(&reason));
-            return Err(ApiError::forbidden(GroupResource { group: "", resource: "" }, "", why));
-        }
+        matches!(path, "/version" | "/version/").then(discovery::version)
+    }
+
+    fn non_resource(&self, route: Route<'_>, parts: &Parts) -> Result<Response<Body>, ApiError> {
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return Err(ApiError::no_such_resource());
         }
@@ -219,12 +260,16 @@ impl ApiServer {
         }
     }
 
-    /// Identifies, authorises and understands a request for a resource.
-    fn call(self: &Arc<Self>, path: ResourcePath<'_>, parts: Parts, caller: Caller) -> Result<Call, ApiError> {
-        let now = Timestamp::now();
-        let user = self.identify(&parts.headers, &caller, now)?;
+    /// Understands an authorised request for a resource.
+    fn call(
+        self: &Arc<Self>,
+        path: ResourcePath<'_>,
+        parts: Parts,
+        caller: Caller,
+        user: Arc<User>,
+        passage: &Passage,
+    ) -> Result<Call, ApiError> {
         let verb = verb(&parts, &path);
-        self.authorize(&user, verb, &path)?;
         let served = self.registry.find(path.group, path.version, path.resource);
         let served = served.ok_or_else(ApiError::no_such_resource)?;
         check_scope(&served, &path)?;
@@ -247,44 +292,82 @@ impl ApiServer {
             rest: path.rest.to_owned(),
             parts,
             accepted,
-            now,
+            now: passage.received,
             warnings: Mutex::default(),
+            trail: passage.trail.clone(),
             served,
         })
     }
 
-    fn authorize(&self, user: &User, verb: &str, path: &ResourcePath<'_>) -> Result<(), ApiError> {
-        let attributes = Attributes {
-            user,
-            verb,
-            group: path.group,
-            resource: path.resource,
-            subresource: path.subresource,
-            namespace: &path.namespace,
-            name: &path.name,
-            path: None,
-        };
-        match self.authorizer.authorize(&attributes) {
-            Decision::Allow => Ok(()),
-            Decision::NoOpinion { reason } => {
-                let resource = match path.subresource {
-                    "" => path.resource.to_owned(),
-                    subresource => format!("{}/{subresource}", path.resource),
-                };
-                let place = match &*path.namespace {
-                    "" => "at the cluster scope".to_owned(),
-                    namespace => format!("in the namespace {namespace:?}"),
-                };
-                let why = format!(
-                    "User {:?} cannot {verb} resource {resource:?} in API group {:?} {place}{}",
-                    user.name,
-                    path.group,
-                    because(&reason)
-                );
-                Err(ApiError::forbidden(GroupResource { group: path.group, resource: path.resource }, &path.name, why))
+    fn authorize(&self, attributes: &Attributes<'_>, trail: &Trail) -> Result<(), ApiError> {
+        let decision = self.authorizer.authorize(attributes);
+        let reason = match decision {
+            Decision::Allow => {
+                if trail.is_kept() {
+                    trail.annotate("authorization.k8s.io/decision", "allow");
+                    trail.annotate("authorization.k8s.io/reason", self.authorizer.why(attributes));
+                }
+                return Ok(());
             }
+            Decision::NoOpinion { reason } => reason,
+        };
+        trail.annotate("authorization.k8s.io/decision", "forbid");
+        trail.annotate("authorization.k8s.io/reason", reason.as_str());
+        let Attributes { user, verb, group, namespace, name, .. } = *attributes;
+        if let Some(path) = attributes.path {
+            let why = format!("User {:?} cannot {verb} path {path:?}{}", user.name, because(&reason));
+            return Err(ApiError::forbidden(GroupResource { group: "", resource: "" }, "", why));
         }
+        let resource = match attributes.subresource {
+            "" => attributes.resource.to_owned(),
+            subresource => format!("{}/{subresource}", attributes.resource),
+        };
+        let place = match namespace {
+            "" => "at the cluster scope".to_owned(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        let why = format!(
+            "User {:?} cannot {verb} resource {resource:?} in API group {group:?} {place}{}",
+            user.name,
+            because(&reason)
+        );
+        Err(ApiError::forbidden(GroupResource { group, resource: attributes.resource }, name, why))
     }
+}
+
+/// What access rules and audit policies see of a request.
+fn attributes<'a>(user: &'a User, verb: &'a str, route: &'a Route<'_>, path: &'a str) -> Attributes<'a> {
+    let none =
+        Attributes { user, verb, group: "", resource: "", subresource: "", namespace: "", name: "", path: Some(path) };
+    match route {
+        Route::Resource(asked) => Attributes {
+            group: asked.group,
+            resource: asked.resource,
+            subresource: asked.subresource,
+            namespace: &asked.namespace,
+            name: &asked.name,
+            path: None,
+            ..none
+        },
+        _ => none,
+    }
+}
+
+/// How long the answer may take: as long as the client says, and not longer than anybody may wait.
+fn deadline(parts: &Parts, span: Span) -> Result<Option<Duration>, ApiError> {
+    if span == Span::Long {
+        return Ok(None);
+    }
+    // few requests name a limit, and looking for the word is cheaper than taking the query apart
+    let named = parts.uri.query().filter(|query| query.contains("timeout"));
+    let Some(query) = named else { return Ok(Some(REQUEST_TIMEOUT)) };
+    let wanted = match Query::parse(Some(query)).get("timeout") {
+        Some(text) => options::duration(text).map_err(|error| {
+            ApiError::bad_request(format!("invalid timeout specified in the request URL - {error}"))
+        })?,
+        None => Duration::ZERO,
+    };
+    Ok(Some(if wanted.is_zero() { REQUEST_TIMEOUT } else { wanted.min(REQUEST_TIMEOUT) }))
 }
 
 fn because(reason: &str) -> String {

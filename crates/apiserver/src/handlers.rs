@@ -62,6 +62,7 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
     }
     let read = tokio::time::timeout(BODY_TIMEOUT, body::read(body)).await;
     let body = read.map_err(|_| ApiError::new(408, "Timeout", "the request body did not arrive in time"))??;
+    call.trail.request(&body);
     change(call, body).await
 }
 

@@ -17,6 +17,7 @@
 
 pub mod admission;
 pub mod allocation;
+pub mod audit;
 pub mod authorization;
 pub mod bootstrap_policy;
 pub mod field_error;
@@ -46,6 +47,7 @@ mod node;
 mod openapi;
 mod options;
 mod output;
+mod passage;
 mod path;
 mod proxy;
 mod resources;

@@ -1,6 +1,6 @@
 //! Query parameters and the option objects of `meta.k8s.io` they stand for.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde_json::Value;
 
@@ -41,6 +41,50 @@ impl<'a> Query<'a> {
 
 fn plus(text: &str) -> Cow<'_, str> {
     if text.contains('+') { Cow::Owned(path::decode(&text.replace('+', " ")).into_owned()) } else { path::decode(text) }
+}
+
+/// Units of Go's durations with their length in nanoseconds.
+const UNITS: [(&str, f64); 8] = [
+    ("ns", 1.0),
+    ("us", 1e3),
+    ("\u{b5}s", 1e3),
+    ("\u{3bc}s", 1e3),
+    ("ms", 1e6),
+    ("s", 1e9),
+    ("m", 60e9),
+    ("h", 3600e9),
+];
+
+/// A duration as Go writes it, `1m30s`; a negative one is none at all.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let invalid = || format!("time: invalid duration {text:?}");
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let mut nanoseconds = 0.0;
+    let mut rest = unsigned;
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let number: f64 = number.parse().map_err(|_| invalid())?;
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        if unit.is_empty() {
+            return Err(format!("time: missing unit in duration {text:?}"));
+        }
+        let known = UNITS.iter().find(|(name, _)| *name == unit);
+        let (_, length) = known.ok_or_else(|| format!("time: unknown unit {unit:?} in duration {text:?}"))?;
+        nanoseconds += number * length;
+        rest = next;
+    }
+    if nanoseconds > i64::MAX as f64 {
+        return Err(invalid());
+    }
+    Ok(if text.starts_with('-') { Duration::ZERO } else { Duration::from_nanos(nanoseconds as u64) })
 }
 
 /// How `resourceVersion` of a list is meant.
@@ -283,6 +327,21 @@ mod tests {
 
     fn list(query: &str) -> Result<ListOptions, ApiError> {
         ListOptions::parse(&Query::parse(Some(query)))
+    }
+
+    #[test]
+    fn durations_read_as_go_reads_them() {
+        let millis = |text: &str| duration(text).map(|duration| duration.as_millis());
+        assert_eq!(millis("1m30s"), Ok(90_000));
+        assert_eq!(millis("1.5h"), Ok(5_400_000));
+        assert_eq!(millis("+10ms"), Ok(10));
+        assert_eq!(millis("0"), Ok(0));
+        assert_eq!(millis("-5s"), Ok(0));
+        assert_eq!(millis("5").unwrap_err(), "time: missing unit in duration \"5\"");
+        assert_eq!(millis("5x").unwrap_err(), "time: unknown unit \"x\" in duration \"5x\"");
+        for bad in ["", "-", "s", ".s", "1..2s", "9999999999999h"] {
+            assert_eq!(millis(bad).unwrap_err(), format!("time: invalid duration {bad:?}"));
+        }
     }
 
     #[test]

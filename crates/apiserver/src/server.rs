@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::PodSecurity,
     allocation::{Block, NODE_PORTS, ServiceAllocator},
+    audit::Auditor,
     authentication::Authenticator,
     authorization::Authorizer,
     body::{Body, BoxError},
@@ -57,6 +58,8 @@ pub struct ApiServerConfig {
     pub audiences: Vec<String>,
     /// What pods have to keep to.
     pub pod_security: PodSecurity,
+    /// Who takes notes of requests; `None` takes none.
+    pub auditor: Option<Arc<Auditor>>,
 }
 
 impl Default for ApiServerConfig {
@@ -66,6 +69,7 @@ impl Default for ApiServerConfig {
             node_ports: NODE_PORTS,
             audiences: Vec::new(),
             pod_security: PodSecurity::default(),
+            auditor: None,
         }
     }
 }
@@ -74,6 +78,7 @@ impl Default for ApiServerConfig {
 pub struct ApiServer {
     pub(crate) store: Store,
     pub(crate) audiences: Vec<String>,
+    pub(crate) auditor: Option<Arc<Auditor>>,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Authorizer,
     rbac_changing: Mutex<()>,
@@ -107,6 +112,7 @@ impl ApiServer {
         audiences.push(signer.issuer().to_owned());
         let server = Self {
             audiences,
+            auditor: config.auditor,
             registry: Registry::new(),
             authorizer: Authorizer::new(),
             rbac_changing: Mutex::new(()),
@@ -180,7 +186,10 @@ impl ApiServer {
                 snapshot.count(&served.collection, "", None),
             )
         });
-        let text = crate::metrics::render(&self.metrics, resources, objects);
+        let mut text = crate::metrics::render(&self.metrics, resources, objects);
+        if let Some(auditor) = &self.auditor {
+            auditor.metrics(&mut text);
+        }
         let mut response = Response::new(crate::body::full(text));
         let content_type = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);

@@ -63,6 +63,36 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "",
         about: "IP:PORT of the image registry; empty takes 127.0.0.1:5000, or a free port where that is taken",
     },
+    Setting {
+        key: "audit.policy",
+        environment: "KEELSON_AUDIT_POLICY",
+        default: "",
+        about: "file with an audit.k8s.io/v1 Policy; empty audits every write and every read of a Secret, without bodies",
+    },
+    Setting {
+        key: "audit.log.path",
+        environment: "KEELSON_AUDIT_LOG_PATH",
+        default: "",
+        about: "file that audit events go to; empty takes audit/audit.log in the data folder, - standard output, off none",
+    },
+    Setting {
+        key: "audit.log.maxSizeMiB",
+        environment: "KEELSON_AUDIT_LOG_MAX_SIZE_MIB",
+        default: "100",
+        about: "1 to 1000000: size from which the audit log is put aside and begun anew; upstream's default",
+    },
+    Setting {
+        key: "audit.log.maxBackups",
+        environment: "KEELSON_AUDIT_LOG_MAX_BACKUPS",
+        default: "5",
+        about: "0 to 10000: audit logs put aside that are kept; with the size this bounds the disk they take to 600 MiB",
+    },
+    Setting {
+        key: "audit.log.maxAgeDays",
+        environment: "KEELSON_AUDIT_LOG_MAX_AGE_DAYS",
+        default: "0",
+        about: "0 to 36500: age from which audit logs put aside are removed; 0 keeps them",
+    },
     Setting { key: "log.format", environment: "KEELSON_LOG_FORMAT", default: "text", about: "text or json" },
     Setting {
         key: "log.level",
@@ -120,12 +150,40 @@ pub(crate) struct Config {
     pub gateway_addresses: Vec<IpAddr>,
     /// Where the registry must listen; `None` picks.
     pub registry_listen: Option<SocketAddr>,
+    /// What is audited, and where to.
+    pub audit: Audit,
     /// Log lines as JSON.
     pub log_json: bool,
     /// Filter of the log.
     pub log_level: String,
     /// Budget of a graceful shutdown.
     pub shutdown_budget: std::time::Duration,
+}
+
+/// What is audited, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Audit {
+    /// The policy file; `None` takes the built-in policy.
+    pub policy: Option<PathBuf>,
+    /// Where events go.
+    pub log: AuditLog,
+    /// Size of a log in bytes.
+    pub bytes_max: u64,
+    /// Logs kept besides the one being written.
+    pub backups_max: usize,
+    /// Their age.
+    pub age_max: Option<std::time::Duration>,
+}
+
+/// Where audit events go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AuditLog {
+    /// Nowhere.
+    Off,
+    /// Into the data folder.
+    DataDir,
+    /// Into this file.
+    File(PathBuf),
 }
 
 /// A value with its origin, for `config explain`.
@@ -245,6 +303,7 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
             "" => Some(None),
             text => text.parse().ok().map(Some),
         }),
+        audit: audit(values),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
             "json" => Some(true),
@@ -256,6 +315,25 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         shutdown_budget: values.parsed("shutdown.budgetSeconds", std::time::Duration::ZERO, |t| {
             t.parse().ok().filter(|s| (1..=300).contains(s)).map(std::time::Duration::from_secs)
         }),
+    }
+}
+
+fn audit(values: &mut Values<'_>) -> Audit {
+    const DAY: u64 = 24 * 60 * 60;
+    let number = |text: &str, range: std::ops::RangeInclusive<u64>| text.parse().ok().filter(|n| range.contains(n));
+    Audit {
+        policy: values.parsed("audit.policy", None, |t| Some((!t.is_empty()).then(|| PathBuf::from(t)))),
+        log: values.parsed("audit.log.path", AuditLog::Off, |t| match t {
+            "" => Some(AuditLog::DataDir),
+            "off" => Some(AuditLog::Off),
+            path => Some(AuditLog::File(PathBuf::from(path))),
+        }),
+        bytes_max: values.parsed("audit.log.maxSizeMiB", 0, |t| number(t, 1..=1_000_000)) << 20,
+        backups_max: values.parsed("audit.log.maxBackups", 0, |t| number(t, 0..=10_000)) as usize,
+        age_max: values
+            .parsed("audit.log.maxAgeDays", None, |t| Some(number(t, 0..=36_500)?).map(Some))
+            .filter(|days| *days > 0)
+            .map(|days| std::time::Duration::from_secs(days * DAY)),
     }
 }
 

@@ -65,6 +65,10 @@ impl Layout {
     pub(crate) fn pki(&self) -> PathBuf {
         self.at("pki")
     }
+    /// Who did what.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.at("audit").join("audit.log")
+    }
     /// Images, snapshots and container state.
     pub(crate) fn runtime(&self) -> PathBuf {
         self.at("runtime")

@@ -29,6 +29,7 @@ pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
     receive::check_kind(&call.served, &mut object)?;
     receive::prune(&call.served, &mut object, decoded.duplicates, options.field_validation, &mut warnings)?;
     receive::check_address(call, &mut object)?;
+    call.trail.names(&object);
     if write::expected(&object)?.is_some() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
@@ -62,6 +63,7 @@ pub(super) async fn create_object(
     let generated = meta::name(&object).is_empty() && !base.is_empty();
     if generated {
         object["metadata"]["name"] = generate_name(&base).into();
+        call.trail.name(meta::name(&object));
     }
     let cx = write::context(call, options);
     served.strategy.prepare_create(&cx, &mut object);

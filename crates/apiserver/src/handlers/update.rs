@@ -55,6 +55,7 @@ fn sent(call: &Call, body: &Bytes, options: &WriteOptions) -> Result<(Value, Vec
     receive::check_kind(&call.served, &mut object)?;
     receive::prune(&call.served, &mut object, decoded.duplicates, options.field_validation, &mut warnings)?;
     receive::check_address(call, &mut object)?;
+    call.trail.names(&object);
     receive::default(&call.served, &mut object);
     Ok((object, warnings))
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod audit;
 mod connections;
 mod custom;
 mod deletion;

@@ -6,7 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use apiserver::{ApiServer, ApiServerConfig, allocation::Block, user::User};
+use apiserver::{
+    ApiServer, ApiServerConfig,
+    allocation::Block,
+    audit::{AuditConfig, Auditor, LogOptions, Policy},
+    user::User,
+};
 use identity::{Authority, Kubeconfig, TokenSigner};
 use jiff::Timestamp;
 use network::Slot;
@@ -20,7 +25,7 @@ use tokio::net::TcpListener;
 
 use super::address;
 use crate::{
-    config::Config,
+    config::{Audit, AuditLog, Config},
     data_dir::Layout,
     exit::{Exit, Failure},
     supervisor::{Fate, Supervisor},
@@ -96,7 +101,8 @@ pub(super) async fn start(
         let range = slot.service_cidr();
         Block { network: range.network, prefix: range.prefix }
     });
-    let api_config = ApiServerConfig { service_block, ..ApiServerConfig::default() };
+    let auditor = auditor(&config.audit, layout)?;
+    let api_config = ApiServerConfig { service_block, auditor, ..ApiServerConfig::default() };
     let server = ApiServer::new(store, api_config, Arc::new(signer));
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
@@ -106,6 +112,27 @@ pub(super) async fn start(
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
     Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, tls })
+}
+
+fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Failure> {
+    let path = match &settings.log {
+        AuditLog::Off => return Ok(None),
+        AuditLog::DataDir => layout.audit_log(),
+        AuditLog::File(path) => path.clone(),
+    };
+    let policy = match &settings.policy {
+        None => Policy::default(),
+        Some(file) => {
+            let bytes = std::fs::read(file).with_context(|| format!("read the audit policy {}", file.display()));
+            let bytes = bytes.map_err(|error| Exit::Configuration.because(error))?;
+            let policy = Policy::parse(&bytes).with_context(|| file.display().to_string());
+            policy.map_err(|error| Exit::Configuration.because(error))?
+        }
+    };
+    let Audit { bytes_max, backups_max, age_max, .. } = *settings;
+    let log = Some(LogOptions { path, bytes_max, backups_max, age_max });
+    let auditor = Auditor::open(AuditConfig { policy, log }).map_err(|error| Exit::Data.because(error))?;
+    Ok(Some(auditor))
 }
 
 fn open_store(layout: &Layout) -> Result<Store, Failure> {
