@@ -32,20 +32,13 @@ pub struct Env {
     container: Arc<str>,
     functions: Arc<HashMap<&'static str, Vec<Arc<Overload>>>>,
     idents: Arc<HashMap<Arc<str>, Ident>>,
-    objects: Arc<HashMap<Arc<str>, Arc<ObjectType>>>,
     slots: usize,
 }
 
 impl Env {
     /// An environment that starts with the standard library.
     pub fn builder() -> EnvBuilder {
-        let empty = Self {
-            container: "".into(),
-            functions: Arc::default(),
-            idents: Arc::default(),
-            objects: Arc::default(),
-            slots: 0,
-        };
+        let empty = Self { container: "".into(), functions: Arc::default(), idents: Arc::default(), slots: 0 };
         EnvBuilder { env: empty }.library(standard())
     }
 
@@ -82,10 +75,6 @@ impl Env {
 
     pub(crate) fn function(&self, name: &str) -> Option<(&'static str, &[Arc<Overload>])> {
         self.functions.get_key_value(name).map(|(name, overloads)| (*name, overloads.as_slice()))
-    }
-
-    pub(crate) fn object(&self, name: &str) -> Option<&Arc<ObjectType>> {
-        self.objects.get(name)
     }
 }
 
@@ -126,8 +115,7 @@ impl EnvBuilder {
     #[must_use]
     pub fn object(mut self, ty: Arc<ObjectType>) -> Self {
         let name: Arc<str> = ty.name().into();
-        Arc::make_mut(&mut self.env.idents).insert(Arc::clone(&name), Ident::of_type(Type::Object(Arc::clone(&ty))));
-        Arc::make_mut(&mut self.env.objects).insert(name, ty);
+        Arc::make_mut(&mut self.env.idents).insert(name, Ident::of_type(Type::Object(ty)));
         self
     }
 

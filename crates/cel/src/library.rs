@@ -28,6 +28,7 @@ use crate::error::EvalError;
 use crate::types::Type;
 use crate::value::Value;
 
+pub(crate) use standard::operator::{comparison_cost, names};
 pub(crate) use standard::standard;
 
 /// How an overload computes its result: the receiver of a member function is the first argument.

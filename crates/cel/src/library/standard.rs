@@ -2,7 +2,7 @@
 
 mod conversion;
 mod instant;
-mod operator;
+pub(super) mod operator;
 mod optional;
 mod text;
 

@@ -277,6 +277,16 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The field at an index of a type's fields, if the object is a view of just that type.
+    pub(crate) fn declared(&self, ty: &Arc<ObjectType>, at: usize) -> Option<Result<Option<Value<'a>>, EvalError>> {
+        let Fields::Json(fields, own) = &self.0 else { return None };
+        if !Arc::ptr_eq(own, ty) {
+            return None;
+        }
+        let field = own.fields().get(at)?;
+        Some(fields.get(&*field.key).map(|json| Value::json(json, &field.ty)).transpose())
+    }
+
     /// Whether the object has a declared field.
     pub fn has(&self, name: &str) -> bool {
         match &self.0 {

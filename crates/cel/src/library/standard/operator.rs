@@ -33,6 +33,7 @@ pub(crate) mod names {
     pub(crate) const INDEX: &str = "_[_]";
     pub(crate) const INDEX_OPTIONAL: &str = "_[?_]";
     pub(crate) const SELECT_OPTIONAL: &str = "_?._";
+    pub(crate) const MAP_INSERT: &str = "cel.@mapInsert";
     pub(crate) const NOT_STRICTLY_FALSE: &str = "@not_strictly_false";
 }
 
@@ -70,6 +71,13 @@ pub(super) fn library() -> Library {
         .function(
             names::NOT_STRICTLY_FALSE,
             vec![Overload::global("not_strictly_false", vec![Type::Bool], Type::Bool, lazy)],
+        )
+        .function(
+            names::MAP_INSERT,
+            vec![
+                Overload::global("@mapInsert_map_key_value", vec![map(), a(), b()], map(), lazy),
+                Overload::global("@mapInsert_map_map", vec![map(), map()], map(), lazy),
+            ],
         )
         .function(
             names::NOT,
@@ -125,6 +133,11 @@ pub(super) fn library() -> Library {
                     try_index,
                 ),
             ],
+        )
+        // The checker looks at the field itself.
+        .function(
+            names::SELECT_OPTIONAL,
+            vec![Overload::global("select_optional_field", vec![Type::Dyn, Type::String], optional(b()), lazy)],
         )
         .function(names::NEGATE, vec![negate("negate_int64", Type::Int), negate("negate_double", Type::Double)]);
     for (name, overloads) in arithmetic() {
