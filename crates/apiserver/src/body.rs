@@ -210,6 +210,6 @@ mod tests {
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused() {
         let error = read(full(vec![b' '; REQUEST_BYTES_MAX + 1])).await.unwrap_err();
-        assert_eq!((error.code, error.reason), (413, "RequestEntityTooLarge"));
+        assert_eq!((error.code, &*error.reason), (413, "RequestEntityTooLarge"));
     }
 }

@@ -8,7 +8,6 @@ use std::{
 
 use http::{HeaderMap, Method, Request, Response, header, request::Parts};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use crate::{
     audit::{Arrival, Trail},
@@ -26,6 +25,7 @@ use crate::{
     server::{ApiServer, Caller},
     status::{ApiError, GroupResource},
     user::User,
+    warnings::Warnings,
 };
 
 /// How long a request may take that is not a watch or a connection; upstream's limit.
@@ -47,7 +47,7 @@ pub(crate) struct Call {
     pub(crate) accepted: Accepted,
     pub(crate) now: Timestamp,
     /// What the client is warned about, besides what the handler itself finds.
-    warnings: Mutex<Vec<String>>,
+    warnings: Arc<Warnings>,
     /// What the audit is told about it.
     pub(crate) trail: Trail,
 }
@@ -84,25 +84,16 @@ impl Call {
             parts: Request::new(()).into_parts().0,
             accepted: self.accepted,
             now: self.now,
-            warnings: Mutex::default(),
-            trail: Trail::default(),
+            warnings: self.warnings.clone(),
+            trail: self.trail.clone(),
         }
     }
 
     /// Warns the client.
     pub(crate) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        self.warnings.lock().extend(warnings);
-    }
-
-    /// Takes the warnings, each once.
-    pub(crate) fn take_warnings(&self) -> Vec<String> {
-        let mut seen = Vec::new();
-        for warning in std::mem::take(&mut *self.warnings.lock()) {
-            if !seen.contains(&warning) {
-                seen.push(warning);
-            }
+        for warning in warnings {
+            self.warnings.add(warning);
         }
-        seen
     }
 
     /// A header's text.
@@ -165,7 +156,7 @@ impl ApiServer {
         let Route::Resource(path) = route else { return self.non_resource(route, &parts) };
         let limit = deadline(&parts, passage.span)?;
         let call = self.call(path, parts, caller, user, passage)?;
-        let (served, verb) = (call.served.clone(), call.verb);
+        let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
         self.metrics.inflight.fetch_add(1, Relaxed);
         let answering = handlers::answer(call, body);
         let answer = match limit {
@@ -175,7 +166,9 @@ impl ApiServer {
         self.metrics.inflight.fetch_sub(1, Relaxed);
         let code = answer.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
         served.metrics.observe(verb, code, started.elapsed());
-        answer
+        let mut answer = answer.unwrap_or_else(|error| error.to_response());
+        warnings.write(answer.headers_mut());
+        Ok(answer)
     }
 
     async fn begin_trail(
@@ -293,7 +286,7 @@ impl ApiServer {
             parts,
             accepted,
             now: passage.received,
-            warnings: Mutex::default(),
+            warnings: Arc::default(),
             trail: passage.trail.clone(),
             served,
         })

@@ -46,6 +46,7 @@ mod negotiation;
 mod node;
 mod openapi;
 mod options;
+mod outbound;
 mod output;
 mod passage;
 mod path;
@@ -57,6 +58,8 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod turns;
+mod warnings;
+mod webhooks;
 
 pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
 pub use bootstrap::BootstrapError;

@@ -15,12 +15,11 @@ use crate::{
     dispatch::Call,
     negotiation::{self, Accepted, Encoding, Shape},
     status::ApiError,
+    warnings,
 };
 
 /// Lists from this size on are compressed for clients that ask; upstream's bound.
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
-/// Longest warning text, as upstream cuts it.
-const WARNING_BYTES_MAX: usize = 256;
 
 /// An object to answer with.
 pub(crate) enum Payload {
@@ -67,14 +66,7 @@ pub(crate) fn object(
         Payload::Stored(bytes) if is_verbatim(call) => json_bytes(bytes, status),
         payload => shaped(call, served(call, payload)?, status)?,
     };
-    for warning in warnings.iter().chain(&call.take_warnings()) {
-        let mut text: String = warning.chars().filter(|char| !char.is_control()).collect();
-        text.truncate(text.floor_char_boundary(WARNING_BYTES_MAX));
-        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
+    warnings::write(response.headers_mut(), warnings);
     Ok(response)
 }
 

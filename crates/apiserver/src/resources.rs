@@ -74,6 +74,21 @@ impl Table {
         self.version(group, version)?.by_name.get(plural)
     }
 
+    /// The same resource in its other versions.
+    pub(crate) fn siblings(&self, served: &Served) -> Vec<Arc<Served>> {
+        let own = &served.resource;
+        // one resource answers in two groups; all others have their versions in one
+        let groups = match own.plural.as_str() {
+            "events" => ["", "events.k8s.io"].as_slice(),
+            _ => &[own.group.as_str()],
+        };
+        let versions = groups.iter().filter_map(|group| self.group(group)).flat_map(|group| &group.versions);
+        let same = versions.filter_map(|version| version.by_name.get(&own.plural));
+        same.filter(|other| other.collection == served.collection && other.api_version != served.api_version)
+            .cloned()
+            .collect()
+    }
+
     /// All resources in all versions.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Served>> + Clone {
         self.groups.iter().flat_map(|group| &group.versions).flat_map(|version| &version.resources)

@@ -32,9 +32,11 @@ use crate::{
     metrics::ServerMetrics,
     node::NodeConnector,
     openapi::Documents,
+    outbound::Outbound,
     resources::Registry,
     turns::Turns,
     user::User,
+    webhooks::{self, Webhooks},
 };
 
 /// Collections that feed the authorizer.
@@ -90,6 +92,8 @@ pub struct ApiServer {
     pub(crate) metrics: ServerMetrics,
     pub(crate) health: Health,
     pub(crate) documents: Documents,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) outbound: Outbound,
     node_connector: RwLock<Option<Arc<dyn NodeConnector>>>,
     /// Upgraded connections on their way through to pods and nodes.
     pub(crate) tunnels: TaskTracker,
@@ -124,6 +128,8 @@ impl ApiServer {
             metrics: ServerMetrics::default(),
             health: Health::default(),
             documents: Documents::default(),
+            webhooks: Webhooks::default(),
+            outbound: Outbound::new(store.clone()),
             node_connector: RwLock::new(None),
             tunnels: TaskTracker::new(),
             store,
@@ -150,6 +156,9 @@ impl ApiServer {
         let rbac: Vec<_> = RBAC.into_iter().flat_map(objects).collect();
         self.authorizer.apply_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, Some(object))));
         self.registry.load(objects(crd::COLLECTION).filter_map(|(_, _, object)| crd::Definition::decode(&object)));
+        for (collection, name, object) in [webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects) {
+            self.webhooks.apply(collection, &name, || Some(object));
+        }
         let services: Vec<Value> = objects(SERVICES).map(|(_, _, object)| object).collect();
         self.services.load(services.iter());
     }
@@ -167,6 +176,7 @@ impl ApiServer {
         } else if collection == crd::COLLECTION {
             self.registry.refresh(path, || read().as_ref().and_then(crd::Definition::decode));
         }
+        self.webhooks.apply(collection, path, read);
     }
 
     /// The newest state.

@@ -1,5 +1,7 @@
 //! The one error of the API: a failure that becomes a `metav1.Status` answer, with upstream's reasons, codes and texts.
 
+use std::borrow::Cow;
+
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ pub(crate) struct ApiError {
     /// HTTP status code.
     pub(crate) code: u16,
     /// Machine readable reason, for example `NotFound`.
-    pub(crate) reason: &'static str,
+    pub(crate) reason: Cow<'static, str>,
     /// What the user reads.
     pub(crate) message: String,
     /// What object and which of its fields.
@@ -70,8 +72,8 @@ impl<'a> From<&'a kinds::Resource> for GroupResource<'a> {
 
 impl ApiError {
     /// A failure without details.
-    pub(crate) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+    pub(crate) fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), details: None }
     }
 
     fn about(mut self, resource: GroupResource<'_>, name: &str) -> Self {
@@ -194,7 +196,9 @@ impl ApiError {
 
     /// 500: the server's own fault.
     pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {error}"))
+        let message = error.to_string();
+        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+            .with_causes(vec![Cause { message, ..Cause::default() }])
     }
 
     /// 503: a part this request needs is not there yet.
@@ -225,6 +229,11 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
+        if self.reason.is_empty()
+            && let Some(status) = status.as_object_mut()
+        {
+            status.remove("reason");
+        }
         if let Some(details) = &self.details {
             status["details"] = details.to_value();
         }

@@ -35,6 +35,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+mod webhooks;
 mod workloads;
 
 pub use names::{NameRule, generate as generate_name};
@@ -297,8 +298,8 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("storage.k8s.io", "csistoragecapacities") => &storage::Capacity,
         ("storage.k8s.io", "volumeattachments") => &storage::Attachment,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &extension::CustomResource,
-        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &extension::Webhooks { mutating: false },
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &extension::Webhooks { mutating: true },
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &webhooks::Webhooks { mutating: false },
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &webhooks::Webhooks { mutating: true },
         _ => &Generic,
     }
 }

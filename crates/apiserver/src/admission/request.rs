@@ -17,10 +17,16 @@ pub enum RequestOptions<'a> {
     None,
 }
 
-impl AdmissionRequest<'_> {
+impl<'a> AdmissionRequest<'a> {
     /// The name that failures show: the object's, or what it will be generated from.
     pub fn known_name(&self) -> &str {
         if self.name.is_empty() { self.generate_name } else { self.name }
+    }
+
+    /// The namespace that reviews show: a Namespace that exists is in itself.
+    pub fn review_namespace(&self) -> &'a str {
+        let namespaces = self.resource.group.is_empty() && self.resource.plural == "namespaces";
+        if namespaces && self.operation != Operation::Create { self.name } else { self.namespace }
     }
 
     /// The kind that was sent, for example `Scale` for a write of `deployments/scale`.

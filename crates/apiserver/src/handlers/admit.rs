@@ -1,7 +1,8 @@
 //! Admission as two steps of a write: what completes the object before the kind's rules, and what judges the outcome.
 //!
-//! The order is upstream's. [`Admission::mutate`]: built-in plug-ins, then the escalation check of access rules. After
-//! it the kind's strategy prepares and validates. [`Admission::validate`]: built-in plug-ins; quota comes last, so that
+//! The order is upstream's. [`Admission::mutate`]: built-in plug-ins, mutating webhooks (and both again where a webhook
+//! changed something that another wants to see), the escalation check of access rules. After it the kind's strategy
+//! prepares and validates. [`Admission::validate`]: built-in plug-ins, validating webhooks; quota comes last, so that
 //! nothing is counted that something else refuses.
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +19,8 @@ use crate::{
     options::{DeleteOptions, WriteOptions},
     status::{ApiError, Cause, GroupResource},
 };
+
+mod webhooks;
 
 /// The store as admission reads it.
 struct Reader<'a> {
@@ -93,41 +96,61 @@ impl<'a> Admission<'a> {
         Self { call, operation: Operation::Connect, old: None, options: RequestOptions::None, dry_run: false }
     }
 
-    /// Completes the object before the kind's own rules see it, or refuses. A refusal that a controller is about to lift
-    /// is waited for. Gives the state that was decided on.
+    /// Completes the object before the kind's own rules see it, or refuses. Gives the state that was decided on.
     pub(super) async fn mutate(&self, mut object: Option<&mut Value>) -> Result<Arc<Snapshot>, ApiError> {
         let names = self.names(object.as_deref());
         let request = self.request(&names);
+        let server = &self.call.server;
+        let mut snapshot = self.plug_ins(&request, object.as_deref_mut()).await?;
+        if !server.webhooks.mutating().is_empty() && !webhooks::is_exempt(&request) {
+            // boxed, so that the future of a write that nobody outside is asked about stays small
+            Box::pin(self.ask_mutating(&request, &snapshot, object.as_deref_mut())).await?;
+            snapshot = server.snapshot();
+        }
+        if let Some(object) = object {
+            escalation::check(&server.authorizer, &request, object).map_err(refused)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// The built-in plug-ins that complete objects. A refusal that a controller is about to lift is waited for.
+    async fn plug_ins(
+        &self,
+        request: &AdmissionRequest<'_>,
+        mut object: Option<&mut Value>,
+    ) -> Result<Arc<Snapshot>, ApiError> {
         let mut retries = 0;
-        let snapshot = loop {
+        loop {
             let snapshot = self.call.server.snapshot();
-            let reader = Reader { snapshot: &snapshot, decoded: &self.call.server.decoded };
-            match admission::mutate(&reader, &request, object.as_deref_mut()) {
-                Ok(()) => break snapshot,
+            let admitted = admission::mutate(&self.reader(&snapshot), request, object.as_deref_mut());
+            match admitted {
+                Ok(()) => return Ok(snapshot),
                 Err(AdmissionError::Forbidden { transient: true, .. }) if retries < TRANSIENT_RETRIES_MAX => {
                     retries += 1;
                     tokio::time::sleep(TRANSIENT_WAIT).await;
                 }
                 Err(error) => return Err(refused(error)),
             }
-        };
-        if let Some(object) = object {
-            escalation::check(&self.call.server.authorizer, &request, object).map_err(refused)?;
         }
-        Ok(snapshot)
     }
 
     /// Judges the object that is about to be stored (a deletion has none), by the state [`Admission::mutate`] gave.
     pub(super) async fn validate(&self, snapshot: &Snapshot, object: Option<&Value>) -> Result<(), ApiError> {
         let names = self.names(object);
-        let reader = Reader { snapshot, decoded: &self.call.server.decoded };
-        let request = self.request(&names);
+        let (request, reader) = (self.request(&names), self.reader(snapshot));
         admission::validate(&reader, &request, object).map_err(refused)?;
         if let Some(object) = object {
             let notes = self.call.server.pod_security.validate(&reader, &request, object).map_err(refused)?;
             self.call.warn(notes.warnings);
         }
+        if !self.call.server.webhooks.validating().is_empty() && !webhooks::is_exempt(&request) {
+            Box::pin(self.ask_validating(&request, snapshot, object)).await?;
+        }
         Ok(())
+    }
+
+    fn reader<'b>(&'b self, snapshot: &'b Snapshot) -> Reader<'b> {
+        Reader { snapshot, decoded: &self.call.server.decoded }
     }
 
     /// Name of the object, and what it is generated from while it has none.

@@ -109,7 +109,7 @@ async fn nobody_at_the_address_is_unavailable() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let error = carry(address, Request::new(body::empty()), "/").await.unwrap_err();
-    assert_eq!((error.code, error.reason), (503, "ServiceUnavailable"));
+    assert_eq!((error.code, &*error.reason), (503, "ServiceUnavailable"));
     assert!(error.message.starts_with("error trying to reach service: "), "{}", error.message);
 }
 

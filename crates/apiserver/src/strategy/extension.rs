@@ -1,10 +1,10 @@
-//! What extends the API: CustomResourceDefinitions and webhook configurations.
+//! What extends the API: CustomResourceDefinitions.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     Strategy, WriteContext, metadata, names,
-    tree::{self, at, default_to, flag, int, list, some, text, text_at},
+    tree::{self, at, default_to, flag, list, text, text_at},
 };
 use crate::field_error::{FieldErrors, Path};
 
@@ -152,87 +152,5 @@ fn validate_crd_versions(spec: &Value, errors: &mut FieldErrors) {
                 }
             }
         }
-    }
-}
-
-/// ValidatingWebhookConfigurations and MutatingWebhookConfigurations.
-pub(super) struct Webhooks {
-    /// Whether the webhooks change objects.
-    pub(super) mutating: bool,
-}
-
-/// Longest time a webhook may take.
-const WEBHOOK_SECONDS_MAX: i64 = 30;
-
-impl Strategy for Webhooks {
-    fn default(&self, object: &mut Value) {
-        for webhook in tree::list_mut(object, "webhooks") {
-            default_to(webhook, "failurePolicy", "Fail");
-            default_to(webhook, "matchPolicy", "Equivalent");
-            default_to(webhook, "namespaceSelector", Map::new());
-            default_to(webhook, "objectSelector", Map::new());
-            default_to(webhook, "timeoutSeconds", 10);
-            if self.mutating {
-                default_to(webhook, "reinvocationPolicy", "Never");
-            }
-            for rule in tree::list_mut(webhook, "rules") {
-                default_to(rule, "scope", "*");
-            }
-            if let Some(service) = webhook.pointer_mut("/clientConfig/service") {
-                default_to(service, "port", 443);
-            }
-        }
-    }
-
-    fn tracks_generation(&self, _resource: &kinds::Resource) -> bool {
-        true
-    }
-
-    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
-        let path = Path::new("webhooks");
-        let mut seen = std::collections::HashSet::new();
-        for (index, webhook) in list(object, "webhooks").iter().enumerate() {
-            let path = path.index(index);
-            let name = text(webhook, "name");
-            if name.is_empty() {
-                errors.required(&path.child("name"), "");
-            } else if name.split('.').count() < 3 {
-                errors.invalid(
-                    &path.child("name"),
-                    name,
-                    "should be a domain with at least three segments separated by dots",
-                );
-            } else if let Some(message) = names::subdomain(name) {
-                errors.invalid(&path.child("name"), name, message);
-            } else if !seen.insert(name) {
-                errors.duplicate(&path.child("name"), name);
-            }
-            validate_webhook(webhook, &path, errors);
-        }
-    }
-}
-
-fn validate_webhook(webhook: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    match text(webhook, "sideEffects") {
-        "None" | "NoneOnDryRun" => {}
-        "" => errors.required(&path.child("sideEffects"), "must specify one of None, NoneOnDryRun"),
-        effects => errors.not_supported(&path.child("sideEffects"), effects, &["None", "NoneOnDryRun"]),
-    }
-    if list(webhook, "admissionReviewVersions").is_empty() {
-        errors.required(&path.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
-    }
-    for (key, supported) in [("failurePolicy", ["Fail", "Ignore"]), ("matchPolicy", ["Equivalent", "Exact"])] {
-        if !supported.contains(&text(webhook, key)) {
-            errors.not_supported(&path.child(key), text(webhook, key), &supported);
-        }
-    }
-    if let Some(seconds) = int(webhook, "timeoutSeconds")
-        && !(1..=WEBHOOK_SECONDS_MAX).contains(&seconds)
-    {
-        errors.invalid(&path.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds");
-    }
-    let client = webhook.get("clientConfig").unwrap_or(&Value::Null);
-    if some(client, "url").is_some() == some(client, "service").is_some() {
-        errors.required(&path.child("clientConfig"), "exactly one of url or service is required");
     }
 }

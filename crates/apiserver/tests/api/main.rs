@@ -16,3 +16,5 @@ mod pod_security;
 mod quota;
 mod verbs;
 mod watches;
+mod webhook_server;
+mod webhooks;

@@ -1,0 +1,284 @@
+//! Asking the webhooks: one after the other those that may change the object, all at once those that judge it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future;
+use serde_json::{Value, json};
+use store::Snapshot;
+use tokio::time::Instant;
+
+use super::{Admission, refused};
+use crate::{
+    admission::{AdmissionRequest, Operation},
+    handlers::receive,
+    meta,
+    resources::Served,
+    status::ApiError,
+    webhooks::{self, Failure, Hook, Place, Ruling, Sent, Siblings},
+};
+
+/// How long all mutating webhooks together may hold a request up, as long as upstream lets a write take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(34);
+
+/// Kinds of configurations that no webhook sees: a broken one must stay removable.
+const EXEMPT: [&str; 6] = [
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+];
+
+/// Whether no webhook is asked about requests like this.
+pub(super) fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
+    request.resource.group == "admissionregistration.k8s.io" && EXEMPT.contains(&request.resource.plural.as_str())
+}
+
+/// The rounds of one request: which webhooks have to see the object again, and how long all that may take.
+struct Rounds {
+    /// 0, then 1.
+    round: u8,
+    end: Instant,
+    /// Asked in the first round, and want to know of later changes.
+    asked: Vec<usize>,
+    /// To be asked in the second round.
+    due: Vec<usize>,
+    /// Some webhook changed the object, so that the plug-ins see it again.
+    changed: bool,
+}
+
+impl Rounds {
+    /// Everybody who was asked has an outdated view.
+    fn require(&mut self) {
+        self.due.append(&mut self.asked);
+    }
+}
+
+impl Admission<'_> {
+    /// Asks the mutating webhooks, and a second time those that missed something.
+    pub(super) async fn ask_mutating(
+        &self,
+        request: &AdmissionRequest<'_>,
+        snapshot: &Arc<Snapshot>,
+        mut object: Option<&mut Value>,
+    ) -> Result<(), ApiError> {
+        let hooks = Arc::clone(&self.call.server.webhooks.mutating());
+        let end = Instant::now() + REQUEST_TIMEOUT;
+        let mut again = Rounds { round: 0, end, asked: Vec::new(), due: Vec::new(), changed: false };
+        self.round(&mut again, &hooks, request, snapshot, object.as_deref_mut()).await?;
+        if !again.changed {
+            return Ok(());
+        }
+        let before = object.as_deref().cloned();
+        let snapshot = self.plug_ins(request, object.as_deref_mut()).await?;
+        if before.as_ref() != object.as_deref() {
+            again.require();
+        }
+        if again.due.is_empty() {
+            return Ok(());
+        }
+        again.round = 1;
+        self.round(&mut again, &hooks, request, &snapshot, object).await
+    }
+
+    async fn round(
+        &self,
+        again: &mut Rounds,
+        hooks: &[Arc<Hook>],
+        request: &AdmissionRequest<'_>,
+        snapshot: &Snapshot,
+        mut object: Option<&mut Value>,
+    ) -> Result<(), ApiError> {
+        let table = self.call.server.registry.table();
+        let siblings = Siblings::new(&table, &self.call.served);
+        let (place, reader) = (Place::of(request), self.reader(snapshot));
+        for (index, hook) in hooks.iter().enumerate() {
+            if again.round > 0 && !again.due.contains(&index) {
+                continue;
+            }
+            let concerned = webhooks::concerns(hook, &place, &siblings, &reader, object.as_deref(), self.old);
+            let Some(served) = concerned.map_err(refused)? else { continue };
+            let left = again.end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let why = "Timeout: request did not complete within requested timeout - context deadline exceeded";
+                return Err(ApiError::new(504, "Timeout", why));
+            }
+            let asked = self.ask_to_mutate(hook, &served, request, object.as_deref_mut(), left).await;
+            let changed = *asked.as_ref().unwrap_or(&false);
+            let key = format!("round_{}_index_{index}", again.round);
+            let what = json!({"configuration": &*hook.configuration, "webhook": hook.name, "mutated": changed});
+            self.call.trail.annotate(format!("mutation.webhook.admission.k8s.io/{key}"), what.to_string());
+            if changed {
+                again.changed = true;
+                again.require();
+            }
+            if hook.reinvoked {
+                again.asked.push(index);
+            }
+            match asked {
+                Ok(_) => {}
+                Err(failure) => {
+                    self.fail(hook, failure, &format!("failed-open.mutation.webhook.admission.k8s.io/{key}"))?
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks one webhook and does what it wants; gives whether that changed the object.
+    async fn ask_to_mutate(
+        &self,
+        hook: &Hook,
+        served: &Arc<Served>,
+        request: &AdmissionRequest<'_>,
+        object: Option<&mut Value>,
+        left: Duration,
+    ) -> Result<bool, Failure> {
+        let converted = self.converted(served, request, object.as_deref());
+        let (shown, shown_old) = match &converted {
+            None => (object.as_deref(), self.old),
+            Some((object, old)) => (object.as_ref(), old.as_ref()),
+        };
+        let sent = Sent { request, served, object: shown, old: shown_old };
+        let ruling = webhooks::ask(&self.call.server.outbound, hook, &sent, true, left).await?;
+        self.note(hook, &ruling);
+        let Some(patch) = ruling.patch else { return Ok(false) };
+        let internal = |error: ApiError| Failure::Refused(error, Ruling::default());
+        let (Some(shown), Some(object)) = (shown.cloned(), object) else {
+            return Err(internal(ApiError::internal(format!(
+                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                hook.name
+            ))));
+        };
+        let mut patched = shown;
+        schema::patch::json(&mut patched, &patch).map_err(|error| internal(ApiError::internal(error)))?;
+        if is_own_kind(request) {
+            complete(served, &mut patched).map_err(internal)?;
+            if patched["metadata"]["namespace"].as_str().unwrap_or_default() != self.call.namespace {
+                return Err(internal(ApiError::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                )));
+            }
+            if converted.is_some() {
+                reshape(served, &self.call.served, &mut patched);
+            }
+        }
+        let changed = patched != *object;
+        *object = patched;
+        Ok(changed)
+    }
+
+    /// Asks the validating webhooks, all at once.
+    pub(super) async fn ask_validating(
+        &self,
+        request: &AdmissionRequest<'_>,
+        snapshot: &Snapshot,
+        object: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let hooks = Arc::clone(&self.call.server.webhooks.validating());
+        let table = self.call.server.registry.table();
+        let siblings = Siblings::new(&table, &self.call.served);
+        let (place, reader) = (Place::of(request), self.reader(snapshot));
+        let mut concerned = Vec::new();
+        for (index, hook) in hooks.iter().enumerate() {
+            let wanted = webhooks::concerns(hook, &place, &siblings, &reader, object, self.old);
+            if let Some(served) = wanted.map_err(refused)? {
+                let converted = self.converted(&served, request, object);
+                concerned.push((index, hook, served, converted));
+            }
+        }
+        let asked = concerned.iter().map(|(_, hook, served, converted)| {
+            let (object, old) = match converted {
+                None => (object, self.old),
+                Some((object, old)) => (object.as_ref(), old.as_ref()),
+            };
+            let sent = Sent { request, served, object, old };
+            async move { webhooks::ask(&self.call.server.outbound, hook, &sent, false, REQUEST_TIMEOUT).await }
+        });
+        let answers = future::join_all(asked).await;
+        let mut outcome = Ok(());
+        for (answer, (index, hook, ..)) in answers.into_iter().zip(&concerned) {
+            let passed = match answer {
+                Ok(ruling) => {
+                    self.note(hook, &ruling);
+                    Ok(())
+                }
+                Err(failure) => {
+                    let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
+                    self.fail(hook, failure, &key)
+                }
+            };
+            outcome = outcome.and(passed);
+        }
+        outcome
+    }
+
+    /// Lets the request go on where the webhook's failure policy says so.
+    fn fail(&self, hook: &Hook, failure: Failure, key: &str) -> Result<(), ApiError> {
+        match failure {
+            Failure::Call(why) if hook.fails_open => {
+                tracing::warn!(webhook = hook.name, why, "failing open");
+                self.call.trail.annotate(key.to_owned(), hook.name.as_str());
+                Ok(())
+            }
+            Failure::Refused(error, said) => {
+                self.note(hook, &said);
+                Err(error)
+            }
+            failure @ Failure::Call(_) => Err(failure.into_error()),
+        }
+    }
+
+    fn note(&self, hook: &Hook, ruling: &Ruling) {
+        self.call.warn(ruling.warnings.iter().cloned());
+        for (key, value) in &ruling.annotations {
+            self.call.trail.annotate(format!("{}/{key}", hook.name), value.as_str());
+        }
+    }
+
+    /// The objects in the version a webhook wants to see; `None` when that is the request's own.
+    fn converted(
+        &self,
+        served: &Arc<Served>,
+        request: &AdmissionRequest<'_>,
+        object: Option<&Value>,
+    ) -> Option<(Option<Value>, Option<Value>)> {
+        let own = &self.call.served;
+        if Arc::ptr_eq(served, own) || served.api_version == own.api_version || !is_own_kind(request) {
+            return None;
+        }
+        let convert = |object: &Value| {
+            let mut object = object.clone();
+            reshape(own, served, &mut object);
+            object
+        };
+        Some((object.map(convert), self.old.map(convert)))
+    }
+}
+
+/// Whether what is reviewed is an object of the resource, not something sent to one of its subresources.
+fn is_own_kind(request: &AdmissionRequest<'_>) -> bool {
+    request.operation != Operation::Connect && request.kind().kind == request.resource.kind
+}
+
+fn reshape(from: &Served, to: &Served, object: &mut Value) {
+    from.form.to_stored(object, &from.stored_api_version);
+    to.form.to_served(object, &to.api_version);
+}
+
+/// Brings a patched object back into the form of its type: unknown fields go, defaults are filled in.
+fn complete(served: &Served, object: &mut Value) -> Result<(), ApiError> {
+    if !object.is_object() {
+        return Err(ApiError::internal("the patch does not leave an object"));
+    }
+    // the kind is no webhook's to change
+    object["apiVersion"] = served.api_version.as_str().into();
+    object["kind"] = served.resource.kind.as_str().into();
+    if let Some(problem) = schema::prune(&served.schema, object).iter().find(|problem| problem.is_fatal()) {
+        return Err(ApiError::internal(problem));
+    }
+    meta::of(object);
+    receive::default(served, object);
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Admission webhooks: the configurations in memory, which of them a request concerns, and the exchange with one.
+//!
+//! The index is fed by commits and loaded at start. A request that no configuration can concern costs one load of a
+//! pointer: [`Webhooks::mutating`] and [`Webhooks::validating`] are empty lists then. What is done with the answers (the
+//! order of calls, reinvocation, what a failure means) is admission's, in the handlers.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+mod exchange;
+mod hook;
+mod matching;
+mod review;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use exchange::{Failure, Ruling, ask};
+pub(crate) use hook::Hook;
+pub(crate) use matching::{Place, Siblings, concerns};
+pub(crate) use review::Sent;
+
+/// Collections of configurations.
+pub(crate) const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";
+/// See [`MUTATING`].
+pub(crate) const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
+
+/// All webhooks.
+#[derive(Default)]
+pub(crate) struct Webhooks {
+    mutating: Index,
+    validating: Index,
+}
+
+#[derive(Default)]
+struct Index {
+    configurations: Mutex<BTreeMap<String, Vec<Arc<Hook>>>>,
+    hooks: ArcSwap<Vec<Arc<Hook>>>,
+}
+
+impl Index {
+    fn apply(&self, name: &str, read: impl FnOnce() -> Option<Value>) {
+        // reading and applying are one step, so that of two concurrent changes the later state wins
+        let mut configurations = self.configurations.lock();
+        match read() {
+            Some(configuration) => configurations.insert(name.to_owned(), Hook::decode_all(name, &configuration)),
+            None => configurations.remove(name),
+        };
+        self.hooks.store(Arc::new(configurations.values().flatten().cloned().collect()));
+    }
+}
+
+impl Webhooks {
+    /// Takes over what is stored now at `name` of a collection; other collections than the two are ignored.
+    pub(crate) fn apply(&self, collection: &str, name: &str, read: impl FnOnce() -> Option<Value>) {
+        match collection {
+            MUTATING => self.mutating.apply(name, read),
+            VALIDATING => self.validating.apply(name, read),
+            _ => {}
+        }
+    }
+
+    /// The webhooks that may change objects.
+    pub(crate) fn mutating(&self) -> Guard<Arc<Vec<Arc<Hook>>>> {
+        self.mutating.hooks.load()
+    }
+
+    /// The webhooks that judge them.
+    pub(crate) fn validating(&self) -> Guard<Arc<Vec<Arc<Hook>>>> {
+        self.validating.hooks.load()
+    }
+}
