@@ -266,7 +266,8 @@ impl ApiServer {
         let served = self.registry.find(path.group, path.version, path.resource);
         let served = served.ok_or_else(ApiError::no_such_resource)?;
         check_scope(&served, &path)?;
-        let accepted = match negotiation::accepted(&parts.headers) {
+        let has_tables = served.resource.verbs != ["create"];
+        let accepted = match negotiation::accepted(&parts.headers, has_tables) {
             // what connects to a node or a pod is not negotiated with this server
             Err(_) if verb == "connect" || handlers::is_connect(path.subresource) => Accepted::PLAIN,
             accepted => accepted?,

@@ -42,8 +42,9 @@ const PRODUCED: &str = "application/json, application/yaml, application/vnd.kube
 /// What is left for kinds that are known only as JSON.
 pub(crate) const PRODUCED_AS_TEXT: &str = "application/json, application/yaml";
 
-/// Picks the first acceptable entry of the `Accept` header, protobuf last; none given means JSON.
-pub(crate) fn accepted(headers: &HeaderMap) -> Result<Accepted, ApiError> {
+/// Picks the first acceptable entry of the `Accept` header, protobuf last; none given means JSON. What is not kept as
+/// objects, such as a review, has no rows: `has_tables` says whether a table can be made.
+pub(crate) fn accepted(headers: &HeaderMap, has_tables: bool) -> Result<Accepted, ApiError> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::PLAIN) };
     if accept.as_bytes() == b"application/json" {
         return Ok(Accepted::PLAIN);
@@ -54,7 +55,8 @@ pub(crate) fn accepted(headers: &HeaderMap) -> Result<Accepted, ApiError> {
     }
     let (protobuf, text): (Vec<Accepted>, Vec<Accepted>) =
         accept.split(',').filter_map(entry).partition(|accepted| accepted.encoding == Encoding::Protobuf);
-    let first = text.first().or(protobuf.first()).copied();
+    let can_be = |accepted: &&Accepted| has_tables || accepted.shape != Shape::Table;
+    let first = text.iter().find(can_be).or(protobuf.first()).copied();
     first.ok_or_else(|| ApiError::not_acceptable(PRODUCED))
 }
 
@@ -103,7 +105,7 @@ mod tests {
     fn accept(value: &'static str) -> Result<Accepted, ApiError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, header::HeaderValue::from_static(value));
-        accepted(&headers)
+        accepted(&headers, true)
     }
 
     #[test]
@@ -121,6 +123,17 @@ mod tests {
         assert_eq!(accept("application/vnd.kubernetes.protobuf;stream=watch").unwrap().encoding, Encoding::Protobuf);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         assert_eq!(accept(metadata).unwrap_err().code, 406);
+    }
+
+    #[test]
+    fn what_has_no_rows_makes_no_table() {
+        let mut headers = HeaderMap::new();
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static(table));
+        assert_eq!(accepted(&headers, false).unwrap_err().code, 406);
+        let either = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static(either));
+        assert_eq!(accepted(&headers, false).unwrap().shape, Shape::Object);
     }
 
     #[test]

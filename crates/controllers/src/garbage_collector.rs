@@ -175,6 +175,7 @@ impl Collector {
                 self.remove_finalizer(&node, ORPHAN).await?;
             }
             Step::RemoveOwners(gone) => self.remove_owners(&node, &gone).await?,
+            Step::Unblock => self.unblock_owners(&node).await?,
             Step::Delete(policy) => self.delete(&node, policy).await?,
         }
         Ok(None)
@@ -255,6 +256,18 @@ impl Collector {
         }
         let patch = json!({"metadata": {
             "uid": node.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": left}});
+        self.patch(node, patch).await
+    }
+
+    /// The change of the references has the object looked at again, which then deletes it.
+    async fn unblock_owners(&self, node: &Node) -> Result<(), ReconcileError> {
+        let Some(live) = self.live(node).await? else { return Ok(()) };
+        let mut owners = live.owner_references().to_vec();
+        for owner in &mut owners {
+            owner.block_owner_deletion = Some(false);
+        }
+        let patch = json!({"metadata": {
+            "uid": node.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": owners}});
         self.patch(node, patch).await
     }
 

@@ -9,7 +9,8 @@ use crate::{
     authorization::{Attributes, Decision},
     body::Body,
     dispatch::Call,
-    meta, output,
+    meta,
+    output::{self, Payload},
     status::ApiError,
     user::User,
 };
@@ -45,7 +46,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
         review["metadata"] = json!({});
     }
     review["metadata"]["creationTimestamp"] = meta::time(call.now).into();
-    Ok(output::value(&review, StatusCode::CREATED))
+    output::object(call, Payload::Served(review), StatusCode::CREATED, &[])
 }
 
 fn subject(spec: &Value) -> User {

@@ -74,6 +74,8 @@ pub(super) enum Step {
     OrphanDependents,
     /// Take the references to these owners away.
     RemoveOwners(Vec<String>),
+    /// Let its owners go without waiting for it: one of its dependents waits already, so that all would wait in a circle.
+    Unblock,
     Delete(PropagationPolicy),
 }
 
@@ -99,6 +101,10 @@ pub(super) fn decide(node: &Node, owners: &[OwnerState], dependents: &[Arc<Node>
         return if lost.is_empty() { Step::Nothing } else { Step::RemoveOwners(lost) };
     }
     if owners.contains(&OwnerState::Waiting) && !dependents.is_empty() {
+        let blocks = node.owners.iter().any(|owner| owner.block_owner_deletion == Some(true));
+        if blocks && dependents.iter().any(|dependent| dependent.waits()) {
+            return Step::Unblock;
+        }
         return Step::Delete(PropagationPolicy::Foreground);
     }
     // Finalizers that a client has set already say what is to become of the dependents.

@@ -57,6 +57,17 @@ fn each_situation_has_its_step() {
 }
 
 #[test]
+fn a_circle_of_owners_that_wait_is_broken() {
+    let waiting = vec![node("first", &["last"], leaving("foregroundDeletion"))];
+    let last = node("last", &["middle"], json!({}));
+    assert_eq!(graph::decide(&last, &[OwnerState::Waiting], &waiting), Step::Unblock);
+    let mut unblocked = Node::clone(&last);
+    unblocked.owners[0].block_owner_deletion = Some(false);
+    let step = graph::decide(&unblocked, &[OwnerState::Waiting], &waiting);
+    assert_eq!(step, Step::Delete(PropagationPolicy::Foreground));
+}
+
+#[test]
 fn dependents_are_looked_at_when_their_owner_goes() {
     let mut graph = Graph::default();
     graph.apply(node("owner", &[], json!({})));

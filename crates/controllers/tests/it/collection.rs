@@ -1,6 +1,6 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
@@ -21,6 +21,28 @@ async fn deleting_a_deployment_takes_its_sets_and_pods_along() {
         cluster.until::<ReplicaSet>("sets gone", |all| all.is_empty()).await;
         cluster.until::<Pod>("pods gone", |all| all.is_empty()).await;
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_own_each_other_in_a_circle_go_together() {
+    let cluster = Cluster::start(0).await;
+    let mut uids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let made = cluster.create::<ConfigMap>(json!({"metadata": {"name": name}})).await;
+        uids.push((name, made.uid().unwrap()));
+    }
+    let api = cluster.api::<ConfigMap>();
+    for (at, (name, _)) in uids.iter().enumerate() {
+        let (owner, uid) = &uids[(at + 2) % 3];
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uid,
+            "controller": true, "blockOwnerDeletion": true});
+        let patch = Patch::Merge(json!({"metadata": {"ownerReferences": [owner]}}));
+        api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+    api.delete("a", &DeleteParams::foreground()).await.unwrap();
+    let others = |map: &ConfigMap| !["a", "b", "c"].contains(&map.name_any().as_str());
+    cluster.until::<ConfigMap>("the circle is gone", |all| all.iter().all(|map| others(map))).await;
     cluster.stop().await;
 }
 
@@ -84,7 +106,7 @@ async fn namespaces_are_furnished_and_emptied() {
     assert_eq!(waits.status.as_ref().unwrap().phase.as_deref(), Some("Terminating"));
     assert!(waits.meta().deletion_timestamp.is_some());
     let release = json!({"metadata": {"finalizers": null}});
-    maps.patch("held", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(release)).await.unwrap();
+    maps.patch("held", &PatchParams::default(), &Patch::Merge(release)).await.unwrap();
     cluster.until::<Namespace>("team is gone", |all| all.iter().all(|namespace| namespace.name_any() != "team")).await;
     cluster.until::<Pod>("pods are gone", |pods| pods.is_empty()).await;
     cluster.stop().await;

@@ -129,3 +129,36 @@ fn the_encoded_document_tells_which_parameters_a_patch_takes() {
     let gvk = extensions.iter().find(|named| part(named, &[1]) == b"x-kubernetes-group-version-kind").unwrap();
     assert_eq!(part(gvk, &[2, 2]), br#"{"group":"","kind":"Namespace","version":"v1"}"#);
 }
+
+fn published(document: Value, version: Version) -> Value {
+    let mut resource = Resource::clone(kinds::builtin().iter().find(|known| known.plural == "pods").unwrap());
+    (resource.group, resource.kind) = ("example.com".to_owned(), "Open".to_owned());
+    let name = type_name(&resource);
+    let mut schemas = BTreeMap::new();
+    types::custom(&resource, &document, version, &mut schemas);
+    schemas.remove(&name).unwrap()
+}
+
+#[test]
+fn v2_names_no_field_of_what_takes_any() {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"a": {}}});
+    let root = published(open.clone(), Version::V2);
+    assert_eq!(root.as_object().unwrap().keys().collect::<Vec<_>>(), ["type", "x-kubernetes-group-version-kind"]);
+    assert_eq!(published(open.clone(), Version::V3)["properties"]["a"], json!({}));
+    let nested = json!({"type": "object", "required": ["b", "c"], "properties": {"a": open,
+        "b": {"type": "array", "items": {"type": "string"}, "nullable": true}, "c": {"type": "string"}}});
+    let v2 = published(nested, Version::V2);
+    assert_eq!(v2["properties"]["a"], json!({"x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!((&v2["properties"]["b"], &v2["required"]), (&json!({}), &json!(["c"])));
+}
+
+#[test]
+fn an_embedded_object_has_the_fields_of_every_object() {
+    let embedded = json!({"type": "object", "x-kubernetes-embedded-resource": true});
+    let document = json!({"type": "object", "properties": {"template": embedded}});
+    for version in [Version::V2, Version::V3] {
+        let template = &published(document.clone(), version)["properties"]["template"];
+        assert_eq!(template["required"], json!(["kind", "apiVersion"]));
+        assert_eq!(template["properties"]["metadata"], version.reference(OBJECT_META));
+    }
+}

@@ -124,21 +124,21 @@ fn property(node: Ref<'_>, field: &Field, version: Version, wanted: &mut Vec<Str
 pub(super) fn custom(resource: &Resource, document: &Value, version: Version, schemas: &mut BTreeMap<String, Value>) {
     let name = type_name(resource);
     let kind = |kind: &str| json!([gvk(&resource.group, &resource.version, kind)]);
-    let mut object = document.clone();
-    if !object.is_object() {
-        object = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    }
+    let open = |schema: &Value| schema["x-kubernetes-preserve-unknown-fields"] == true;
+    // readers of v2 take fields that are named for all there are, so that an open type must not name any
+    let bare = !document.is_object() || (version == Version::V2 && open(document));
+    let mut object = if bare { json!({"type": "object"}) } else { document.clone() };
     if version == Version::V2 {
         reduce(&mut object);
     }
-    object[GVK] = kind(&resource.kind);
-    let properties =
-        object.as_object_mut().and_then(|map| map.entry("properties").or_insert_with(|| json!({})).as_object_mut());
-    if let Some(properties) = properties {
-        properties.entry("apiVersion").or_insert_with(|| json!({"type": "string"}));
-        properties.entry("kind").or_insert_with(|| json!({"type": "string"}));
-        properties.insert("metadata".to_owned(), version.reference(OBJECT_META));
+    if !bare {
+        embed(&mut object, version);
+        let properties = object.as_object_mut().map(|map| map.entry("properties").or_insert_with(|| json!({})));
+        if let Some(properties) = properties.and_then(Value::as_object_mut) {
+            head(properties, version);
+        }
     }
+    object[GVK] = kind(&resource.kind);
     let list = json!({
         "type": "object",
         "required": ["items"],
@@ -154,11 +154,71 @@ pub(super) fn custom(resource: &Resource, document: &Value, version: Version, sc
     schemas.insert(name, object);
 }
 
-/// Takes away what v2 does not know.
+/// The fields that every object has.
+fn head(properties: &mut Map<String, Value>, version: Version) {
+    properties.entry("apiVersion").or_insert_with(|| json!({"type": "string"}));
+    properties.entry("kind").or_insert_with(|| json!({"type": "string"}));
+    properties.insert("metadata".to_owned(), version.reference(OBJECT_META));
+}
+
+/// Gives objects embedded in others the fields that every object has.
+fn embed(schema: &mut Value, version: Version) {
+    let Value::Object(map) = schema else { return };
+    for below in ["items", "additionalProperties"] {
+        if let Some(schema) = map.get_mut(below) {
+            embed(schema, version);
+        }
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(|property| embed(property, version));
+    }
+    let is = |name: &str| map.get(name) == Some(&Value::Bool(true));
+    if !is("x-kubernetes-embedded-resource") || (version == Version::V2 && is("x-kubernetes-preserve-unknown-fields")) {
+        return;
+    }
+    if let Some(properties) = map.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+        head(properties, version);
+    }
+    if let Some(required) = map.entry("required").or_insert_with(|| json!([])).as_array_mut() {
+        for name in ["kind", "apiVersion"].map(Value::from) {
+            if !required.contains(&name) {
+                required.push(name);
+            }
+        }
+    }
+}
+
+/// Takes away what v2 does not know, and what its readers misunderstand: a type that may be null or anything has neither
+/// type nor parts.
 fn reduce(schema: &mut Value) {
     let Value::Object(map) = schema else { return };
-    for unknown in ["allOf", "anyOf", "oneOf", "not", "nullable"] {
+    for unknown in ["allOf", "anyOf", "oneOf", "not"] {
         map.remove(unknown);
+    }
+    let nullable = map.remove("nullable") == Some(Value::Bool(true));
+    let open = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    if nullable || open {
+        map.remove("items");
+        map.remove("properties");
+    }
+    let is_list = map.get("type").is_some_and(|kind| kind == "array");
+    let is_open_object = open && map.get("type").is_some_and(|kind| kind == "object");
+    if nullable || is_open_object || (is_list && !map.contains_key("items")) {
+        map.remove("type");
+    }
+    let may_be_null: Vec<String> = map
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, property)| property["nullable"] == true)
+        .map(|(name, _)| name.clone())
+        .collect();
+    if let Some(required) = map.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| !may_be_null.iter().any(|null| name == null.as_str()));
+        if required.is_empty() {
+            map.remove("required");
+        }
     }
     for below in ["items", "additionalProperties"] {
         if let Some(schema) = map.get_mut(below) {
