@@ -111,8 +111,24 @@ impl Authorizer {
 
     /// Takes over many changed objects at once: the start-up load publishes one index, not thousands.
     pub fn apply_all<'a>(&self, changes: impl IntoIterator<Item = (&'a str, &'a str, Option<&'a Value>)>) {
+        self.change(&mut self.bindings.lock(), None, changes);
+    }
+
+    /// Takes over these objects in place of all that were known.
+    pub fn replace_all<'a>(&self, objects: impl IntoIterator<Item = (&'a str, &'a str, &'a Value)>) {
         let mut bindings = self.bindings.lock();
-        let mut index: Option<Index> = None;
+        bindings.clear();
+        let objects = objects.into_iter().map(|(collection, path, object)| (collection, path, Some(object)));
+        self.change(&mut bindings, Some(Index::default()), objects);
+    }
+
+    /// Applies changes to an index, `None` to the one in use.
+    fn change<'a>(
+        &self,
+        bindings: &mut HashMap<BindingKey, Binding>,
+        mut index: Option<Index>,
+        changes: impl IntoIterator<Item = (&'a str, &'a str, Option<&'a Value>)>,
+    ) {
         for (collection, path, object) in changes {
             let (namespace, name) = path.split_once('/').unwrap_or(("", path));
             let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), name.into());

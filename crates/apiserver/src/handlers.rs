@@ -19,6 +19,7 @@ mod create;
 mod definitions;
 mod delete;
 mod eviction;
+mod fresh;
 mod list;
 mod patch;
 mod pods;
@@ -54,9 +55,12 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
         return Err(ApiError::no_such_resource());
     }
     let call = Arc::new(call);
+    if matches!(call.verb, "get" | "list" | "watch") {
+        fresh::for_read(&call).await?;
+    }
     match call.verb {
         "get" if main || call.subresource == "status" => return read::get(&call),
-        "list" if main => return list::list(&call),
+        "list" if main => return list::list(&call).await,
         "watch" if main => return watch::watch(&call),
         _ => {}
     }
@@ -69,12 +73,20 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
 /// Boxed, so that the future of a mere read stays small.
 fn change(call: Arc<Call>, body: Bytes) -> BoxFuture<'static, Result<Response<Body>, ApiError>> {
     Box::pin(async move {
-        match (call.verb, call.subresource.is_empty()) {
-            ("delete", true) => delete::delete(&call, &body).await,
-            ("deletecollection", true) => delete::delete_collection(&call, &body).await,
-            _ => store(&call, &body).await,
+        let judged_at = call.server.store.revision();
+        match change_once(&call, &body).await {
+            Err(error) if fresh::is_outdated(&call, judged_at, &error).await? => change_once(&call, &body).await,
+            answer => answer,
         }
     })
+}
+
+async fn change_once(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
+    match (call.verb, call.subresource.is_empty()) {
+        ("delete", true) => delete::delete(call, body).await,
+        ("deletecollection", true) => delete::delete_collection(call, body).await,
+        _ => store(call, body).await,
+    }
 }
 
 async fn store(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {

@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use identity::TokenSigner;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use store::{Snapshot, Store};
+use store::{Change, Snapshot, Store};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -154,7 +154,8 @@ impl ApiServer {
             })
         };
         let rbac: Vec<_> = RBAC.into_iter().flat_map(objects).collect();
-        self.authorizer.apply_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, Some(object))));
+        let _one_at_a_time = self.rbac_changing.lock();
+        self.authorizer.replace_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, object)));
         self.registry.load(objects(crd::COLLECTION).filter_map(|(_, _, object)| crd::Definition::decode(&object)));
         for (collection, name, object) in [webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects) {
             self.webhooks.apply(collection, &name, || Some(object));
@@ -177,6 +178,25 @@ impl ApiServer {
             self.registry.refresh(path, || read().as_ref().and_then(crd::Definition::decode));
         }
         self.webhooks.apply(collection, path, read);
+    }
+
+    /// Keeps what the server holds in memory besides the store current with what other servers change, until `stop`. A store
+    /// of our own has no other servers.
+    pub async fn follow(&self, stop: CancellationToken) {
+        let Some(mut changes) = self.store.changes() else { return stop.cancelled().await };
+        // what changed between the start-up load and now
+        self.load();
+        loop {
+            let change = tokio::select! {
+                change = changes.next() => change,
+                () = stop.cancelled() => return,
+            };
+            match change {
+                Some(Change::Object(key)) => self.committed(&key.collection, &key.path),
+                Some(Change::Everything) => self.load(),
+                None => return,
+            }
+        }
     }
 
     /// The newest state.

@@ -62,6 +62,9 @@ pub(crate) struct Up {
     /// Address of the Kubernetes API; port 0 picks a free one [default: 127.0.0.1:6443]
     #[arg(long, value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Where the objects are kept: embedded, or etcd://HOST:PORT,HOST:PORT (https:// for TLS) [default: embedded]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
     /// Run the control plane without containers or network (needs no root)
     #[arg(long)]
     pub no_node: bool,

@@ -22,6 +22,9 @@ pub(crate) fn settings(flags: &Up) -> Result<(Config, Vec<Explained>), Failure> 
     if let Some(listen) = flags.listen {
         set.push(("listen", listen.to_string()));
     }
+    if let Some(store) = &flags.store {
+        set.push(("store.url", store.clone()));
+    }
     if flags.no_node {
         set.push(("node.enabled", "false".to_owned()));
     }

@@ -93,6 +93,30 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "0",
         about: "0 to 36500: age from which audit logs put aside are removed; 0 keeps them",
     },
+    Setting {
+        key: "store.url",
+        environment: "KEELSON_STORE",
+        default: "embedded",
+        about: "embedded, or the external etcd that keeps the objects: etcd://HOST:PORT,HOST:PORT, https:// for TLS",
+    },
+    Setting {
+        key: "store.caFile",
+        environment: "KEELSON_STORE_CA_FILE",
+        default: "",
+        about: "PEM file of the authorities that etcd's certificates come from; needed with https",
+    },
+    Setting {
+        key: "store.certFile",
+        environment: "KEELSON_STORE_CERT_FILE",
+        default: "",
+        about: "PEM file of the certificate shown to etcd; empty shows none",
+    },
+    Setting {
+        key: "store.keyFile",
+        environment: "KEELSON_STORE_KEY_FILE",
+        default: "",
+        about: "PEM file of that certificate's key",
+    },
     Setting { key: "log.format", environment: "KEELSON_LOG_FORMAT", default: "text", about: "text or json" },
     Setting {
         key: "log.level",
@@ -152,6 +176,12 @@ pub(crate) struct Config {
     pub registry_listen: Option<SocketAddr>,
     /// What is audited, and where to.
     pub audit: Audit,
+    /// The etcd that keeps the objects; `None` is the embedded store.
+    pub store: Option<Vec<store::Endpoint>>,
+    /// Authorities of etcd's certificates.
+    pub store_ca_file: Option<PathBuf>,
+    /// Certificate and key shown to etcd.
+    pub store_pair: Option<(PathBuf, PathBuf)>,
     /// Log lines as JSON.
     pub log_json: bool,
     /// Filter of the log.
@@ -286,7 +316,28 @@ impl Values<'_> {
     }
 }
 
+/// An optional path.
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
 fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
+    let store = values.parsed("store.url", None, |t| match t {
+        "embedded" => Some(None),
+        url => url.parse::<store::Endpoints>().ok().map(|endpoints| Some(endpoints.0)),
+    });
+    let ca_file = path(values.text("store.caFile"));
+    if store.as_ref().is_some_and(|s| s.iter().any(|endpoint| endpoint.tls)) && ca_file.is_none() {
+        values.errors.push("store.caFile: must be set where store.url says https".to_owned());
+    }
+    let store_pair = match (path(values.text("store.certFile")), path(values.text("store.keyFile"))) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            values.errors.push("store.certFile and store.keyFile must be set together".to_owned());
+            None
+        }
+    };
     let unset = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Config {
         data_dir: values.parsed("dataDir", PathBuf::new(), |t| (!t.is_empty()).then(|| PathBuf::from(t))),
@@ -304,6 +355,9 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
             text => text.parse().ok().map(Some),
         }),
         audit: audit(values),
+        store,
+        store_ca_file: ca_file,
+        store_pair,
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
             "json" => Some(true),

@@ -8,6 +8,7 @@ mod address;
 mod api;
 mod cluster_objects;
 mod node;
+mod store;
 
 use std::time::{Duration, Instant};
 
@@ -99,7 +100,7 @@ async fn build(
     gateway_crds::install(api.client("system:apiserver")).await?;
     cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
     let informers = reconcile::Informers::new(api.client("system:kube-controller-manager"));
-    api::start_controllers(&api, &informers, supervisor);
+    api::start_controllers(config, &api, &informers, supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {
         pid: std::process::id().cast_signed(),

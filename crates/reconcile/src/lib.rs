@@ -6,7 +6,7 @@
 //!
 //! Main types: [`Informers`] (one watch per kind and selector for the whole process) hands out [`Informer`]s (a typed cache
 //! with [`Index`]es and [`Subscription`]s); [`Queue`] merges equal keys and never runs one key twice at once; [`Recorder`]
-//! writes core/v1 Events.
+//! writes core/v1 Events; [`Election`] lets one of several processes do some work.
 //!
 //! Invariants:
 //! - an object revision is decoded once and shared as `Arc<K>`;
@@ -16,6 +16,7 @@
 
 mod cache;
 mod controller;
+mod election;
 mod informer;
 mod key;
 mod metadata;
@@ -28,6 +29,7 @@ mod watch;
 
 pub use cache::Index;
 pub use controller::{feed, run_controller};
+pub use election::{Election, ElectionError};
 pub use informer::{Informer, Informers, InformersError, Object, Selector};
 pub use key::Key;
 pub use metadata::Metadata;

@@ -243,13 +243,8 @@ impl Committer {
         appended
     }
 
-    fn publish(&mut self, events: Vec<Arc<Event>>) -> crate::watch::Wake {
-        let head = self.state.revision();
-        // First the snapshot, then the events: who hears of a change must find it when reading.
-        self.shared.head.store(Arc::new(self.state.clone()));
-        let wake = self.shared.windows.append(events.into_iter(), head);
-        self.shared.retained.lock().prune(Instant::now());
-        wake
+    fn publish(&self, events: Vec<Arc<Event>>) -> crate::watch::Wake {
+        self.shared.publish(self.state.clone(), events)
     }
 
     /// Takes everything back that the batch did, and answers all of it with the error.
@@ -283,7 +278,7 @@ impl Committer {
 }
 
 /// Whether the transaction may happen in this state.
-fn judge(state: &Snapshot, writes: &[Write]) -> Result<(), CommitError> {
+pub(crate) fn judge(state: &Snapshot, writes: &[Write]) -> Result<(), CommitError> {
     for Write { key, precondition, .. } in writes {
         let found = state.get(&key.collection, &key.path);
         let holds = match precondition {
@@ -311,7 +306,7 @@ fn apply(state: &mut Snapshot, write: Write, revision: Revision) -> Event {
 }
 
 /// The object with its revision's digits in the gap.
-fn finish(encoded: Encoded, revision: Revision) -> Bytes {
+pub(crate) fn finish(encoded: Encoded, revision: Revision) -> Bytes {
     let Encoded { bytes, revision_at } = encoded;
     let Some(at) = revision_at else { return bytes.into() };
     /// Digits of the largest revision.

@@ -45,6 +45,14 @@ pub enum OpenError {
         /// What is missing.
         source: AtRestError,
     },
+    /// etcd cannot be reached.
+    #[error("cannot use etcd at {endpoints}: {reason}")]
+    Etcd {
+        /// Its servers.
+        endpoints: String,
+        /// What the last one said.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -101,10 +109,24 @@ pub enum CommitError {
     /// An earlier sync failed, so that what the disk holds is unknown; only a restart helps.
     #[error("writes are refused since the log could not be synced: {0}")]
     Refused(Arc<io::Error>),
+    /// There is no room for it. Nothing was applied, and later writes may succeed again.
+    #[error("there is no room to store it: {0}")]
+    Full(String),
+    /// etcd cannot be reached. Nothing was applied.
+    #[error("etcd cannot be reached: {0}")]
+    Unavailable(String),
+    /// There was no answer in time: it may have been applied, and may even still be.
+    #[error("etcdserver: request timed out: {0}")]
+    Unknown(String),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
 }
+
+/// etcd does not answer, so that nobody knows what other servers acknowledged.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("etcd cannot be reached: {0}")]
+pub struct Unreachable(pub String);
 
 struct Found<'a>(&'a Option<Object>);
 

@@ -4,7 +4,9 @@
 //! with periodic snapshots on disk is for durability only. It knows bytes, keys and revisions: no JSON, no Kubernetes
 //! rules (those are `apiserver`'s).
 //!
-//! One committer thread batches all waiting transactions, checks their preconditions against the head, assigns
+//! It has two back ends: a log in a directory of its own, and an external etcd (`etcd`), which several servers may share.
+//!
+//! With the log, one committer thread batches all waiting transactions, checks their preconditions against the head, assigns
 //! revisions, writes the batch to the log, syncs once, publishes the new snapshot, wakes watchers, and only then
 //! answers. While one batch is on its way to the disk the next one fills. Readers never wait for writers.
 //!
@@ -26,6 +28,7 @@ mod checkpoint;
 mod committer;
 mod disk;
 mod error;
+mod etcd;
 mod frame;
 mod log;
 mod record;
@@ -37,9 +40,10 @@ mod tree;
 mod watch;
 
 pub use at_rest::{AtRest, AtRestError};
-pub use error::{CommitError, OpenError, WatchError};
+pub use error::{CommitError, OpenError, Unreachable, WatchError};
+pub use etcd::{Endpoint, Endpoints, EtcdConfig};
 pub use snapshot::{Range, Snapshot};
-pub use store::{Health, Options, Store};
+pub use store::{Change, Changes, Health, Options, Store};
 pub use watch::Watch;
 
 /// A store-wide, strictly increasing number given to each committed transaction. `0` is "before everything".

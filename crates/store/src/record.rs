@@ -79,15 +79,28 @@ pub(crate) fn decode<'a>(payload: &'a [u8], names: &mut Names) -> Option<(Revisi
 
 /// Collection names, each allocated once however many records carry it.
 #[derive(Debug, Default)]
-pub(crate) struct Names(std::collections::HashSet<Arc<str>>);
+pub(crate) struct Names {
+    known: std::collections::HashSet<Arc<str>>,
+    joined: String,
+}
 
 impl Names {
     pub(crate) fn intern(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
+        if let Some(known) = self.known.get(name) {
             return Arc::clone(known);
         }
         let name: Arc<str> = name.into();
-        self.0.insert(Arc::clone(&name));
+        self.known.insert(Arc::clone(&name));
+        name
+    }
+
+    /// The name of a collection by its group and plural.
+    pub(crate) fn join(&mut self, group: &str, plural: &str) -> Arc<str> {
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.clear();
+        joined.extend([group, "/", plural]);
+        let name = self.intern(&joined);
+        self.joined = joined;
         name
     }
 }

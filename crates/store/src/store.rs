@@ -1,4 +1,4 @@
-//! The handle through which everything is read, written and watched.
+//! The handle through which everything is read, written and watched, whatever keeps it.
 
 use std::{
     fs::File,
@@ -11,19 +11,21 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    AtRest, CommitError, Committed, OpenError, Revision, Snapshot, Watch, WatchError, Write,
+    AtRest, CommitError, Committed, EtcdConfig, Event, Key, OpenError, Revision, Snapshot, Unreachable, Watch,
+    WatchError, Write,
     at_rest::Sealing,
     checkpoint::Checkpointer,
     committer::{self, Committer, Transaction},
     disk::{Disk, Os},
+    etcd,
     log::Log,
     recovery,
     retained::Retained,
-    watch::{WindowLimits, Windows},
+    watch::{Wake, WindowLimits, Windows},
 };
 
 #[cfg(test)]
@@ -93,8 +95,59 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(snapshot: Snapshot, origin: Revision, options: &Options) -> Arc<Self> {
+        let limits =
+            WindowLimits { events: options.window_events, bytes: options.window_bytes, age: options.window_age };
+        Arc::new(Shared {
+            head: ArcSwap::from_pointee(snapshot),
+            windows: Arc::new(Windows::new(limits, origin)),
+            retained: Mutex::new(Retained::new(options.retained, options.retained_age)),
+            health: Mutex::new(Health::Serving),
+        })
+    }
+
     pub(crate) fn set_health(&self, health: Health) {
         *self.health.lock() = health;
+    }
+
+    /// Makes a state visible, and what led to it.
+    pub(crate) fn publish(&self, state: Snapshot, events: Vec<Arc<Event>>) -> Wake {
+        let head = state.revision();
+        // First the snapshot, then the events: who hears of a change must find it when reading.
+        self.head.store(Arc::new(state));
+        let wake = self.windows.append(events.into_iter(), head);
+        self.retained.lock().prune(Instant::now());
+        wake
+    }
+
+    /// Makes a state visible of which nobody knows what led to it.
+    pub(crate) fn restart(&self, state: Snapshot) {
+        let head = state.revision();
+        self.head.store(Arc::new(state));
+        self.windows.restart(head);
+    }
+}
+
+/// What another server, or this one, changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// One object was written or deleted.
+    Object(Key),
+    /// What was changed is not known: anything may have been.
+    Everything,
+}
+
+/// Follows the changes of a store that several servers share.
+pub struct Changes(broadcast::Receiver<Change>);
+
+impl Changes {
+    /// The next change; `None` when the store is closed.
+    pub async fn next(&mut self) -> Option<Change> {
+        match self.0.recv().await {
+            Ok(change) => Some(change),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Change::Everything),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
     }
 }
 
@@ -107,6 +160,16 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     memory: Arc<Semaphore>,
+    backend: Backend,
+}
+
+enum Backend {
+    Log(Committing),
+    Etcd(etcd::Running),
+}
+
+/// The commit thread.
+struct Committing {
     queue: Option<mpsc::Sender<Transaction>>,
     thread: Option<JoinHandle<()>>,
     /// Held for its lock, and released last.
@@ -121,7 +184,7 @@ impl Store {
 
     pub(crate) fn open_on(disk: Box<dyn Disk>, dir: &Path, options: Options) -> Result<Store, OpenError> {
         let lock = recovery::lock(dir)?;
-        let sealing = Sealing(options.at_rest);
+        let sealing = Sealing(options.at_rest.clone());
         let recovered = recovery::recover(dir, &sealing)?;
         let head = recovered.snapshot.revision();
         let log = match recovered.tail {
@@ -129,16 +192,8 @@ impl Store {
             None => Log::create(disk, dir, head, options.segment_bytes),
         };
         let log = log.map_err(OpenError::io("open the log in", dir))?;
-        let limits =
-            WindowLimits { events: options.window_events, bytes: options.window_bytes, age: options.window_age };
-        let windows = Arc::new(Windows::new(limits, recovered.origin));
-        windows.append(recovered.events.into_iter().map(Arc::new), head).wake();
-        let shared = Arc::new(Shared {
-            head: ArcSwap::from_pointee(recovered.snapshot),
-            windows,
-            retained: Mutex::new(Retained::new(options.retained, options.retained_age)),
-            health: Mutex::new(Health::Serving),
-        });
+        let shared = Shared::new(recovered.snapshot, recovered.origin, &options);
+        shared.windows.append(recovered.events.into_iter().map(Arc::new), head).wake();
         let checkpointer = Checkpointer::start(dir.to_owned(), sealing.clone())
             .map_err(OpenError::io("start the checkpoint thread for", dir))?;
         // The open segment counts again when it is closed.
@@ -154,15 +209,22 @@ impl Store {
         let (sender, receiver) = mpsc::channel(QUEUE_TRANSACTIONS);
         let thread =
             committer::spawn(committer, receiver).map_err(OpenError::io("start the commit thread for", dir))?;
-        Ok(Store {
-            inner: Arc::new(Inner {
-                shared,
-                memory: Arc::new(Semaphore::new(QUEUE_UNITS)),
-                queue: Some(sender),
-                thread: Some(thread),
-                _lock: lock,
-            }),
-        })
+        Ok(Self::over(shared, Backend::Log(Committing { queue: Some(sender), thread: Some(thread), _lock: lock })))
+    }
+
+    /// Opens a store that is kept in an external etcd, and reads what it holds. Must be called within a Tokio runtime.
+    pub async fn connect(config: EtcdConfig, options: Options) -> Result<Store, OpenError> {
+        let share = |snapshot: Snapshot| {
+            let origin = snapshot.revision();
+            Shared::new(snapshot, origin, &options)
+        };
+        let running = etcd::Running::start(config, &options, share).await?;
+        let shared = Arc::clone(running.backend.shared());
+        Ok(Self::over(shared, Backend::Etcd(running)))
+    }
+
+    fn over(shared: Arc<Shared>, backend: Backend) -> Store {
+        Store { inner: Arc::new(Inner { shared, memory: Arc::new(Semaphore::new(QUEUE_UNITS)), backend }) }
     }
 
     /// Commits a transaction: all of its writes or none. The answer comes after it is durable, visible and announced;
@@ -172,11 +234,60 @@ impl Store {
         let units = committer::size(&writes).div_ceil(QUEUE_UNIT) as u32;
         let memory = Arc::clone(&self.inner.memory);
         let permit = memory.acquire_many_owned(units).await.map_err(|_| CommitError::Closed)?;
+        let committing = match &self.inner.backend {
+            Backend::Log(committing) => committing,
+            Backend::Etcd(running) => return Box::pin(running.backend.commit(writes)).await,
+        };
         let (answer, answered) = oneshot::channel();
-        let queue = self.inner.queue.as_ref().ok_or(CommitError::Closed)?;
+        let queue = committing.queue.as_ref().ok_or(CommitError::Closed)?;
         let sent = queue.send(Transaction { writes, answer, permit }).await;
         sent.map_err(|_| CommitError::Closed)?;
         answered.await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// How many writes one transaction may have.
+    pub fn writes_max(&self) -> usize {
+        match &self.inner.backend {
+            Backend::Log(_) => usize::MAX,
+            Backend::Etcd(running) => running.backend.writes_max(),
+        }
+    }
+
+    /// Whether other servers may write too: then a state may be older than what they acknowledged.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.inner.backend, Backend::Etcd(_))
+    }
+
+    /// Waits until the head holds everything that any server acknowledged before this was called.
+    pub async fn latest(&self) -> Result<(), Unreachable> {
+        match &self.inner.backend {
+            Backend::Log(_) => Ok(()),
+            Backend::Etcd(running) => Box::pin(running.backend.latest()).await,
+        }
+    }
+
+    /// Follows what any server changes; `None` when only this one writes.
+    pub fn changes(&self) -> Option<Changes> {
+        match &self.inner.backend {
+            Backend::Log(_) => None,
+            Backend::Etcd(running) => Some(Changes(running.backend.changes())),
+        }
+    }
+
+    /// A state that holds one collection as it was at exactly this revision: as [`Store::snapshot_at`], and from etcd's own
+    /// history where another server retained it.
+    pub async fn collection_at(
+        &self,
+        collection: &str,
+        revision: Revision,
+    ) -> Result<Option<Arc<Snapshot>>, Unreachable> {
+        match (self.snapshot_at(revision), &self.inner.backend) {
+            (None, Backend::Etcd(running)) => {
+                let collection = Box::pin(running.backend.collection_at(collection, revision)).await?;
+                Ok(collection.map(Arc::new))
+            }
+            (found, _) => Ok(found),
+        }
     }
 
     /// The state at the head.
@@ -211,7 +322,7 @@ impl Store {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Committing {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take()

@@ -34,7 +34,7 @@ pub(crate) struct WindowLimits {
 pub(crate) struct Windows {
     limits: WindowLimits,
     /// Revision after which a window that has not dropped anything is complete.
-    origin: Revision,
+    origin: AtomicU64,
     /// Every event up to this revision is in its window.
     delivered: AtomicU64,
     closed: AtomicBool,
@@ -107,7 +107,7 @@ impl Windows {
     pub(crate) fn new(limits: WindowLimits, origin: Revision) -> Self {
         Windows {
             limits,
-            origin,
+            origin: AtomicU64::new(origin.0),
             delivered: AtomicU64::new(origin.0),
             closed: AtomicBool::new(false),
             collections: RwLock::default(),
@@ -121,7 +121,12 @@ impl Windows {
         }
         let Collections { by_name, all } = &mut *self.collections.write();
         let made = by_name.entry(Arc::clone(name)).or_insert_with(|| {
-            let window = Window { first: 0, floor: self.origin, bytes: 0, events: VecDeque::new() };
+            let window = Window {
+                first: 0,
+                floor: Revision(self.origin.load(Ordering::Acquire)),
+                bytes: 0,
+                events: VecDeque::new(),
+            };
             let made = Arc::new(Collection { window: RwLock::new(window), wake: Notify::new() });
             all.push(Arc::clone(&made));
             made
@@ -155,6 +160,24 @@ impl Windows {
         self.age(now);
         self.delivered.store(head.0, Ordering::Release);
         Wake(touched)
+    }
+
+    /// Forgets every event: what led to `head` is not known. Watches that are not there yet end.
+    pub(crate) fn restart(&self, head: Revision) {
+        let collections = self.collections.write();
+        self.origin.store(head.0, Ordering::Release);
+        for collection in &collections.all {
+            let mut window = collection.window.write();
+            // one beyond the end, so that no cursor is within
+            window.first = window.end() + 1;
+            window.floor = head;
+            window.bytes = 0;
+            window.events = VecDeque::new();
+        }
+        self.delivered.store(head.0, Ordering::Release);
+        for collection in &collections.all {
+            collection.wake.notify_waiters();
+        }
     }
 
     /// Ends every watch.
@@ -264,7 +287,6 @@ impl Watch {
 
     /// Index of the next event in the window.
     fn lag(&self, window: &Window) -> Result<usize, WatchError> {
-        debug_assert!(self.cursor <= window.end());
         let index = self.cursor.checked_sub(window.first);
         index.map(|i| i as usize).ok_or(WatchError::Compacted { oldest: window.floor })
     }

@@ -1,4 +1,4 @@
-//! Writing the default roles, bindings and priority classes at a start, all in one transaction.
+//! Writing the default roles, bindings and priority classes at a start, in as few transactions as the store allows.
 
 use std::sync::Arc;
 
@@ -22,19 +22,23 @@ impl ApiServer {
             if changes.is_empty() {
                 return Ok(());
             }
-            let writes = changes.iter().map(|(write, _)| write.clone()).collect();
-            match self.store.commit(writes).await {
-                Ok(_) => {
-                    self.authorizer.apply_all(
-                        changes.iter().map(|(write, object)| (&*write.key.collection, &*write.key.path, Some(object))),
-                    );
-                    return Ok(());
-                }
+            match self.write_policy(&changes).await {
+                Ok(()) => return Ok(()),
                 Err(error @ CommitError::Precondition { .. }) => refusal = error.to_string(),
                 Err(error) => return Err(failed(error.to_string())),
             }
         }
         Err(failed(refusal))
+    }
+
+    async fn write_policy(&self, changes: &[(Write, serde_json::Value)]) -> Result<(), CommitError> {
+        for changes in changes.chunks(self.store.writes_max()) {
+            self.store.commit(changes.iter().map(|(write, _)| write.clone()).collect()).await?;
+            let objects =
+                changes.iter().map(|(write, object)| (&*write.key.collection, &*write.key.path, Some(object)));
+            self.authorizer.apply_all(objects);
+        }
+        Ok(())
     }
 
     /// What has to be written, each with the object it writes.

@@ -42,9 +42,9 @@ const TOO_OLD_TO_CONTINUE: &str = "The provided continue parameter is too old to
     You can start a new list without the continue parameter.";
 
 /// Answers a GET of a collection.
-pub(super) fn list(call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn list(call: &Call) -> Result<Response<Body>, ApiError> {
     let options = ListOptions::parse(&call.query())?;
-    let (snapshot, after) = start(call, &options)?;
+    let (snapshot, after) = start(call, &options).await?;
     let selection = Selection::parse(&call.served, &options, "")?;
     let prefix = prefix(call);
     let (collection, after) = (&call.served.collection, after.as_deref());
@@ -86,11 +86,17 @@ pub(super) fn select(call: &Call, options: &ListOptions) -> Result<Vec<(Arc<str>
     Ok(selected.map(|(path, object)| (path.clone(), object.clone())).collect())
 }
 
+/// The state of the collection at a past revision, where it is still known.
+async fn past(call: &Call, revision: u64) -> Result<Option<Arc<Snapshot>>, ApiError> {
+    let found = call.server.store.collection_at(&call.served.collection, Revision(revision)).await;
+    found.map_err(|error| ApiError::unavailable(error.to_string()))
+}
+
 /// The snapshot a list reads, and the path it goes on after.
-fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Option<String>), ApiError> {
+async fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Option<String>), ApiError> {
     if let Some(token) = &options.continue_token {
         let token = Continue::decode(token)?;
-        let snapshot = call.server.store.snapshot_at(Revision(token.revision));
+        let snapshot = past(call, token.revision).await?;
         let snapshot = snapshot.ok_or_else(|| ApiError::expired(TOO_OLD_TO_CONTINUE))?;
         return Ok((snapshot, Some(token.start)));
     }
@@ -99,7 +105,7 @@ fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Option<St
     match (options.resource_version, options.version_match) {
         (Some(asked), _) if asked > current => Err(ApiError::too_large_resource_version(asked, current)),
         (Some(asked), Some(ResourceVersionMatch::Exact)) => {
-            let snapshot = call.server.store.snapshot_at(Revision(asked));
+            let snapshot = past(call, asked).await?;
             let gone = || ApiError::expired(format!("The provided resource version {asked} is no longer available"));
             Ok((snapshot.ok_or_else(gone)?, None))
         }

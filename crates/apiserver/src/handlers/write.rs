@@ -123,9 +123,20 @@ fn settle(call: &Call, path: &str, outcome: Result<store::Committed, CommitError
             object.map(Committed::Done).ok_or_else(|| ApiError::internal("a commit returned no object"))
         }
         Err(CommitError::Precondition { .. }) => Ok(Committed::Outdated),
-        Err(error @ (CommitError::Closed | CommitError::Refused(_))) => Err(ApiError::unavailable(error.to_string())),
-        Err(error @ (CommitError::Invalid(_) | CommitError::Log(_) | CommitError::Seal { .. })) => {
-            Err(ApiError::internal(error))
+        Err(error) => Err(not_committed(&error)),
+    }
+}
+
+/// A transaction that did not happen, in the API's terms.
+fn not_committed(error: &CommitError) -> ApiError {
+    match error {
+        CommitError::Closed | CommitError::Refused(_) | CommitError::Unavailable(_) => {
+            ApiError::unavailable(error.to_string())
+        }
+        CommitError::Full(_) => ApiError::new(507, "InsufficientStorage", error.to_string()),
+        CommitError::Unknown(_) => ApiError::new(504, "Timeout", error.to_string()),
+        CommitError::Precondition { .. } | CommitError::Invalid(_) | CommitError::Log(_) | CommitError::Seal { .. } => {
+            ApiError::internal(error)
         }
     }
 }

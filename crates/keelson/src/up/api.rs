@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use ::store::Options;
 use anyhow::{Context, anyhow};
 use apiserver::{
     ApiServer, ApiServerConfig,
@@ -15,15 +16,16 @@ use apiserver::{
 use identity::{Authority, Kubeconfig, TokenSigner};
 use jiff::Timestamp;
 use network::Slot;
+use reconcile::{Election, ElectionError};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use store::{OpenError, Store};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use super::address;
+use super::{address, store};
 use crate::{
     config::{Audit, AuditLog, Config},
     data_dir::Layout,
@@ -92,7 +94,7 @@ pub(super) async fn start(
     slot: Option<Slot>,
     supervisor: &mut Supervisor,
 ) -> Result<Api, Failure> {
-    let store = open_store(layout)?;
+    let store = store::open(config, layout, Options::default()).await?;
     let now = Timestamp::now();
     let authority = Authority::load_or_create(&layout.pki(), now).map_err(|e| Exit::Data.because(e))?;
     let signer =
@@ -108,6 +110,16 @@ pub(super) async fn start(
     let bound = listener.local_addr().context("ask for the API's own address")?;
     let tls = tls(&authority, bound, slot, service_block, now)?;
     serve("api", server.clone(), listener, tls.clone(), supervisor);
+    if config.store.is_some() {
+        let following = server.clone();
+        supervisor.start("changes of other servers", Fate::Restarted, move |stop| {
+            let server = following.clone();
+            async move {
+                server.follow(stop).await;
+                anyhow::Ok(())
+            }
+        });
+    }
     let host = if bound.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound.ip() };
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
@@ -133,16 +145,6 @@ fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Fa
     let log = Some(LogOptions { path, bytes_max, backups_max, age_max });
     let auditor = Auditor::open(AuditConfig { policy, log }).map_err(|error| Exit::Data.because(error))?;
     Ok(Some(auditor))
-}
-
-fn open_store(layout: &Layout) -> Result<Store, Failure> {
-    Store::open(layout.store(), store::Options::default()).map_err(|error| {
-        let exit = match error {
-            OpenError::InUse { .. } => Exit::InUse,
-            _ => Exit::Data,
-        };
-        exit.because(error)
-    })
 }
 
 fn serve(
@@ -207,21 +209,55 @@ pub(super) fn first_of(block: Block) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(block.network) + 1)
 }
 
-/// Starts what keeps the declared state: shared informers, controllers, scheduler.
-pub(super) fn start_controllers(api: &Api, informers: &reconcile::Informers, supervisor: &mut Supervisor) {
+/// Starts what keeps the declared state: shared informers, controllers, scheduler. Where other servers share the store, one
+/// of them does the work of each at a time.
+pub(super) fn start_controllers(
+    config: &Config,
+    api: &Api,
+    informers: &reconcile::Informers,
+    supervisor: &mut Supervisor,
+) {
     let watching = informers.clone();
     supervisor.start("informers", Fate::Essential, move |stop| {
         let informers = watching.clone();
         async move { informers.run(stop).await }
     });
-    let config = controllers::ControllersConfig::new(api.authority_pem());
-    let (client, shared) = (api.client("system:kube-controller-manager"), informers.clone());
+    let election = |component: &str| {
+        let identity = format!("{}_{}", config.node_name, api.port);
+        config
+            .store
+            .is_some()
+            .then(|| Election::new(api.client(component), component.trim_start_matches("system:"), &identity))
+    };
+    let controllers = controllers::ControllersConfig::new(api.authority_pem());
+    let manager = "system:kube-controller-manager";
+    let (client, shared, elected) = (api.client(manager), informers.clone(), election(manager));
     supervisor.start("controllers", Fate::Restarted, move |stop| {
-        controllers::run(shared.clone(), client.clone(), config.clone(), stop)
+        let (shared, client, config) = (shared.clone(), client.clone(), controllers.clone());
+        led(elected.clone(), stop, move |stop| controllers::run(shared, client, config, stop))
     });
-    let (client, shared) = (api.client("system:kube-scheduler"), informers.clone());
+    let scheduler = "system:kube-scheduler";
+    let (client, shared, elected) = (api.client(scheduler), informers.clone(), election(scheduler));
     supervisor.start("scheduler", Fate::Restarted, move |stop| {
+        let (shared, client) = (shared.clone(), client.clone());
         let seed = u64::from(std::process::id());
-        scheduler::Scheduler::new(&shared, client.clone(), seed).run(stop)
+        led(elected.clone(), stop, move |stop| scheduler::Scheduler::new(&shared, client, seed).run(stop))
     });
+}
+
+/// Does the work, as the elected one where there is an election.
+async fn led<F, Fut, E>(election: Option<Election>, stop: CancellationToken, work: F) -> anyhow::Result<()>
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Into<anyhow::Error>,
+{
+    let work = |stop| async { work(stop).await.map_err(Into::into) };
+    match election {
+        None => work(stop).await,
+        Some(election) => election.lead(stop, work).await.map_err(|error| match error {
+            ElectionError::Lost(_) => anyhow!("{error}"),
+            ElectionError::Work(error) => error,
+        }),
+    }
 }

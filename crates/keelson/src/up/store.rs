@@ -1,0 +1,64 @@
+//! Opening the store: the embedded one in the data directory, or an external etcd.
+
+use std::{fs, path::Path, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use store::{EtcdConfig, OpenError, Options, Store};
+
+use crate::{
+    config::Config,
+    data_dir::Layout,
+    exit::{Exit, Failure},
+};
+
+/// Opens the store that the settings name.
+pub(super) async fn open(config: &Config, layout: &Layout, options: Options) -> Result<Store, Failure> {
+    let opened = match &config.store {
+        None => Store::open(layout.store(), options),
+        Some(endpoints) => {
+            let tls = endpoints.iter().any(|endpoint| endpoint.tls).then(|| tls(config)).transpose();
+            let tls = tls.map_err(|error| Exit::Configuration.because(error))?;
+            Store::connect(EtcdConfig { endpoints: endpoints.clone(), tls }, options).await
+        }
+    };
+    opened.map_err(|error| {
+        let exit = match error {
+            OpenError::InUse { .. } => Exit::InUse,
+            _ => Exit::Data,
+        };
+        exit.because(error)
+    })
+}
+
+/// How to speak TLS with etcd.
+fn tls(config: &Config) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    let ca_file = config.store_ca_file.as_deref().ok_or_else(|| anyhow!("store.caFile is not set"))?;
+    for certificate in certificates(ca_file)? {
+        roots.add(certificate).with_context(|| format!("store.caFile {}", ca_file.display()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    Ok(Arc::new(match &config.store_pair {
+        None => builder.with_no_client_auth(),
+        Some((certificate_file, key_file)) => {
+            let key = fs::read(key_file).with_context(|| format!("store.keyFile {}", key_file.display()))?;
+            let key = PrivateKeyDer::from_pem_slice(&key);
+            let key = key.with_context(|| format!("store.keyFile {}", key_file.display()))?;
+            builder.with_client_auth_cert(certificates(certificate_file)?, key)?
+        }
+    }))
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let named = || format!("certificates in {}", file.display());
+    let pem = fs::read(file).with_context(named)?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().with_context(named)?;
+    if found.is_empty() { Err(anyhow!("{} has no certificate", file.display())) } else { Ok(found) }
+}

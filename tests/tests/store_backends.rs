@@ -1,0 +1,274 @@
+//! What the store promises, on both of its back ends: its own log, and an etcd that several servers share.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use store::{
+    CommitError, Committed, Encoded, EtcdConfig, Key, Mutation, Options, Precondition, Revision, Store, WatchError,
+    Write,
+};
+use system_tests::etcd::{Etcd, need_etcd};
+use tempfile::TempDir;
+
+const PODS: &str = "core/pods";
+
+/// Where a store is kept.
+enum Place {
+    Log(TempDir),
+    Etcd(Etcd),
+}
+
+impl Place {
+    /// Both, or the log alone where there is no etcd.
+    fn all(test: &str) -> Vec<Place> {
+        let mut places = vec![Place::Log(TempDir::new().unwrap())];
+        if need_etcd(test) {
+            places.push(Place::Etcd(Etcd::start()));
+        }
+        places
+    }
+
+    async fn open(&self) -> Store {
+        match self {
+            Place::Log(dir) => Store::open(dir.path(), Options::default()).unwrap(),
+            Place::Etcd(etcd) => connect(etcd).await,
+        }
+    }
+}
+
+async fn connect(etcd: &Etcd) -> Store {
+    let endpoints = etcd.url().parse::<store::Endpoints>().unwrap().0;
+    let config = EtcdConfig { endpoints, tls: None };
+    let mut tries = 0;
+    loop {
+        match Store::connect(config.clone(), Options::default()).await {
+            Ok(store) => return store,
+            // it accepts connections before it has elected itself
+            Err(_) if tries < 5 => tries += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn key(path: &str) -> Key {
+    Key { collection: PODS.into(), path: path.into() }
+}
+
+const FRONT: &str = r#"{"metadata":{"resourceVersion":""#;
+
+fn object(text: &str) -> Encoded {
+    let bytes = format!(r#"{FRONT}"}},"text":"{text}"}}"#).into_bytes();
+    Encoded { bytes, revision_at: Some(FRONT.len()) }
+}
+
+fn whole(revision: Revision, text: &str) -> String {
+    format!(r#"{FRONT}{revision}"}},"text":"{text}"}}"#)
+}
+
+fn put(path: &str, precondition: Precondition, text: &str) -> Write {
+    Write { key: key(path), precondition, mutation: Mutation::Put(object(text)) }
+}
+
+fn delete(path: &str, at: Revision) -> Write {
+    Write { key: key(path), precondition: Precondition::Revision(at), mutation: Mutation::Delete(object("last")) }
+}
+
+async fn create(store: &Store, path: &str, text: &str) -> Committed {
+    store.commit(vec![put(path, Precondition::Absent, text)]).await.unwrap()
+}
+
+/// The object's text, which these tests use as a number.
+fn number(store: &Store, path: &str) -> (u64, Option<Revision>) {
+    let snapshot = store.snapshot();
+    let Some(object) = snapshot.get(PODS, path) else { return (0, None) };
+    let text = std::str::from_utf8(&object.bytes).unwrap();
+    let text = text.split(r#""text":""#).nth(1).unwrap().trim_end_matches(r#""}"#);
+    (text.parse().unwrap(), Some(object.revision))
+}
+
+fn content(store: &Store) -> Vec<String> {
+    let snapshot = store.snapshot();
+    let lines = snapshot.collections().flat_map(|collection| {
+        snapshot
+            .range(collection, "", None)
+            .map(move |(path, o)| format!("{collection}/{path}@{} {}", o.revision, String::from_utf8_lossy(&o.bytes)))
+    });
+    lines.collect()
+}
+
+#[tokio::test]
+async fn a_transaction_happens_whole_or_not_at_all() {
+    for place in Place::all("a_transaction_happens_whole_or_not_at_all") {
+        let store = place.open().await;
+        let writes = vec![put("a/1", Precondition::Absent, "1"), put("a/2", Precondition::Absent, "2")];
+        let Committed { revision, objects } = store.commit(writes).await.unwrap();
+        assert_eq!(objects[1].bytes, whole(revision, "2"));
+        let snapshot = store.snapshot();
+        assert_eq!(snapshot.get(PODS, "a/1").unwrap().bytes, whole(revision, "1"));
+        assert_eq!((store.revision(), snapshot.get(PODS, "a/2").unwrap().revision), (revision, revision));
+
+        let taken = vec![put("a/3", Precondition::Absent, "3"), put("a/1", Precondition::Absent, "3")];
+        let error = store.commit(taken).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("core/pods/a/1: expected nothing, found revision {revision}"));
+        let error = store.commit(vec![put("a/1", Precondition::Revision(Revision(1 << 40)), "3")]).await.unwrap_err();
+        assert!(matches!(error, CommitError::Precondition { found: Some(_), .. }), "{error}");
+        let error = store.commit(vec![delete("a/4", revision)]).await.unwrap_err();
+        assert!(matches!(error, CommitError::Precondition { found: None, .. }), "{error}");
+        assert_eq!(store.snapshot().count(PODS, "", None), 2);
+
+        let both = vec![put("a/1", Precondition::Revision(revision), "4"), delete("a/2", revision)];
+        let later = store.commit(both).await.unwrap().revision;
+        assert!(later > revision);
+        assert_eq!(content(&store), [format!("core/pods/a/1@{later} {}", whole(later, "4"))]);
+        let before = content(&store);
+        drop(store);
+        assert_eq!(content(&place.open().await), before, "a restart finds it again");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_each_change_with_its_revision() {
+    for place in Place::all("a_watch_tells_each_change_with_its_revision") {
+        let store = place.open().await;
+        let mut watch = store.watch(&PODS.into(), "a/", store.revision()).unwrap();
+        let first = create(&store, "a/1", "1").await.revision;
+        create(&store, "b/1", "other").await;
+        let second = store.commit(vec![put("a/1", Precondition::Revision(first), "2")]).await.unwrap().revision;
+        let third = store.commit(vec![delete("a/1", second)]).await.unwrap().revision;
+        let mut events = Vec::new();
+        while events.len() < 3 {
+            events.extend(watch.next(10).await.unwrap());
+        }
+        assert_eq!(events.iter().map(|event| event.object.revision).collect::<Vec<_>>(), [first, second, third]);
+        assert_eq!(events.iter().map(|event| event.deleted).collect::<Vec<_>>(), [false, false, true]);
+        assert!(events[0].previous.is_none());
+        assert_eq!(events[2].previous.as_ref().unwrap().bytes, whole(second, "2"));
+        let last = std::str::from_utf8(&events[2].object.bytes).unwrap();
+        assert!(last.starts_with(&format!(r#"{FRONT}{third}""#)), "{last}");
+        drop(store);
+        assert_eq!(watch.next(1).await.unwrap_err(), WatchError::Closed);
+    }
+}
+
+/// Adds one to an object as often as told, and tells which revisions it wrote and how many outcomes are unknown.
+async fn count_up(store: Store, path: &'static str, times: usize) -> (Vec<Revision>, usize) {
+    let (mut written, mut unknown) = (Vec::new(), 0);
+    while written.len() + unknown < times {
+        let (value, revision) = number(&store, path);
+        let precondition = revision.map_or(Precondition::Absent, Precondition::Revision);
+        match store.commit(vec![put(path, precondition, &(value + 1).to_string())]).await {
+            Ok(committed) => written.push(committed.revision),
+            Err(CommitError::Precondition { .. } | CommitError::Unavailable(_)) => {}
+            Err(CommitError::Unknown(_)) => unknown += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    (written, unknown)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_update_is_lost_between_writers_of_two_servers() {
+    const WRITERS: usize = 4;
+    const TIMES: usize = 25;
+    if !need_etcd("no_update_is_lost_between_writers_of_two_servers") {
+        return;
+    }
+    let etcd = Etcd::start();
+    let servers = [connect(&etcd).await, connect(&etcd).await];
+    let mut watches = servers.each_ref().map(|store| store.watch(&PODS.into(), "", store.revision()).unwrap());
+    let writers: Vec<_> = (0..WRITERS)
+        .flat_map(|_| servers.each_ref().map(|store| tokio::spawn(count_up(store.clone(), "a/1", TIMES))))
+        .collect();
+    let mut written = Vec::new();
+    for writer in writers {
+        let (revisions, unknown) = writer.await.unwrap();
+        assert_eq!(unknown, 0);
+        written.extend(revisions);
+    }
+    written.sort_unstable();
+    let total = 2 * WRITERS * TIMES;
+    assert_eq!(written.len(), total);
+    for (store, watch) in servers.iter().zip(&mut watches) {
+        store.latest().await.unwrap();
+        assert_eq!(number(store, "a/1").0 as usize, total);
+        let mut seen = Vec::new();
+        while seen.len() < total {
+            seen.extend(watch.next(64).await.unwrap().iter().map(|event| event.object.revision));
+        }
+        assert_eq!(seen, written, "each revision once and in order");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_sees_what_another_acknowledged() {
+    if !need_etcd("a_server_that_asks_sees_what_another_acknowledged") {
+        return;
+    }
+    let etcd = Etcd::start();
+    let (one, two) = (connect(&etcd).await, connect(&etcd).await);
+    for n in 0..200 {
+        let path = format!("a/{n}");
+        create(&one, &path, "1").await;
+        two.latest().await.unwrap();
+        assert!(two.snapshot().get(PODS, &path).is_some(), "{path} was acknowledged");
+    }
+    // a page of a list that another server began
+    let at = one.revision();
+    create(&one, "b/1", "1").await;
+    two.latest().await.unwrap();
+    let past = two.collection_at(PODS, at).await.unwrap().unwrap();
+    assert_eq!((past.revision(), past.count(PODS, "", None)), (at, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_may_die_and_come_back_under_load() {
+    if !need_etcd("etcd_may_die_and_come_back_under_load") {
+        return;
+    }
+    let mut etcd = Etcd::start();
+    let servers = [connect(&etcd).await, connect(&etcd).await];
+    let paths = ["a/1", "a/2", "a/3"];
+    let writers: Vec<_> = paths
+        .iter()
+        .flat_map(|path| servers.each_ref().map(|store| (*path, tokio::spawn(count_up(store.clone(), path, 150)))))
+        .collect();
+    for _ in 0..3 {
+        let before = number(&servers[0], paths[0]).0;
+        while number(&servers[0], paths[0]).0 < before + 20 {
+            tokio::task::yield_now().await;
+        }
+        etcd.kill();
+        etcd.resume();
+    }
+    let (mut known, mut unknown) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
+    for (path, writer) in writers {
+        let (written, lost) = writer.await.unwrap();
+        *known.entry(path).or_default() += written.len() as u64;
+        *unknown.entry(path).or_default() += lost as u64;
+    }
+    for store in &servers {
+        store.latest().await.unwrap();
+        for path in paths {
+            let found = number(store, path).0;
+            let range = known[path]..=known[path] + unknown[path];
+            assert!(range.contains(&found), "{path}: {found} is not within {range:?}");
+        }
+    }
+    assert_eq!(content(&servers[0]), content(&servers[1]));
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_etcd_is_refused_with_its_reason() {
+    if !need_etcd("what_is_too_much_for_etcd_is_refused_with_its_reason") {
+        return;
+    }
+    let etcd = Etcd::start();
+    let store = connect(&etcd).await;
+    let error = store.commit(vec![put("a/1", Precondition::Absent, &"x".repeat(2 << 20))]).await.unwrap_err();
+    assert!(matches!(&error, CommitError::Invalid(reason) if reason.contains("request is too large")), "{error}");
+    let many = (0..=store.writes_max()).map(|n| put(&format!("a/{n}"), Precondition::Absent, "1")).collect::<Vec<_>>();
+    let fits = many[1..].to_vec();
+    assert!(matches!(store.commit(many).await, Err(CommitError::Invalid(_))));
+    store.commit(fits).await.unwrap();
+    let snapshot: Arc<_> = store.snapshot();
+    assert_eq!(snapshot.count(PODS, "", None), store.writes_max());
+}
