@@ -11,7 +11,7 @@ pub fn default(schema: &Schema, object: &mut Value) {
 }
 
 fn wanted(node: Ref<'_>) -> bool {
-    node.rules().is_some_and(|rules| rules.defaults_below)
+    node.node.below.defaults
 }
 
 fn fill(node: Ref<'_>, value: &mut Value) {
@@ -38,13 +38,24 @@ fn fill(node: Ref<'_>, value: &mut Value) {
             }
         }
         (Kind::Map { value: inner }, Value::Object(map)) if wanted(node.at(inner)) => {
-            map.values_mut().for_each(|value| fill(node.at(inner), value));
+            map.values_mut().for_each(|value| fill_element(node.at(inner), value));
         }
         (Kind::List { item, .. }, Value::Array(items)) if wanted(node.at(item)) => {
-            items.iter_mut().for_each(|value| fill(node.at(item), value));
+            items.iter_mut().for_each(|value| fill_element(node.at(item), value));
         }
         _ => {}
     }
+}
+
+/// Elements are there, so that only a `null` becomes their default.
+fn fill_element(node: Ref<'_>, value: &mut Value) {
+    if value.is_null()
+        && !node.node.nullable
+        && let Some(default) = node.rules().and_then(|rules| rules.default.as_ref())
+    {
+        *value = default.clone();
+    }
+    fill(node, value);
 }
 
 #[cfg(test)]

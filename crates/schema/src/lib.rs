@@ -2,7 +2,7 @@
 //!
 //! An object is a [`serde_json::Value`]; a type is a [`Schema`], either built in ([`builtin`]) or made from a
 //! CustomResourceDefinition ([`Schema::from_crd`]). On these two stand decoding ([`json`], [`yaml`], [`protobuf`]),
-//! [`prune`], [`default`](fn@default), [`validate`](fn@validate), the three patch formats ([`patch`]), server-side apply
+//! [`prune`], [`default`](fn@default), [`validate`](fn@validate), [`definition`]s of custom resources, the three patch formats ([`patch`]), server-side apply
 //! ([`apply`]) and the published documents ([`openapi`]). [`selector`], [`quantity`] and [`names`] are the small
 //! languages that API fields are written in.
 //!
@@ -12,6 +12,7 @@
 //! their depth, and nothing panics on a malformed object.
 
 pub mod apply;
+pub mod definition;
 pub mod json;
 pub mod names;
 pub mod openapi;
@@ -30,4 +31,4 @@ mod validate;
 pub use default::default;
 pub use prune::{Problem, prune};
 pub use types::{Schema, SchemaError, Types, builtin};
-pub use validate::{FieldError, FieldErrorKind, validate};
+pub use validate::{Embedded, FieldError, FieldErrorKind, embedded, validate};

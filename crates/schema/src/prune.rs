@@ -58,8 +58,13 @@ impl Problem {
 
 /// Brings an object into the form of its type and reports what did not fit.
 pub fn prune(schema: &Schema, object: &mut Value) -> Vec<Problem> {
+    prune_value(schema.root(), object)
+}
+
+/// [`prune`] of one value against its node.
+pub(crate) fn prune_value(node: Ref<'_>, value: &mut Value) -> Vec<Problem> {
     let mut walk = Walk { problems: Vec::new() };
-    walk.value(schema.root(), object, &Path::Root, "");
+    walk.value(node, value, &Path::Root, "");
     walk.problems
 }
 
@@ -116,6 +121,9 @@ impl Walk {
         };
         if let Kind::Map { value } = node.node.kind {
             let inner = node.at(value);
+            if !builtin && drops_null(inner) {
+                map.retain(|_, value| !value.is_null());
+            }
             for (name, value) in map.iter_mut() {
                 if builtin && value.is_null() {
                     *value = zero(inner);
@@ -134,10 +142,11 @@ impl Walk {
                 }
                 return node.node.preserve;
             };
-            if value.is_null() && builtin {
+            let inner = node.of_field(field);
+            if value.is_null() && (builtin || drops_null(inner)) {
                 return false;
             }
-            self.value(node.of_field(field), value, &path, structure);
+            self.value(inner, value, &path, structure);
             true
         });
     }
@@ -210,6 +219,11 @@ impl Walk {
             Err(error) => self.content(path, || error.to_string()),
         }
     }
+}
+
+/// Whether a `null` member of a custom resource is no value: it is neither allowed nor replaced by a default.
+fn drops_null(node: Ref<'_>) -> bool {
+    !node.node.nullable && node.rules().is_none_or(|rules| rules.default.is_none())
 }
 
 /// What Go decodes `null` to where it cannot be left out.

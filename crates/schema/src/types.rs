@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value;
 
 pub use crd::SchemaError;
-pub(crate) use crd::{Bound, JsonType, Rules};
+pub(crate) use crd::{Below, Bound, JsonType, Rules};
 pub(crate) use table::inflate;
 
 /// Index of a node in its arena.
@@ -93,6 +93,10 @@ pub(crate) struct Node {
     pub(crate) preserve: bool,
     /// `null` is a value of its own.
     pub(crate) nullable: bool,
+    /// The declared JSON type of a custom resource's node.
+    pub(crate) json_type: Option<JsonType>,
+    /// What there is to find at or below a custom resource's node.
+    pub(crate) below: Below,
     /// Validation of custom resources: one more than the index into [`Arena::rules`], 0 for none.
     pub(crate) rules: u32,
 }
@@ -150,7 +154,8 @@ impl Arena {
     }
 
     fn add_node(&mut self, kind: Kind) -> NodeId {
-        let node = Node { kind, name: Name::default(), atomic: false, preserve: false, nullable: false, rules: 0 };
+        let node = Node { kind, name: Name::default(), atomic: false, preserve: false, nullable: false,
+            json_type: None, below: Below::default(), rules: 0 };
         self.nodes.push(node);
         (self.nodes.len() - 1) as NodeId
     }
@@ -269,6 +274,11 @@ impl Schema {
     /// Whether an object of this type has a field of this name at its top, for example `status`.
     pub fn has_field(&self, name: &str) -> bool {
         self.root().field(name).is_some()
+    }
+
+    /// Whether a custom resource's schema declares defaults.
+    pub fn has_defaults(&self) -> bool {
+        self.root().node.below.defaults
     }
 
     pub(crate) fn root(&self) -> Ref<'_> {

@@ -1,10 +1,14 @@
 //! Validation of custom resources against their schema, and the field errors that all validation speaks in.
 
 mod error;
+mod format;
+mod unique;
 mod walk;
 
 pub use error::{FieldError, FieldErrorKind};
-pub use walk::validate;
+pub(crate) use format::Format;
+pub(crate) use walk::{check_value, embedded_in};
+pub use walk::{Embedded, embedded, validate};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use regex_lite::Regex;
 use serde_json::{Map, Value};
 
 use super::{Arena, Field, Kind, ListKind, NodeId, Origin, PatchRule, Schema, object_meta};
+use crate::validate::Format;
 
 /// Upstream bounds nesting through the request size only; a schema deeper than this is refused instead of walked.
 const MAX_DEPTH: u32 = 128;
@@ -76,10 +77,27 @@ pub(crate) struct Bound {
     pub(crate) exclusive: bool,
 }
 
-/// What validation checks at a node beyond its kind.
+/// What there is to find at a node or below it, so that walks which look for something skip the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Below {
+    pub(crate) defaults: bool,
+    /// Lists whose elements must be unique.
+    pub(crate) unique: bool,
+    /// Embedded resources.
+    pub(crate) embedded: bool,
+}
+
+impl Below {
+    fn join(&mut self, other: Self) {
+        self.defaults |= other.defaults;
+        self.unique |= other.unique;
+        self.embedded |= other.embedded;
+    }
+}
+
+/// What validation checks at a node beyond its kind and type. Most nodes have none.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    pub(crate) json_type: Option<JsonType>,
     pub(crate) int_or_string: bool,
     pub(crate) embedded: bool,
     pub(crate) default: Option<Value>,
@@ -96,13 +114,33 @@ pub(crate) struct Rules {
     pub(crate) min_properties: Option<u64>,
     pub(crate) max_properties: Option<u64>,
     pub(crate) required: Vec<String>,
-    pub(crate) format: Option<String>,
+    pub(crate) format: Option<Format>,
     pub(crate) all_of: Vec<NodeId>,
     pub(crate) any_of: Vec<NodeId>,
     pub(crate) one_of: Vec<NodeId>,
     pub(crate) not: Option<NodeId>,
-    /// Any default at or below this node, so that defaulting skips the rest.
-    pub(crate) defaults_below: bool,
+    /// What the document says of a resource's `metadata`, which beyond that is the built-in type.
+    pub(crate) metadata: Option<NodeId>,
+}
+
+impl Rules {
+    fn is_empty(&self) -> bool {
+        let flags = self.int_or_string || self.embedded || self.unique_items;
+        let values = self.default.is_some() || !self.choices.is_empty();
+        let numbers = self.minimum.is_some() || self.maximum.is_some() || self.multiple_of.is_some();
+        let texts = self.min_length.is_some()
+            || self.max_length.is_some()
+            || self.pattern.is_some()
+            || self.format.is_some();
+        let sizes = self.min_items.is_some()
+            || self.max_items.is_some()
+            || self.min_properties.is_some()
+            || self.max_properties.is_some()
+            || !self.required.is_empty();
+        let logic =
+            !self.all_of.is_empty() || !self.any_of.is_empty() || !self.one_of.is_empty() || self.not.is_some();
+        !(flags || values || numbers || texts || sizes || logic || self.metadata.is_some())
+    }
 }
 
 /// The path of the schema that is being read, rendered only for errors.
@@ -134,26 +172,52 @@ pub(super) fn build(document: Option<&Value>) -> Result<Schema, SchemaError> {
     let place = Place { above: None, name: "openAPIV3Schema", depth: 0 };
     let anything = serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let node = arena.read(document.unwrap_or(&anything), &place)?;
-    arena.embed(node);
+    let restrictions = arena.embed(node);
+    arena.restrict_metadata(node, restrictions);
     Ok(Schema { arena: Arc::new(arena), node })
 }
 
 impl Arena {
-    /// Adds what every Kubernetes object has: `apiVersion`, `kind` and the built-in `metadata`.
-    fn embed(&mut self, id: NodeId) {
-        let string = self.add_node(Kind::String);
+    /// Adds what every Kubernetes object has: `apiVersion`, `kind` and the built-in `metadata`. Gives the node of what
+    /// the document says of `metadata` itself.
+    fn embed(&mut self, id: NodeId) -> Option<NodeId> {
         self.links.push(object_meta());
         let meta = self.add_node(Kind::Link((self.links.len() - 1) as u32));
         let mut fields: Vec<Field> = match self.nodes[id as usize].kind {
             Kind::Struct { first, count } => self.fields[first as usize..(first + count) as usize].to_vec(),
             _ => Vec::new(),
         };
-        for (name, node) in [("apiVersion", string), ("kind", string), ("metadata", meta)] {
-            fields.retain(|field| self.str(field.name) != name);
+        let given = |arena: &Self, name: &str| fields.iter().find(|field| arena.str(field.name) == name).cloned();
+        let restrictions = given(self, "metadata").map(|field| field.node);
+        let mut added = vec![("metadata", meta)];
+        for name in ["apiVersion", "kind"] {
+            if given(self, name).is_none() {
+                added.push((name, self.add_node(Kind::String)));
+            }
+        }
+        fields.retain(|field| self.str(field.name) != "metadata");
+        for (name, node) in added {
             let name = self.add_text(name);
             fields.push(Field { name, node, required: false, patch: PatchRule::default(), atomic: None });
         }
         self.nodes[id as usize].kind = self.add_struct(fields);
+        restrictions
+    }
+
+    /// Notes what a resource's own schema says of its `metadata`, where that is more than that it is an object.
+    fn restrict_metadata(&mut self, id: NodeId, restrictions: Option<NodeId>) {
+        let Some(restrictions) = restrictions else { return };
+        let node = &self.nodes[restrictions as usize];
+        if node.rules == 0 && matches!(node.kind, Kind::Struct { count: 0, .. }) {
+            return;
+        }
+        match self.nodes[id as usize].rules {
+            0 => {
+                self.rules.push(Rules { metadata: Some(restrictions), ..Rules::default() });
+                self.nodes[id as usize].rules = self.rules.len() as u32;
+            }
+            at => self.rules[at as usize - 1].metadata = Some(restrictions),
+        }
     }
 
     fn add_struct(&mut self, mut fields: Vec<Field>) -> Kind {
@@ -176,14 +240,13 @@ impl Arena {
             Some(name) => Some(JsonType::parse(name).ok_or_else(|| place.below("type").form("a JSON type"))?),
         };
         let mut rules = self.rules(map, place)?;
-        rules.json_type = json_type;
         let id = self.add_node(Kind::Any);
         let kind = if rules.int_or_string {
             Kind::IntOrString
         } else {
             match json_type {
                 Some(JsonType::Boolean) => Kind::Bool,
-                Some(JsonType::Integer) if rules.format.as_deref() == Some("int32") => Kind::Int32,
+                Some(JsonType::Integer) if text("format") == Some("int32") => Kind::Int32,
                 Some(JsonType::Integer) => Kind::Int64,
                 Some(JsonType::Number) => Kind::Double,
                 Some(JsonType::String) => Kind::String,
@@ -200,28 +263,37 @@ impl Arena {
         node.preserve =
             flag("x-kubernetes-preserve-unknown-fields") || (json_type.is_none() && !matches!(kind, Kind::List { .. }));
         node.nullable = flag("nullable");
+        node.json_type = json_type;
         if rules.embedded {
-            self.embed(id);
+            rules.metadata = self.embed(id);
         }
-        rules.defaults_below = rules.default.is_some() || self.has_defaults(id);
-        self.rules.push(rules);
-        self.nodes[id as usize].rules = self.rules.len() as u32;
+        let mut below = self.below_children(id);
+        below.join(Below {
+            defaults: rules.default.is_some(),
+            unique: matches!(kind, Kind::List { list: ListKind::Set | ListKind::Map { .. }, .. }),
+            embedded: rules.embedded,
+        });
+        self.nodes[id as usize].below = below;
+        if !rules.is_empty() {
+            self.rules.push(rules);
+            self.nodes[id as usize].rules = self.rules.len() as u32;
+        }
         Ok(id)
     }
 
-    fn has_defaults(&self, id: NodeId) -> bool {
-        let below = |id: NodeId| {
-            let rules = self.nodes[id as usize].rules;
-            rules != 0 && self.rules[rules as usize - 1].defaults_below
-        };
+    fn below_children(&self, id: NodeId) -> Below {
+        let mut below = Below::default();
         match self.nodes[id as usize].kind {
             Kind::Struct { first, count } => {
-                self.fields[first as usize..(first + count) as usize].iter().any(|field| below(field.node))
+                for field in &self.fields[first as usize..(first + count) as usize] {
+                    below.join(self.nodes[field.node as usize].below);
+                }
             }
-            Kind::Map { value } => below(value),
-            Kind::List { item, .. } => below(item),
-            _ => false,
+            Kind::Map { value } => below.join(self.nodes[value as usize].below),
+            Kind::List { item, .. } => below.join(self.nodes[item as usize].below),
+            _ => {}
         }
+        below
     }
 
     fn object(&mut self, map: &Map<String, Value>, place: &Place<'_>) -> Result<Kind, SchemaError> {
@@ -305,7 +377,6 @@ impl Arena {
         let (all_of, any_of, one_of) = (nested("allOf")?, nested("anyOf")?, nested("oneOf")?);
         let not = map.get("not").map(|document| self.read(document, &place.below("not"))).transpose()?;
         Ok(Rules {
-            json_type: None,
             int_or_string: flag("x-kubernetes-int-or-string"),
             embedded: flag("x-kubernetes-embedded-resource"),
             default: map.get("default").cloned(),
@@ -322,12 +393,12 @@ impl Arena {
             min_properties: count("minProperties"),
             max_properties: count("maxProperties"),
             required: array("required").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            format: map.get("format").and_then(Value::as_str).map(str::to_owned),
+            format: map.get("format").and_then(Value::as_str).and_then(Format::of),
             all_of,
             any_of,
             one_of,
             not,
-            defaults_below: false,
+            metadata: None,
         })
     }
 }

@@ -17,14 +17,14 @@ pub enum FieldErrorKind {
     Duplicate,
     /// The field may not be set, or not so.
     Forbidden,
-    /// What the value names does not exist.
-    NotFound,
     /// The text is longer than allowed.
     TooLong,
     /// The list has more items than allowed.
     TooMany,
     /// The value has another JSON type.
     TypeInvalid,
+    /// The rule could not be checked.
+    Internal,
 }
 
 impl FieldErrorKind {
@@ -36,11 +36,28 @@ impl FieldErrorKind {
             Self::NotSupported => "FieldValueNotSupported",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
-            Self::NotFound => "FieldValueNotFound",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
             Self::TypeInvalid => "FieldValueTypeInvalid",
+            Self::Internal => "InternalError",
         }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Required => "Required value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Duplicate => "Duplicate value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::Internal => "Internal error",
+        }
+    }
+
+    fn shows_value(self) -> bool {
+        !matches!(self, Self::Required | Self::Forbidden | Self::TooLong | Self::Internal)
     }
 }
 
@@ -51,71 +68,86 @@ pub struct FieldError {
     pub kind: FieldErrorKind,
     /// The field, for example `spec.containers[0].image`.
     pub path: String,
-    /// The message without the field, as a cause in `metav1.Status` has it.
-    pub message: String,
+    /// What stands there.
+    pub value: Value,
+    /// The rule, empty when the kind says it all.
+    pub detail: String,
 }
 
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
+        write!(f, "{}: {}", self.path, self.message())
     }
-}
-
-fn with_detail(head: String, detail: &str) -> String {
-    if detail.is_empty() { head } else { format!("{head}: {detail}") }
 }
 
 impl FieldError {
-    fn new(kind: FieldErrorKind, path: impl Into<String>, message: String) -> Self {
-        Self { kind, path: path.into(), message }
+    fn new(kind: FieldErrorKind, path: impl Into<String>, value: Value, detail: impl Into<String>) -> Self {
+        Self { kind, path: path.into(), value, detail: detail.into() }
+    }
+
+    /// The message without the field, as a cause in `metav1.Status` has it.
+    pub fn message(&self) -> String {
+        let mut message = self.kind.words().to_owned();
+        if self.kind.shows_value() {
+            message.push_str(": ");
+            match &self.value {
+                Value::Null => message.push_str("\"null\""),
+                value => message.push_str(&value.to_string()),
+            }
+        }
+        if !self.detail.is_empty() {
+            message.push_str(": ");
+            message.push_str(&self.detail);
+        }
+        message
     }
 
     /// The field must be set.
-    pub fn required(path: impl Into<String>, detail: &str) -> Self {
-        Self::new(FieldErrorKind::Required, path, with_detail("Required value".to_owned(), detail))
+    pub fn required(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Required, path, Value::Null, detail)
     }
 
     /// The value breaks a rule.
-    pub fn invalid(path: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new(FieldErrorKind::Invalid, path, with_detail(format!("Invalid value: {value}"), detail))
+    pub fn invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Invalid, path, value.into(), detail)
     }
 
     /// The value has another JSON type.
-    pub fn type_invalid(path: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new(FieldErrorKind::TypeInvalid, path, with_detail(format!("Invalid value: {value}"), detail))
+    pub fn type_invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::TypeInvalid, path, value.into(), detail)
     }
 
     /// The value is none of the supported ones.
-    pub fn not_supported(path: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
+    pub fn not_supported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
         let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-        let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
-        Self::new(FieldErrorKind::NotSupported, path, message)
+        let detail = format!("supported values: {}", supported.join(", "));
+        Self::new(FieldErrorKind::NotSupported, path, value.into(), detail)
     }
 
     /// The value occurs a second time.
-    pub fn duplicate(path: impl Into<String>, value: &Value) -> Self {
-        Self::new(FieldErrorKind::Duplicate, path, format!("Duplicate value: {value}"))
+    pub fn duplicate(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(FieldErrorKind::Duplicate, path, value.into(), "")
     }
 
     /// The field may not be set, or not so.
-    pub fn forbidden(path: impl Into<String>, detail: &str) -> Self {
-        Self::new(FieldErrorKind::Forbidden, path, with_detail("Forbidden".to_owned(), detail))
+    pub fn forbidden(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Forbidden, path, Value::Null, detail)
     }
 
-    /// What the value names does not exist.
-    pub fn not_found(path: impl Into<String>, value: &Value) -> Self {
-        Self::new(FieldErrorKind::NotFound, path, format!("Not found: {value}"))
-    }
-
-    /// The text has more bytes than allowed.
+    /// The text is longer than allowed.
     pub fn too_long(path: impl Into<String>, max: u64) -> Self {
-        Self::new(FieldErrorKind::TooLong, path, format!("Too long: may not be more than {max} bytes"))
+        let bytes = if max == 1 { "byte" } else { "bytes" };
+        Self::new(FieldErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} {bytes}"))
     }
 
     /// The list or map has more items than allowed.
     pub fn too_many(path: impl Into<String>, actual: usize, max: u64) -> Self {
         let items = if max == 1 { "item" } else { "items" };
-        let message = format!("Too many: {actual}: must have at most {max} {items}");
-        Self::new(FieldErrorKind::TooMany, path, message)
+        Self::new(FieldErrorKind::TooMany, path, actual.into(), format!("must have at most {max} {items}"))
+    }
+
+    /// The rule could not be checked.
+    pub fn internal(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Internal, path, Value::Null, detail)
     }
 }

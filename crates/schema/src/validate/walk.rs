@@ -1,64 +1,176 @@
-//! The walk that checks an object against the rules of its nodes.
+//! The walk that checks an object against the rules of its nodes, in the order and words of upstream's validator.
 
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::FieldError;
+use super::{FieldError, unique::duplicates};
 use crate::path::Path;
 use crate::types::{Bound, JsonType, Kind, ListKind, Origin, Ref, Rules, Schema};
 
 /// Enough to mend an object by; a huge list of broken elements must not grow the answer without bound.
 const MAX_ERRORS: usize = 100;
+/// What upstream prints for errors of the object as a whole, and for alternatives of which none fits.
+const NOWHERE: &str = "<nil>";
 
-/// Checks an object against the schema of its CustomResourceDefinition. CEL rules are not part of this.
-pub fn validate(schema: &Schema, object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    check(schema.root(), object, &Path::Root, &mut errors);
+/// Checks an object against the schema of its CustomResourceDefinition. With `old`, the state before an update, what is
+/// wrong in a part that did not change is not reported: a schema that became stricter does not lock its objects.
+/// CEL rules are not part of this.
+pub fn validate(schema: &Schema, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut report = Report::default();
+    check(schema.root(), object, old, &Path::Root, &mut report);
+    let mut errors = report.errors;
+    for error in errors.iter_mut().filter(|error| error.path.is_empty()) {
+        error.path = NOWHERE.to_owned();
+    }
+    let broken = |object: &Value| {
+        let mut errors = Vec::new();
+        duplicates(schema.root(), object, &Path::Root, &mut errors);
+        errors
+    };
+    let repeated = broken(object);
+    if !repeated.is_empty() && old.is_none_or(|old| broken(old).is_empty()) {
+        errors.extend(repeated);
+    }
     errors.truncate(MAX_ERRORS);
     errors
 }
 
-fn check(node: Ref<'_>, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if node.arena.origin == Origin::Builtin || errors.len() >= MAX_ERRORS {
-        return;
-    }
-    if value.is_null() && node.node.nullable {
-        return;
-    }
-    if let Some(rules) = node.rules() {
-        if !type_fits(rules, value) {
-            let wanted = rules.json_type.map_or("integer,string", JsonType::name);
-            let found = Value::from(json_type(value));
-            let detail = format!("{} in body must be of type {wanted}: {found}", path.bracketed());
-            errors.push(FieldError::type_invalid(path.bracketed(), &found, &detail));
-            return;
-        }
-        rule_errors(rules, value, path, errors);
-        combined(node, rules, value, path, errors);
-    }
-    children(node, value, path, errors);
+/// Checks one value, for example a default, against its node. Paths of errors are relative to the value.
+pub(crate) fn check_value(node: Ref<'_>, value: &Value) -> Vec<FieldError> {
+    let mut report = Report::default();
+    check(node, value, None, &Path::Root, &mut report);
+    report.errors
 }
 
-fn children(node: Ref<'_>, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+/// A resource inside of another one.
+#[derive(Debug)]
+pub struct Embedded<'a> {
+    /// Where it stands.
+    pub path: String,
+    /// The resource.
+    pub value: &'a Map<String, Value>,
+}
+
+/// The resources embedded in an object, whose own `metadata` is to be checked.
+pub fn embedded<'a>(schema: &Schema, object: &'a Value) -> Vec<Embedded<'a>> {
+    embedded_in(schema.root(), object)
+}
+
+/// [`embedded`] for one value and its node.
+pub(crate) fn embedded_in<'a>(node: Ref<'_>, value: &'a Value) -> Vec<Embedded<'a>> {
+    let mut found = Vec::new();
+    find_embedded(node, value, &Path::Root, &mut found);
+    found
+}
+
+fn find_embedded<'a>(node: Ref<'_>, value: &'a Value, path: &Path<'_>, found: &mut Vec<Embedded<'a>>) {
+    if !node.node.below.embedded {
+        return;
+    }
     match value {
         Value::Object(map) => {
+            if node.rules().is_some_and(|rules| rules.embedded) {
+                found.push(Embedded { path: path.bracketed(), value: map });
+            }
+            let is_map = matches!(node.node.kind, Kind::Map { .. });
             for (name, value) in map {
                 let Some(inner) = node.member(name) else { continue };
-                let is_map = matches!(node.node.kind, Kind::Map { .. });
                 let path = if is_map { Path::Key(path, name) } else { Path::Field(path, name) };
-                check(inner, value, &path, errors);
+                find_embedded(inner, value, &path, found);
             }
         }
         Value::Array(items) => {
             let Some(inner) = node.item() else { return };
             for (at, value) in items.iter().enumerate() {
-                check(inner, value, &Path::Item(path, at), errors);
+                find_embedded(inner, value, &Path::Item(path, at), found);
             }
-            duplicates(node, items, path, errors);
         }
         _ => {}
     }
+}
+
+/// What a check found. Upstream shows of several alternatives that all fail the one that comes closest, so that checks
+/// that pass are counted.
+#[derive(Default)]
+struct Report {
+    errors: Vec<FieldError>,
+    matches: usize,
+}
+
+impl Report {
+    fn invalid(&mut self, path: &Path<'_>, value: &Value, rule: &str) {
+        let path = path.to_string();
+        let detail = format!("{path} in body {rule}");
+        self.errors.push(FieldError::invalid(path, value.clone(), detail));
+    }
+
+    fn mistyped(&mut self, path: &Path<'_>, found: Value, wanted: &str) {
+        let path = path.to_string();
+        let detail = format!("{path} in body must be of type {wanted}: {found}");
+        self.errors.push(FieldError::type_invalid(path, found, detail));
+    }
+
+    /// An alternative failed: upstream's validator knows no place for these.
+    fn unfit(&mut self, path: &Path<'_>, rule: &str) {
+        let detail = format!("{:?} {rule}", path.to_string());
+        self.errors.push(FieldError::invalid("", "", detail));
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.matches += other.matches;
+        for error in other.errors {
+            if !self.errors.contains(&error) {
+                self.errors.push(error);
+            }
+        }
+    }
+}
+
+fn check(node: Ref<'_>, value: &Value, old: Option<&Value>, path: &Path<'_>, report: &mut Report) {
+    if node.arena.origin == Origin::Builtin || report.errors.len() >= MAX_ERRORS {
+        return;
+    }
+    let before = report.errors.len();
+    check_all(node, value, old, path, report);
+    // comparing waits until there is something to forgive
+    if report.errors.len() > before && old == Some(value) {
+        report.errors.truncate(before);
+    }
+}
+
+fn check_all(node: Ref<'_>, value: &Value, old: Option<&Value>, path: &Path<'_>, report: &mut Report) {
+    let Some(rules) = node.rules() else {
+        check_type(node, None, value, path, report);
+        if !value.is_null() {
+            children(node, None, value, old, path, report);
+        }
+        return;
+    };
+    check_type(node, Some(rules), value, path, report);
+    if value.is_null() {
+        if !node.node.nullable {
+            choice(rules, value, path, report);
+        }
+        return;
+    }
+    combined(node, rules, value, path, report);
+    match value {
+        Value::String(text) => {
+            string(rules, text, value, path, report);
+            format(rules, text, path, report);
+        }
+        Value::Number(_) => number(rules, value, path, report),
+        _ => {}
+    }
+    if value.is_array() {
+        children(node, Some(rules), value, old, path, report);
+    }
+    choice(rules, value, path, report);
+    if value.is_object() {
+        children(node, Some(rules), value, old, path, report);
+    }
+    report.matches += 1;
 }
 
 fn json_type(value: &Value) -> &'static str {
@@ -73,195 +185,250 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
-fn type_fits(rules: &Rules, value: &Value) -> bool {
-    if rules.int_or_string {
-        return value.is_string() || value.is_i64() || value.is_u64();
+fn check_type(node: Ref<'_>, rules: Option<&Rules>, value: &Value, path: &Path<'_>, report: &mut Report) {
+    if value.is_null() && node.node.nullable {
+        return;
     }
-    match rules.json_type {
+    let int_or_string = rules.is_some_and(|rules| rules.int_or_string);
+    let integral = || value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0);
+    let fits = match node.node.json_type {
+        _ if int_or_string => value.is_string() || integral(),
         None => true,
         Some(JsonType::Array) => value.is_array(),
         Some(JsonType::Boolean) => value.is_boolean(),
-        Some(JsonType::Integer) => {
-            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
-        }
+        Some(JsonType::Integer) => integral(),
         Some(JsonType::Number) => value.is_number(),
         Some(JsonType::Object) => value.is_object(),
         Some(JsonType::String) => value.is_string(),
+    };
+    if fits {
+        report.matches += 2;
+        return;
     }
+    if let Some(format) = rules.and_then(|rules| rules.format.as_ref())
+        && !value.is_null()
+        && !value.is_array()
+    {
+        let found = match value {
+            Value::Number(number) if number.is_f64() => "float64",
+            Value::Number(_) => "int64",
+            _ => "",
+        };
+        return report.mistyped(path, found.into(), format.name());
+    }
+    let wanted = if int_or_string { "integer,string" } else { node.node.json_type.map_or("", JsonType::name) };
+    report.mistyped(path, json_type(value).into(), wanted);
 }
 
-fn rule_errors(rules: &Rules, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if !rules.choices.is_empty() && !rules.choices.contains(value) {
-        let supported: Vec<String> = rules.choices.iter().map(plain).collect();
-        let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
-        errors.push(FieldError::not_supported(path.bracketed(), value, &supported));
-    }
+fn children(
+    node: Ref<'_>,
+    rules: Option<&Rules>,
+    value: &Value,
+    old: Option<&Value>,
+    path: &Path<'_>,
+    report: &mut Report,
+) {
     match value {
-        Value::Number(_) => number(rules, value, path, errors),
-        Value::String(text) => string(rules, text, value, path, errors),
-        Value::Array(items) => sizes(items.len(), rules.min_items, rules.max_items, "items", path, errors),
-        Value::Object(map) => {
-            sizes(map.len(), rules.min_properties, rules.max_properties, "properties", path, errors);
-            required(rules, map, path, errors);
+        Value::Object(map) => object(node, rules, map, old, path, report),
+        Value::Array(items) => {
+            if let Some(inner) = node.item() {
+                for (at, value) in items.iter().enumerate() {
+                    check(inner, value, counterpart(node, value, old), &Path::Item(path, at), report);
+                }
+            }
+            if let Some(rules) = rules {
+                item_rules(rules, items, path, report);
+            }
+            report.matches += 2;
         }
         _ => {}
     }
-    if let (Value::Array(items), true) = (value, rules.unique_items) {
+}
+
+/// The same element before the update; only elements of map-like lists can be told.
+fn counterpart<'a>(node: Ref<'_>, item: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
+    let old = old?.as_array()?;
+    match node.list() {
+        ListKind::Map { .. } => old.iter().find(|old| node.keys().all(|key| old.get(key) == item.get(key))),
+        ListKind::Atomic | ListKind::Set => None,
+    }
+}
+
+fn item_rules(rules: &Rules, items: &[Value], path: &Path<'_>, report: &mut Report) {
+    let count = items.len();
+    if let Some(min) = rules.min_items.filter(|min| (count as u64) < *min) {
+        report.invalid(path, &Value::from(count), &format!("should have at least {min} items"));
+    }
+    if let Some(max) = rules.max_items.filter(|max| count as u64 > *max) {
+        report.errors.push(FieldError::too_many(path.to_string(), count, max));
+    }
+    if rules.unique_items {
         let mut seen = HashSet::new();
         if !items.iter().all(|item| seen.insert(item.to_string())) {
-            errors.push(invalid(path, value, "shouldn't contain duplicates"));
+            report.invalid(path, &Value::from(""), "shouldn't contain duplicates");
         }
     }
 }
 
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+fn object(
+    node: Ref<'_>,
+    rules: Option<&Rules>,
+    map: &Map<String, Value>,
+    old: Option<&Value>,
+    path: &Path<'_>,
+    report: &mut Report,
+) {
+    if let Some(rules) = rules {
+        let count = map.len();
+        // upstream looks no further into an object of the wrong size
+        if let Some(min) = rules.min_properties.filter(|min| (count as u64) < *min) {
+            return report.invalid(path, &Value::from(count), &format!("should have at least {min} properties"));
+        }
+        if let Some(max) = rules.max_properties.filter(|max| count as u64 > *max) {
+            return report.errors.push(FieldError::too_many(path.to_string(), count, max));
+        }
+    }
+    let is_map = matches!(node.node.kind, Kind::Map { .. });
+    for (name, value) in map {
+        let Some(inner) = node.member(name) else { continue };
+        let path = if is_map { Path::Key(path, name) } else { Path::Field(path, name) };
+        let old = old.and_then(|old| old.get(name));
+        if let Some(restrictions) = rules.and_then(|rules| rules.metadata).filter(|_| name == "metadata") {
+            check(node.at(restrictions), value, old, &path, report);
+        }
+        check(inner, value, old, &path, report);
+    }
+    for name in rules.map(|rules| rules.required.as_slice()).unwrap_or_default() {
+        if !map.contains_key(name) {
+            report.errors.push(FieldError::required(Path::Field(path, name).to_string(), ""));
+        }
+    }
+    report.matches += 1;
 }
 
-fn invalid(path: &Path<'_>, value: &Value, rule: &str) -> FieldError {
-    let path = path.bracketed();
-    let detail = format!("{path} in body {rule}");
-    FieldError::invalid(path, value, &detail)
+fn choice(rules: &Rules, value: &Value, path: &Path<'_>, report: &mut Report) {
+    let same = |choice: &Value| {
+        choice == value || matches!((choice.as_f64(), value.as_f64()), (Some(choice), Some(value)) if choice == value)
+    };
+    if rules.choices.is_empty() || rules.choices.iter().any(same) {
+        report.matches += 1;
+        return;
+    }
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let supported: Vec<String> = rules.choices.iter().map(plain).collect();
+    let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
+    report.errors.push(FieldError::not_supported(path.to_string(), value.clone(), &supported));
 }
 
-fn number(rules: &Rules, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+/// A limit as the value's type sees it: upstream compares integers with the limit's integral part.
+fn limit_for(value: &Value, limit: f64) -> f64 {
+    if value.is_f64() { limit } else { limit.trunc() }
+}
+
+fn number(rules: &Rules, value: &Value, path: &Path<'_>, report: &mut Report) {
     let Some(number) = value.as_f64() else { return };
     let or_equal = |bound: &Bound| if bound.exclusive { "" } else { "or equal to " };
-    if let Some(bound) = &rules.maximum
-        && (number > bound.limit || (bound.exclusive && number == bound.limit))
-    {
-        let rule = format!("should be less than {}{}", or_equal(bound), bound.limit);
-        errors.push(invalid(path, value, &rule));
+    if let Some(factor) = rules.multiple_of.filter(|factor| *factor > 0.0) {
+        let times = if factor < 1.0 { 1.0 / factor * number } else { number / limit_for(value, factor) };
+        if (times - times.round()).abs() > 1e-9 {
+            report.invalid(path, value, &format!("should be a multiple of {factor}"));
+        }
     }
-    if let Some(bound) = &rules.minimum
-        && (number < bound.limit || (bound.exclusive && number == bound.limit))
-    {
-        let rule = format!("should be greater than {}{}", or_equal(bound), bound.limit);
-        errors.push(invalid(path, value, &rule));
+    if let Some(bound) = &rules.minimum {
+        let limit = limit_for(value, bound.limit);
+        if number < limit || (bound.exclusive && number == limit) {
+            report.invalid(path, value, &format!("should be greater than {}{limit}", or_equal(bound)));
+        }
     }
-    if let Some(factor) = rules.multiple_of.filter(|factor| *factor > 0.0)
-        && (number / factor).fract() != 0.0
-    {
-        errors.push(invalid(path, value, &format!("should be a multiple of {factor}")));
+    if let Some(bound) = &rules.maximum {
+        let limit = limit_for(value, bound.limit);
+        if number > limit || (bound.exclusive && number == limit) {
+            report.invalid(path, value, &format!("should be less than {}{limit}", or_equal(bound)));
+        }
     }
-    let fits = match rules.format.as_deref() {
-        Some("int32") => number.abs() <= f64::from(i32::MAX) + f64::from(u8::from(number < 0.0)),
-        Some("int64") => value.is_i64() || !value.is_u64(),
-        _ => true,
-    };
-    if !fits {
-        let format = rules.format.as_deref().unwrap_or_default();
-        errors.push(invalid(path, value, &format!("must be of type {format}: {value}")));
-    }
+    report.matches += 2;
 }
 
-fn string(rules: &Rules, text: &str, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    let length = text.chars().count() as u64;
-    if let Some(max) = rules.max_length.filter(|max| length > *max) {
-        errors.push(FieldError::too_long(path.bracketed(), max));
-    }
-    if let Some(min) = rules.min_length.filter(|min| length < *min) {
-        errors.push(invalid(path, value, &format!("should be at least {min} chars long")));
+/// The first broken rule of a text: upstream stops there.
+fn string(rules: &Rules, text: &str, value: &Value, path: &Path<'_>, report: &mut Report) {
+    if rules.max_length.is_some() || rules.min_length.is_some() {
+        let length = text.chars().count() as u64;
+        if let Some(max) = rules.max_length.filter(|max| length > *max) {
+            return report.errors.push(FieldError::too_long(path.to_string(), max));
+        }
+        if let Some(min) = rules.min_length.filter(|min| length < *min) {
+            return report.invalid(path, value, &format!("should be at least {min} chars long"));
+        }
     }
     if let Some(pattern) = rules.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-        errors.push(invalid(path, value, &format!("should match '{}'", pattern.as_str())));
+        return report.invalid(path, value, &format!("should match '{}'", pattern.as_str()));
     }
-    if let Some(format) = rules.format.as_deref().filter(|format| !format_fits(format, text)) {
-        errors.push(invalid(path, value, &format!("must be of type {format}: {value}")));
+    report.matches += 1;
+}
+
+fn format(rules: &Rules, text: &str, path: &Path<'_>, report: &mut Report) {
+    let Some(format) = &rules.format else { return };
+    if format.fits(text) {
+        report.matches += 1;
+    } else {
+        report.mistyped(path, text.into(), format.name());
     }
 }
 
-/// Formats that upstream enforces and that can be checked without tables; others are annotations.
-fn format_fits(format: &str, text: &str) -> bool {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-    match format {
-        "date-time" | "datetime" => text.parse::<jiff::Timestamp>().is_ok(),
-        "date" => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
-        "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
-        "ip" => text.parse::<IpAddr>().is_ok(),
-        "cidr" => text.split_once('/').is_some_and(|(address, bits)| {
-            let max = match address.parse::<IpAddr>() {
-                Ok(IpAddr::V4(_)) => 32,
-                Ok(IpAddr::V6(_)) => 128,
-                Err(_) => return false,
-            };
-            bits.parse::<u8>().is_ok_and(|bits| bits <= max)
-        }),
-        "uuid" | "uuid3" | "uuid4" | "uuid5" => {
-            let groups: Vec<usize> = text.split('-').map(str::len).collect();
-            groups == [8, 4, 4, 4, 12] && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
-        }
-        _ => true,
-    }
-}
-
-fn sizes(count: usize, min: Option<u64>, max: Option<u64>, what: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    if let Some(max) = max.filter(|max| count as u64 > *max) {
-        errors.push(FieldError::too_many(path.bracketed(), count, max));
-    }
-    if let Some(min) = min.filter(|min| (count as u64) < *min) {
-        errors.push(invalid(path, &Value::from(count), &format!("should have at least {min} {what}")));
-    }
-}
-
-fn required(rules: &Rules, map: &Map<String, Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    for name in rules.required.iter().filter(|name| !map.contains_key(name.as_str())) {
-        errors.push(FieldError::required(Path::Field(path, name).bracketed(), ""));
-    }
-    if rules.embedded {
-        for name in ["apiVersion", "kind"].iter().filter(|name| !map.contains_key(**name)) {
-            errors.push(FieldError::required(Path::Field(path, name).bracketed(), "must not be empty"));
-        }
-    }
-}
-
-fn holds(node: Ref<'_>, value: &Value, path: &Path<'_>) -> bool {
-    let mut errors = Vec::new();
-    check(node, value, path, &mut errors);
-    errors.is_empty()
-}
-
-fn combined(node: Ref<'_>, rules: &Rules, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    let count = |ids: &[u32]| ids.iter().filter(|id| holds(node.at(**id), value, path)).count();
-    let fail = |rule: &str| {
-        let path = path.bracketed();
-        let detail = format!("{path:?} {rule}");
-        FieldError::invalid(path, value, &detail)
+/// Each alternative on its own. Nothing below is forgiven for being unchanged, as upstream has it.
+fn alternatives(node: Ref<'_>, ids: &[u32], value: &Value, path: &Path<'_>) -> Vec<Report> {
+    let one = |id: &u32| {
+        let mut report = Report::default();
+        check(node.at(*id), value, None, path, &mut report);
+        report
     };
-    for id in &rules.all_of {
-        check(node.at(*id), value, path, errors);
-    }
-    if !rules.any_of.is_empty() && count(&rules.any_of) == 0 {
-        errors.push(fail("must validate at least one schema (anyOf)"));
+    ids.iter().map(one).collect()
+}
+
+/// The failure that came closest, the first of equals.
+fn closest(failures: Vec<Report>) -> Option<Report> {
+    failures.into_iter().reduce(|best, next| if next.matches > best.matches { next } else { best })
+}
+
+fn combined(node: Ref<'_>, rules: &Rules, value: &Value, path: &Path<'_>, report: &mut Report) {
+    if !rules.any_of.is_empty() {
+        let tried = alternatives(node, &rules.any_of, value, path);
+        if let Some(fit) = tried.iter().find(|tried| tried.errors.is_empty()) {
+            report.matches += fit.matches;
+        } else {
+            report.unfit(path, "must validate at least one schema (anyOf)");
+            closest(tried).into_iter().for_each(|closest| report.merge(closest));
+        }
     }
     if !rules.one_of.is_empty() {
-        match count(&rules.one_of) {
-            1 => {}
-            0 => errors.push(fail("must validate one and only one schema (oneOf). Found none valid")),
-            n => errors
-                .push(fail(&format!("must validate one and only one schema (oneOf). Found {n} valid alternatives"))),
-        }
-    }
-    if rules.not.is_some_and(|id| holds(node.at(id), value, path)) {
-        errors.push(fail("must not validate the schema (not)"));
-    }
-}
-
-/// Elements of a set, or the keys of a map-like list, that occur again.
-fn duplicates(node: Ref<'_>, items: &[Value], path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    let mut seen = HashSet::new();
-    for (at, item) in items.iter().enumerate() {
-        let identity = match node.list() {
-            ListKind::Atomic => return,
-            ListKind::Set => item.clone(),
-            ListKind::Map { .. } => {
-                let keys = node.keys().filter_map(|key| Some((key.to_owned(), item.get(key)?.clone())));
-                Value::Object(keys.collect())
+        let tried = alternatives(node, &rules.one_of, value, path);
+        match tried.iter().filter(|tried| tried.errors.is_empty()).count() {
+            1 => report.matches += tried.iter().find(|tried| tried.errors.is_empty()).map_or(0, |fit| fit.matches),
+            0 => {
+                report.unfit(path, "must validate one and only one schema (oneOf). Found none valid");
+                closest(tried).into_iter().for_each(|closest| report.merge(closest));
             }
-        };
-        if !seen.insert(identity.to_string()) {
-            errors.push(FieldError::duplicate(Path::Item(path, at).bracketed(), &identity));
+            fitting => {
+                let rule =
+                    format!("must validate one and only one schema (oneOf). Found {fitting} valid alternatives");
+                report.unfit(path, &rule);
+            }
         }
     }
+    if !rules.all_of.is_empty() {
+        let tried = alternatives(node, &rules.all_of, value, path);
+        let fitting = tried.iter().filter(|tried| tried.errors.is_empty()).count();
+        let all = fitting == tried.len();
+        tried.into_iter().for_each(|tried| report.merge(tried));
+        if !all {
+            let none = if fitting == 0 { ". None validated" } else { "" };
+            report.unfit(path, &format!("must validate all the schemas (allOf){none}"));
+        }
+    }
+    if let Some(id) = rules.not
+        && alternatives(node, &[id], value, path).iter().all(|tried| tried.errors.is_empty())
+    {
+        report.unfit(path, "must not validate the schema (not)");
+    }
+    report.matches += 2;
 }
