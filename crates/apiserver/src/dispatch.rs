@@ -157,6 +157,9 @@ impl ApiServer {
         let limit = deadline(&parts, passage.span)?;
         let call = self.call(path, parts, caller, user, passage)?;
         let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
+        if let Some(warning) = served.version().and_then(|version| version.deprecation.as_deref()) {
+            warnings.add(warning);
+        }
         self.metrics.inflight.fetch_add(1, Relaxed);
         let answering = handlers::answer(call, body);
         let answer = match limit {

@@ -106,6 +106,24 @@ impl FieldError {
     }
 }
 
+impl From<schema::FieldError> for FieldError {
+    fn from(error: schema::FieldError) -> Self {
+        use schema::FieldErrorKind as Kind;
+        let kind = match error.kind {
+            Kind::Required => FieldErrorKind::Required,
+            Kind::Invalid => FieldErrorKind::Invalid,
+            Kind::NotSupported => FieldErrorKind::NotSupported,
+            Kind::Duplicate => FieldErrorKind::Duplicate,
+            Kind::Forbidden => FieldErrorKind::Forbidden,
+            Kind::TooLong => FieldErrorKind::TooLong,
+            Kind::TooMany => FieldErrorKind::TooMany,
+            Kind::TypeInvalid => FieldErrorKind::TypeInvalid,
+            Kind::Internal => FieldErrorKind::InternalError,
+        };
+        Self { kind, field: error.path, value: error.value, detail: error.detail }
+    }
+}
+
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.body())
@@ -176,6 +194,11 @@ impl FieldErrors {
     /// The rule could not be checked.
     pub fn internal(&mut self, path: &Path<'_>, detail: impl Into<String>) {
         self.push(FieldErrorKind::InternalError, path, Value::Null, detail.into());
+    }
+
+    /// Takes over what is wrong with a field according to its type.
+    pub fn extend(&mut self, errors: impl IntoIterator<Item = schema::FieldError>) {
+        self.0.extend(errors.into_iter().map(FieldError::from));
     }
 
     /// The causes of a `metav1.Status` with reason `Invalid`.

@@ -4,13 +4,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use kinds::Resource;
 use parking_lot::Mutex;
 use schema::Schema;
+use serde_json::Value;
 
 use crate::{
+    codec,
     convert::Form,
-    crd::Definition,
+    crd::{Definition, Version},
     metrics::ResourceMetrics,
     strategy::{self, Strategy},
 };
@@ -30,6 +33,9 @@ pub(crate) struct Served {
     pub(crate) stored_api_version: String,
     /// The definition and index of its version, for a custom resource.
     pub(crate) custom: Option<(Arc<Definition>, usize)>,
+    /// Stored objects up to this revision may lack what their type now demands: defaults, and the absence of what it no
+    /// longer knows.
+    settled_after: u64,
     pub(crate) metrics: Arc<ResourceMetrics>,
 }
 
@@ -179,7 +185,12 @@ impl Registry {
         let _changing = self.changing.lock();
         let mut definitions = self.table.load().definitions.clone();
         match read() {
-            Some(definition) => definitions.insert(name.to_owned(), Arc::new(definition)),
+            Some(mut definition) => {
+                if let Some(before) = definitions.get(name) {
+                    definition.succeed(before);
+                }
+                definitions.insert(name.to_owned(), Arc::new(definition))
+            }
             None => definitions.remove(name),
         };
         self.publish(definitions);
@@ -209,6 +220,7 @@ impl Registry {
                     resource: version.resource.clone(),
                     metrics: version.metrics.clone(),
                     custom: Some((definition.clone(), index)),
+                    settled_after: definition.settled_after(),
                 });
             }
         }
@@ -231,8 +243,37 @@ impl Served {
             stored_api_version,
             resource,
             custom: None,
+            settled_after: 0,
             metrics: Arc::default(),
         })
+    }
+
+    /// The version of the definition, for a custom resource.
+    pub(crate) fn version(&self) -> Option<&Version> {
+        self.custom.as_ref().and_then(|(definition, index)| definition.versions.get(*index))
+    }
+
+    /// The bytes of a stored object as they are to be read: as they are, unless its type has changed since.
+    pub(crate) fn bytes(&self, object: &store::Object) -> Bytes {
+        if object.revision.0 > self.settled_after {
+            return object.bytes.clone();
+        }
+        let Ok(mut value) = codec::stored(&object.bytes) else { return object.bytes.clone() };
+        self.settle(&mut value);
+        value.to_string().into()
+    }
+
+    /// Whether a stored object may lack what its type now demands.
+    pub(crate) fn is_settled(&self, object: &store::Object) -> bool {
+        object.revision.0 > self.settled_after
+    }
+
+    /// Brings a stored object into the form its type now demands.
+    pub(crate) fn settle(&self, object: &mut Value) {
+        if let Some(stored) = self.custom.as_ref().and_then(|(definition, _)| definition.stored()) {
+            schema::prune(&stored.schema, object);
+            schema::default(&stored.schema, object);
+        }
     }
 
     /// The store path of an object.

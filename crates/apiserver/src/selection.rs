@@ -1,6 +1,6 @@
 //! Label and field selectors of lists, watches and collection deletes.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 use schema::selector::{FieldSelector, LabelSelector};
@@ -30,6 +30,13 @@ struct Labels {
     labels: HashMap<String, String>,
 }
 
+/// Fields of an object that selectors may name, besides name and namespace: the kind's, and the definition's.
+fn selectable(served: &Served, object: &Value) -> Vec<(Cow<'static, str>, String)> {
+    let of_kind = served.strategy.fields(object).into_iter().map(|(name, value)| (Cow::Borrowed(name), value));
+    let declared = served.version().map(|version| version.selectable.as_slice()).unwrap_or_default();
+    of_kind.chain(declared.iter().map(|field| (Cow::Owned(field.label.clone()), field.of(object)))).collect()
+}
+
 impl Selection {
     /// Parses the selectors and checks that the kind has the fields.
     pub(crate) fn parse(served: &Served, options: &ListOptions, name: &str) -> Result<Self, ApiError> {
@@ -43,7 +50,7 @@ impl Selection {
         let fields = text.as_deref().map(FieldSelector::parse).transpose().map_err(bad)?;
         let mut deep = false;
         if let Some(fields) = &fields {
-            let known = served.strategy.fields(&Value::Null);
+            let known = selectable(served, &Value::Null);
             for requirement in fields.requirements() {
                 match requirement.field.as_str() {
                     "metadata.name" | "metadata.namespace" => {}
@@ -89,7 +96,7 @@ impl Selection {
             None => Vec::new(),
             Some(Ok(mut object)) => {
                 served.form.to_served(&mut object, &served.api_version);
-                served.strategy.fields(&object)
+                selectable(served, &object)
             }
             Some(Err(_)) => return false,
         };

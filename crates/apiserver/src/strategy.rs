@@ -19,7 +19,8 @@ mod batch;
 mod certificate;
 pub(crate) mod cluster;
 mod config;
-mod extension;
+mod custom;
+mod definition;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub(crate) mod metadata;
@@ -38,6 +39,9 @@ pub(crate) mod tree;
 mod webhooks;
 mod workloads;
 
+pub(crate) use definition::Approval;
+pub(crate) use metadata::check_embedded as check_embedded_metadata;
+pub(crate) use names::dns_1035;
 pub use names::{NameRule, generate as generate_name};
 pub(crate) use quantity::parse as parse_quantity;
 pub(crate) use workloads::selects;
@@ -236,8 +240,7 @@ struct Generic;
 
 impl Strategy for Generic {
     fn tracks_generation(&self, resource: &Resource) -> bool {
-        let counted = ["admissionregistration.k8s.io", "flowcontrol.apiserver.k8s.io"];
-        resource.schema.is_empty() || counted.contains(&resource.group.as_str())
+        ["admissionregistration.k8s.io", "flowcontrol.apiserver.k8s.io"].contains(&resource.group.as_str())
     }
 }
 
@@ -297,9 +300,11 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("storage.k8s.io", "csinodes") => &storage::NodeDrivers,
         ("storage.k8s.io", "csistoragecapacities") => &storage::Capacity,
         ("storage.k8s.io", "volumeattachments") => &storage::Attachment,
-        ("apiextensions.k8s.io", "customresourcedefinitions") => &extension::CustomResource,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &definition::Definition,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &webhooks::Webhooks { mutating: false },
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &webhooks::Webhooks { mutating: true },
+        // only what a definition adds has no type of its own
+        _ if resource.schema.is_empty() => &custom::Custom,
         _ => &Generic,
     }
 }

@@ -154,8 +154,16 @@ impl Arena {
     }
 
     fn add_node(&mut self, kind: Kind) -> NodeId {
-        let node = Node { kind, name: Name::default(), atomic: false, preserve: false, nullable: false,
-            json_type: None, below: Below::default(), rules: 0 };
+        let node = Node {
+            kind,
+            name: Name::default(),
+            atomic: false,
+            preserve: false,
+            nullable: false,
+            json_type: None,
+            below: Below::default(),
+            rules: 0,
+        };
         self.nodes.push(node);
         (self.nodes.len() - 1) as NodeId
     }

@@ -7,8 +7,8 @@ mod walk;
 
 pub use error::{FieldError, FieldErrorKind};
 pub(crate) use format::Format;
-pub(crate) use walk::{check_value, embedded_in};
 pub use walk::{Embedded, embedded, validate};
+pub(crate) use walk::{check_value, embedded_in};
 
 #[cfg(test)]
 mod tests;

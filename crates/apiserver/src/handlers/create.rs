@@ -68,9 +68,9 @@ pub(super) async fn create_object(
     let cx = write::context(call, options);
     served.strategy.prepare_create(&cx, &mut object);
     if &*served.collection == crate::crd::COLLECTION {
-        definitions::prepare(call, &mut object)?;
+        definitions::prepare(call, &mut object);
     }
-    rules::check(call, &object, &served.strategy.validate_create(&cx, &object))?;
+    rules::check(call, &object, None, served.strategy.validate_create(&cx, &object))?;
     admission.validate(&snapshot, Some(&object)).await?;
     let charge = Charge::of(call, &object, None);
     let claim = match &*served.collection {

@@ -16,26 +16,50 @@ use crate::{
     codec, crd, dispatch::Call, meta, options::DeleteOptions, resources::Served, server::SERVICES, status::ApiError,
 };
 
-/// Completes a definition about to be written, and refuses one whose schemas do not compile.
-pub(super) fn prepare(call: &Call, object: &mut Value) -> Result<(), ApiError> {
-    let broken = crd::schema_errors(object);
-    if !broken.is_empty() {
-        let resource = &call.served.resource;
-        return Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(object), broken));
-    }
-    let table = call.server.registry.table();
-    let group = object["spec"]["group"].as_str().unwrap_or_default().to_owned();
-    let name = meta::name(object).to_owned();
-    let others = table.definitions.values().filter(|other| other.group == group && other.name != name);
-    let mut taken: Vec<(String, String)> = others.flat_map(|other| crd::held_names(other)).collect();
-    let builtin = table.group(&group).into_iter().flat_map(|group| &group.versions).flat_map(|v| &v.resources);
-    for served in builtin.filter(|served| served.custom.is_none()) {
-        taken.push(("resource".into(), served.resource.plural.clone()));
-        taken.push(("kind".into(), served.resource.kind.clone()));
-    }
-    crd::establish(object, &taken, call.now);
+/// Gives a definition about to be written the status it earns.
+pub(super) fn prepare(call: &Call, object: &mut Value) {
+    crd::establish(object, &taken(call, object), call.now);
     if !meta::is_terminating(object) {
         crd::hold_for_cleanup(object);
+    }
+}
+
+/// The names that others hold in the group of a definition.
+fn taken(call: &Call, object: &Value) -> crd::Taken {
+    let table = call.server.registry.table();
+    let (group, name) = (object["spec"]["group"].as_str().unwrap_or_default(), meta::name(object));
+    let mut taken = crd::Taken::default();
+    for other in table.definitions.values().filter(|other| other.group == group && other.name != name) {
+        taken.add(&other.accepted);
+    }
+    let versions = table.group(group).into_iter().flat_map(|group| &group.versions);
+    for served in versions.flat_map(|version| &version.resources).filter(|served| served.custom.is_none()) {
+        taken.add_builtin(&served.resource);
+    }
+    taken
+}
+
+/// Looks again at the definitions of a group that a name in use kept from being served, now that one has gone.
+async fn reconsider(call: &Call, group: &str) -> Result<(), ApiError> {
+    let table = call.server.registry.table();
+    let Some(resource) = table.find("apiextensions.k8s.io", "v1", "customresourcedefinitions") else { return Ok(()) };
+    for definition in table.definitions.values().filter(|other| other.group == group && other.disputed) {
+        let own = call.about(resource, &definition.name);
+        for _ in 0..ATTEMPTS_MAX {
+            let snapshot = call.server.snapshot();
+            let Some(stored) = snapshot.get(crd::COLLECTION, &definition.name) else { break };
+            let before = codec::stored(&stored.bytes)?;
+            let mut object = before.clone();
+            crd::establish(&mut object, &taken(call, &before), call.now);
+            if object == before {
+                break;
+            }
+            let precondition = Precondition::Revision(stored.revision);
+            let mutation = Mutation::Put(codec::encode(&object));
+            if let Committed::Done(_) = write::commit(&own, &definition.name, precondition, mutation).await? {
+                break;
+            }
+        }
     }
     Ok(())
 }
@@ -100,6 +124,9 @@ async fn finish(call: &Call, name: &str) -> Result<(), ApiError> {
         let mutation = if gone { Mutation::Delete(encoded) } else { Mutation::Put(encoded) };
         let own = call.about(definition_resource, name);
         match write::commit(&own, name, Precondition::Revision(stored.revision), mutation).await? {
+            Committed::Done(_) if gone => {
+                return reconsider(call, object["spec"]["group"].as_str().unwrap_or_default()).await;
+            }
             Committed::Done(_) => return Ok(()),
             Committed::Outdated => {}
         }

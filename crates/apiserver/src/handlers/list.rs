@@ -59,7 +59,7 @@ pub(super) async fn list(call: &Call) -> Result<Response<Body>, ApiError> {
             more = true;
             break;
         }
-        items.push(object.bytes.clone());
+        items.push(call.served.bytes(object));
         last = Some(path);
     }
     let mut meta = ListMeta { revision: snapshot.revision(), ..ListMeta::default() };

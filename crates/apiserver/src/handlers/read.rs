@@ -21,7 +21,7 @@ pub(super) fn get(call: &Call) -> Result<Response<Body>, ApiError> {
         }
     }
     match snapshot.get(&call.served.collection, &call.path()) {
-        Some(object) => output::object(call, Payload::Stored(object.bytes.clone()), StatusCode::OK, &[]),
+        Some(object) => output::object(call, Payload::Stored(call.served.bytes(object)), StatusCode::OK, &[]),
         None => Err(ApiError::not_found(call.group_resource(), &call.name)),
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::{
+    crd,
     dispatch::Call,
     field_error::{FieldError, FieldErrors},
     status::{ApiError, Cause},
@@ -18,21 +19,14 @@ pub(super) fn causes(errors: &FieldErrors) -> Vec<Cause> {
     errors.0.iter().map(cause).collect()
 }
 
-/// Fails when the kind's rules or the type's (of a custom resource) are broken.
-pub(super) fn check(call: &Call, object: &Value, errors: &FieldErrors) -> Result<(), ApiError> {
-    let mut broken = Vec::new();
-    if call.served.custom.is_some() {
-        let cause = |error: schema::FieldError| Cause {
-            reason: error.kind.reason().to_owned(),
-            message: error.message,
-            field: error.path,
-        };
-        broken.extend(schema::validate(&call.served.schema, object).into_iter().map(cause));
+/// Fails when the kind's rules or the type's (of a custom resource) are broken. `old` is the state before an update.
+pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>, mut errors: FieldErrors) -> Result<(), ApiError> {
+    if let Some(version) = call.served.version() {
+        crd::check(version, object, old, call.subresource == "status", &mut errors);
     }
-    broken.extend(causes(errors));
-    if broken.is_empty() {
+    if errors.is_empty() {
         return Ok(());
     }
     let resource = &call.served.resource;
-    Err(ApiError::invalid(&resource.group, &resource.kind, crate::meta::name(object), broken))
+    Err(ApiError::invalid(&resource.group, &resource.kind, crate::meta::name(object), causes(&errors)))
 }

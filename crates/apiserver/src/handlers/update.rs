@@ -180,9 +180,9 @@ fn prepare_and_check(call: &Call, options: &WriteOptions, new: &mut Value, old: 
     let served = &call.served;
     served.strategy.prepare_update(&cx, new, old);
     if &*served.collection == crate::crd::COLLECTION && call.subresource.is_empty() {
-        definitions::prepare(call, new)?;
+        definitions::prepare(call, new);
     }
-    rules::check(call, new, &served.strategy.validate_update(&cx, new, old))
+    rules::check(call, new, Some(old), served.strategy.validate_update(&cx, new, old))
 }
 
 /// Whether a write would change nothing but the time at which somebody claimed a field.

@@ -284,10 +284,11 @@ impl Watching {
             if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
                 continue;
             }
+            let bytes = call.served.bytes(object);
             let line = if output::is_verbatim(&call) {
-                raw_line("ADDED", &object.bytes)
+                raw_line("ADDED", &bytes)
             } else {
-                self.encoder.shaped("ADDED", object.bytes.clone())
+                self.encoder.shaped("ADDED", bytes)
             };
             chunk.extend_from_slice(&line);
             if chunk.len() >= CHUNK_BYTES {

@@ -184,6 +184,9 @@ async fn put_charged(
 /// An object of the store in its served form, carrying its revision.
 pub(super) fn load(call: &Call, object: &store::Object) -> Result<Value, ApiError> {
     let mut value = codec::stored(&object.bytes)?;
+    if !call.served.is_settled(object) {
+        call.served.settle(&mut value);
+    }
     call.served.form.to_served(&mut value, &call.served.api_version);
     Ok(value)
 }

@@ -41,7 +41,7 @@ pub(crate) fn validate_create(object: &Value, rule: NameRule, resource: &Resourc
     } else if !namespace.is_empty() {
         errors.forbidden(&METADATA.child("namespace"), "not allowed on this type");
     }
-    validate_content(metadata, resource, errors);
+    validate_content(metadata, Finalizers::of(resource), errors);
 }
 
 /// Checks `metadata` of a changed object.
@@ -75,10 +75,47 @@ pub(crate) fn validate_update(new: &Value, old: &Value, resource: &Resource, err
             );
         }
     }
-    validate_content(new, resource, errors);
+    validate_content(new, Finalizers::of(resource), errors);
 }
 
-fn validate_content(metadata: &Value, resource: &Resource, errors: &mut FieldErrors) {
+/// Checks the `metadata` of a resource that is embedded in another one at `path`.
+pub(crate) fn check_embedded(metadata: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let mut found = FieldErrors::default();
+    for (key, rule) in [("name", NameRule::PathSegment), ("generateName", NameRule::PathSegment)] {
+        let name = tree::text(metadata, key);
+        if let Some(message) = rule.check(name, key == "generateName").filter(|_| !name.is_empty()) {
+            found.invalid(&METADATA.child(key), name, message);
+        }
+    }
+    let namespace = tree::text(metadata, "namespace");
+    if let Some(message) = names::label(namespace).filter(|_| !namespace.is_empty()) {
+        found.invalid(&METADATA.child("namespace"), namespace, message);
+    }
+    validate_content(metadata, Finalizers::Any, &mut found);
+    errors.0.extend(found.0.into_iter().map(|mut error| {
+        error.field = format!("{path}.{}", error.field);
+        error
+    }));
+}
+
+/// Which finalizers an object may carry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finalizers {
+    /// Any qualified name.
+    Any,
+    /// Names of a domain, and the ones the API knows.
+    Known,
+}
+
+impl Finalizers {
+    /// Definitions and their objects may carry any, as upstream's own cleanup finalizer shows.
+    fn of(resource: &Resource) -> Self {
+        let custom = resource.schema.is_empty() || resource.group == "apiextensions.k8s.io";
+        if custom { Self::Any } else { Self::Known }
+    }
+}
+
+fn validate_content(metadata: &Value, finalizers: Finalizers, errors: &mut FieldErrors) {
     if let Some(generation) = tree::int(metadata, "generation")
         && generation < 0
     {
@@ -87,7 +124,7 @@ fn validate_content(metadata: &Value, resource: &Resource, errors: &mut FieldErr
     validate_labels(metadata, &METADATA.child("labels"), errors);
     validate_annotations(metadata, &METADATA.child("annotations"), errors);
     validate_owner_references(tree::list(metadata, "ownerReferences"), errors);
-    validate_finalizers(metadata, resource, errors);
+    validate_finalizers(metadata, finalizers, errors);
 }
 
 /// Checks the `labels` of `holder`, a `metadata` or another carrier of labels.
@@ -168,16 +205,15 @@ fn validate_owner_references(owners: &[Value], errors: &mut FieldErrors) {
 /// Finalizers that need no domain.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
-fn validate_finalizers(metadata: &Value, resource: &Resource, errors: &mut FieldErrors) {
-    // definitions and their objects may carry any qualified name, as upstream's own cleanup finalizer does
-    let custom = resource.schema.is_empty() || resource.group == "apiextensions.k8s.io";
+fn validate_finalizers(metadata: &Value, allowed: Finalizers, errors: &mut FieldErrors) {
     let path = METADATA.child("finalizers");
     let finalizers = tree::list(metadata, "finalizers");
     for (index, finalizer) in finalizers.iter().enumerate() {
         let finalizer = finalizer.as_str().unwrap_or_default();
         if let Some(message) = names::qualified(finalizer) {
             errors.invalid(&path, finalizer, message);
-        } else if !custom && !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
+        } else if allowed == Finalizers::Known && !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer)
+        {
             errors.invalid(
                 &path.index(index),
                 finalizer,

@@ -40,7 +40,8 @@ const AT_ROOT: [(&str, &str); 22] = [
 pub(super) fn check_root(root: Document<'_>, path: &str, errors: &mut Vec<FieldError>) {
     let kind = root.text("type");
     if !kind.is_empty() && kind != "object" {
-        let rule = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+        let rule =
+            "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         errors.push(FieldError::invalid(format!("{path}.type"), kind, rule));
         return;
     }

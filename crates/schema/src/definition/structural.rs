@@ -189,7 +189,8 @@ fn nested_rules(schema: Document<'_>, skip_any_of: bool, path: &Path<'_>, errors
     }
 }
 
-/// Every field that a junctor speaks of must be declared outside of it.
+/// Every field that a junctor of the root speaks of must be declared outside of it. Junctors below the root are not
+/// looked at, here as upstream.
 fn values_complete(
     values: Document<'_>,
     outside: Option<Document<'_>>,

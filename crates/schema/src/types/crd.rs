@@ -128,17 +128,14 @@ impl Rules {
         let flags = self.int_or_string || self.embedded || self.unique_items;
         let values = self.default.is_some() || !self.choices.is_empty();
         let numbers = self.minimum.is_some() || self.maximum.is_some() || self.multiple_of.is_some();
-        let texts = self.min_length.is_some()
-            || self.max_length.is_some()
-            || self.pattern.is_some()
-            || self.format.is_some();
+        let texts =
+            self.min_length.is_some() || self.max_length.is_some() || self.pattern.is_some() || self.format.is_some();
         let sizes = self.min_items.is_some()
             || self.max_items.is_some()
             || self.min_properties.is_some()
             || self.max_properties.is_some()
             || !self.required.is_empty();
-        let logic =
-            !self.all_of.is_empty() || !self.any_of.is_empty() || !self.one_of.is_empty() || self.not.is_some();
+        let logic = !self.all_of.is_empty() || !self.any_of.is_empty() || !self.one_of.is_empty() || self.not.is_some();
         !(flags || values || numbers || texts || sizes || logic || self.metadata.is_some())
     }
 }

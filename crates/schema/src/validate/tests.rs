@@ -120,7 +120,7 @@ fn valid_objects_pass() {
     {
         assert_eq!(messages(properties.clone(), spec), [""; 0]);
     }
-    assert_eq!(messages(properties.clone(), json!({"port": true})).len(), 1);
+    assert!(!messages(properties.clone(), json!({"port": true})).is_empty());
     assert_eq!(messages(properties, json!({"f": 1.2})).len(), 1);
 }
 

@@ -409,8 +409,7 @@ fn combined(node: Ref<'_>, rules: &Rules, value: &Value, path: &Path<'_>, report
                 closest(tried).into_iter().for_each(|closest| report.merge(closest));
             }
             fitting => {
-                let rule =
-                    format!("must validate one and only one schema (oneOf). Found {fitting} valid alternatives");
+                let rule = format!("must validate one and only one schema (oneOf). Found {fitting} valid alternatives");
                 report.unfit(path, &rule);
             }
         }
