@@ -14,12 +14,18 @@ use crate::{field_error::FieldErrors, user::User};
 pub use pod_security::{PodSecurity, PodSecurityLevel, PodSecurityPolicy, PodSecurityVersion};
 pub use request::RequestOptions;
 
+pub(crate) mod certificates;
+mod claim_resize;
 mod default_class;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod node_restriction;
+pub(crate) mod owner_references;
 mod pod_security;
 mod priority;
+pub(crate) mod references;
 mod request;
+mod runtime_class;
 mod service_account;
 mod storage_protection;
 #[cfg(test)]
@@ -161,7 +167,11 @@ pub fn mutate(
     object: Option<&mut Value>,
 ) -> Result<(), AdmissionError> {
     namespace_lifecycle::admit(reader, request)?;
+    node_restriction::check(reader, request, object.as_deref())?;
     let Some(object) = object else { return Ok(()) };
+    if is_resize(request) {
+        limit_ranger::complete(reader, request, object);
+    }
     if request.subresource.is_some() {
         return Ok(());
     }
@@ -169,15 +179,18 @@ pub fn mutate(
     match (request.resource.group.as_str(), request.resource.plural.as_str()) {
         ("", "pods") => {
             if creates {
-                service_account::admit(reader, request, object)?;
-                priority::tolerate_node_troubles(object);
-                limit_ranger::admit_pod(reader, request, object)?;
+                limit_ranger::complete(reader, request, object);
+                service_account::complete(reader, request, object)?;
             }
             priority::admit_pod(reader, request, object)?;
+            if creates {
+                priority::tolerate_node_troubles(object);
+                runtime_class::complete(reader, request, object)?;
+            }
         }
+        ("", "nodes") if creates => node_restriction::taint_new_node(object),
         ("", "persistentvolumeclaims") if creates => {
             default_class::admit_claim(reader, object);
-            limit_ranger::admit_claim(reader, request, object)?;
             storage_protection::admit(object, storage_protection::CLAIM);
         }
         ("", "persistentvolumes") if creates => storage_protection::admit(object, storage_protection::VOLUME),
@@ -194,11 +207,30 @@ pub fn validate(
     object: Option<&Value>,
 ) -> Result<(), AdmissionError> {
     let Some(object) = object else { return Ok(()) };
+    if is_resize(request) {
+        return limit_ranger::check(reader, request, object);
+    }
     if request.subresource.is_some() {
         return Ok(());
     }
+    let creates = request.operation == Operation::Create;
     match (request.resource.group.as_str(), request.resource.plural.as_str()) {
+        ("", "pods") if creates => {
+            limit_ranger::check(reader, request, object)?;
+            service_account::check(reader, request, object)?;
+            runtime_class::check(reader, request, object)
+        }
+        ("", "persistentvolumeclaims") => {
+            limit_ranger::check(reader, request, object)?;
+            claim_resize::check(reader, request, object)
+        }
         ("scheduling.k8s.io", "priorityclasses") => priority::admit_class(reader, request, object),
         _ => Ok(()),
     }
+}
+
+/// Whether the request changes what a running pod's containers may use.
+fn is_resize(request: &AdmissionRequest<'_>) -> bool {
+    let pods = request.resource.group.is_empty() && request.resource.plural == "pods";
+    pods && request.subresource == Some("resize") && request.operation == Operation::Update
 }

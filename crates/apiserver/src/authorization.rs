@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use arc_swap::ArcSwap;
@@ -19,9 +19,11 @@ use crate::{
 };
 
 pub mod escalation;
+mod node;
 mod reason;
 mod rules;
 
+pub(crate) use node::NodeAuthorizer;
 pub use rules::Rule;
 
 /// What a request wants to do.
@@ -96,6 +98,7 @@ struct Index {
 pub struct Authorizer {
     index: ArcSwap<Index>,
     bindings: Mutex<HashMap<BindingKey, Binding>>,
+    nodes: OnceLock<NodeAuthorizer>,
 }
 
 impl Authorizer {
@@ -163,11 +166,37 @@ impl Authorizer {
         }
     }
 
-    /// Whether some rule grants the request. Members of `system:masters` need none.
+    /// Has nodes kept to what their pods need. Without it they may do what roles say, as everybody.
+    pub(crate) fn set_nodes(&self, nodes: NodeAuthorizer) {
+        if self.nodes.set(nodes).is_err() {
+            tracing::debug!("the node authorizer is set already");
+        }
+    }
+
+    /// Whether the request is granted. Members of `system:masters` need no rule.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        self.authorize_selected(attributes, "")
+    }
+
+    /// The same of a list or watch with a field selector.
+    pub fn authorize_selected(&self, attributes: &Attributes<'_>, fields: &str) -> Decision {
         if attributes.user.is_in(GROUP_MASTERS) {
             return Decision::Allow;
         }
+        let node = attributes.user.node_name().and_then(|node| Some((node, self.nodes.get()?)));
+        let by_node = node.map(|(node, nodes)| nodes.authorize(node, attributes, fields));
+        let of_node = match by_node {
+            Some(Decision::Allow) => return Decision::Allow,
+            Some(Decision::NoOpinion { reason }) => reason,
+            None => String::new(),
+        };
+        match self.by_roles(attributes) {
+            Decision::NoOpinion { reason } if reason.is_empty() => Decision::NoOpinion { reason: of_node },
+            decision => decision,
+        }
+    }
+
+    fn by_roles(&self, attributes: &Attributes<'_>) -> Decision {
         let index = self.index.load();
         let mut missing = Vec::new();
         let allowed = index.visit(attributes.user, attributes.namespace, &mut missing, |rule| rule.allows(attributes));

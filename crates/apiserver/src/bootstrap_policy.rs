@@ -157,6 +157,11 @@ pub fn objects() -> Vec<PolicyObject> {
     objects
 }
 
+/// What every node may do, before what its pods need is looked at.
+pub(crate) fn node_rules() -> std::sync::Arc<[Rule]> {
+    Rule::of_role(&json!({"rules": rules(cluster_roles::NODE.rules)}))
+}
+
 /// The PriorityClasses of the system.
 pub fn priority_classes() -> Vec<PolicyObject> {
     SYSTEM_PRIORITY_CLASSES

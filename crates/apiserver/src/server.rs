@@ -24,7 +24,7 @@ use crate::{
     allocation::{Block, NODE_PORTS, ServiceAllocator},
     audit::Auditor,
     authentication::Authenticator,
-    authorization::Authorizer,
+    authorization::{Authorizer, NodeAuthorizer},
     body::{Body, BoxError},
     codec, connection, crd,
     decoded::Decoded,
@@ -134,6 +134,8 @@ impl ApiServer {
             tunnels: TaskTracker::new(),
             store,
         };
+        let nodes = NodeAuthorizer::new(server.store.clone(), crate::bootstrap_policy::node_rules());
+        server.authorizer.set_nodes(nodes);
         server.load();
         let store = server.store.clone();
         // upstream's name for the check of the storage, which monitoring asks for

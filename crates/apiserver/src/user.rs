@@ -21,6 +21,8 @@ pub const GROUP_MASTERS: &str = "system:masters";
 pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 /// The group of requests without credentials.
 pub const GROUP_UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The group of all nodes.
+pub const GROUP_NODES: &str = "system:nodes";
 /// The name of the user of requests without credentials.
 pub const USER_ANONYMOUS: &str = "system:anonymous";
 
@@ -38,6 +40,12 @@ impl User {
     /// Whether the user is a member of `group`.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|own| own == group)
+    }
+
+    /// Name of the node, when the user is one.
+    pub fn node_name(&self) -> Option<&str> {
+        let node = self.name.strip_prefix("system:node:");
+        node.filter(|_| self.is_in(GROUP_NODES))
     }
 
     /// Namespace and name, when the user is a service account.

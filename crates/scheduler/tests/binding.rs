@@ -11,7 +11,7 @@ mod tests {
     use http::{Method, Request, Response};
     use identity::TokenSigner;
     use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
-    use kube::api::{Api, PostParams};
+    use kube::api::{Api, Patch, PatchParams, PostParams};
     use kube::client::Body;
     use kube::core::NamespaceResourceScope;
     use kube::{Client, Resource};
@@ -77,6 +77,9 @@ mod tests {
             )
             .await
             .unwrap();
+        // in a whole cluster a controller takes the taint of a new node off once it is ready
+        let ready = json!({"spec": {"taints": null}});
+        nodes.patch("only", &PatchParams::default(), &Patch::Merge(ready)).await.unwrap();
         // Exactly as much as the node has: room that is not given back would leave one waiting.
         for at in 0..4 {
             create::<Pod>(

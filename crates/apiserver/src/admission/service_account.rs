@@ -1,8 +1,13 @@
 //! Every pod runs as a service account of its namespace, and finds that account's token in its containers.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::{AdmissionError, AdmissionRequest, ObjectReader};
+use super::{
+    AdmissionError, AdmissionRequest, ObjectReader,
+    references::{self, Kind},
+};
 use crate::strategy::{
     generate_name,
     tree::{self, list, text, text_at},
@@ -17,21 +22,20 @@ const DEFAULT_ACCOUNT: &str = "default";
 /// Marks a pod that a node runs from its own files; such a pod has no account.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// On an account: its pods may use only the secrets it lists.
+const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
+
 /// Completes a new pod.
-pub(super) fn admit(
+pub(super) fn complete(
     reader: &dyn ObjectReader,
     request: &AdmissionRequest<'_>,
     pod: &mut Value,
 ) -> Result<(), AdmissionError> {
-    let mirror = tree::at(pod, &["metadata", "annotations", MIRROR]).is_some();
-    let seed = seed(text_at(pod, &["metadata", "uid"]), tree::name(pod));
-    let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return Ok(()) };
-    if mirror {
-        if !text(spec, "serviceAccountName").is_empty() {
-            return Err(AdmissionError::forbidden(request, "a mirror pod may not reference service accounts"));
-        }
+    if is_mirror(pod) {
         return Ok(());
     }
+    let seed = seed(text_at(pod, &["metadata", "uid"]), tree::name(pod));
+    let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else { return Ok(()) };
     for key in ["serviceAccountName", "serviceAccount"] {
         tree::default_to(spec, key, DEFAULT_ACCOUNT);
     }
@@ -59,6 +63,99 @@ pub(super) fn admit(
         tree::default_to(spec, "imagePullSecrets", account["imagePullSecrets"].clone());
     }
     Ok(())
+}
+
+fn is_mirror(pod: &Value) -> bool {
+    tree::at(pod, &["metadata", "annotations", MIRROR]).is_some()
+}
+
+/// The pod's account.
+fn account(
+    reader: &dyn ObjectReader,
+    request: &AdmissionRequest<'_>,
+    spec: &Value,
+) -> Result<Arc<Value>, AdmissionError> {
+    let name = text(spec, "serviceAccountName");
+    let path = format!("{}/{name}", request.namespace);
+    reader.get("core/serviceaccounts", &path).ok_or_else(|| AdmissionError::Forbidden {
+        group_resource: request.resource.group_resource(),
+        name: request.known_name().to_owned(),
+        reason: format!("error looking up service account {path}: serviceaccount {name:?} not found"),
+        causes: Vec::new(),
+        // the account of a young namespace is about to be made
+        transient: name == DEFAULT_ACCOUNT,
+    })
+}
+
+/// Checks what a new pod refers to.
+pub(super) fn check(
+    reader: &dyn ObjectReader,
+    request: &AdmissionRequest<'_>,
+    pod: &Value,
+) -> Result<(), AdmissionError> {
+    let Some(spec) = pod.get("spec") else { return Ok(()) };
+    let refuse = |why: &str| Err(AdmissionError::forbidden(request, why));
+    if is_mirror(pod) {
+        if !text(spec, "serviceAccountName").is_empty() {
+            return refuse("a mirror pod may not reference service accounts");
+        }
+        if references::of(spec).any(|reference| reference.kind == Kind::Secret) {
+            return refuse("a mirror pod may not reference secrets");
+        }
+        let sources = list(spec, "volumes").iter().filter_map(|volume| volume.get("projected"));
+        let mut sources = sources.flat_map(|projected| list(projected, "sources"));
+        if sources.any(|source| tree::some(source, "serviceAccountToken").is_some()) {
+            return refuse("a mirror pod may not use ServiceAccountToken volume projections");
+        }
+        return Ok(());
+    }
+    let account = account(reader, request, spec)?;
+    match tree::at(&account, &["metadata", "annotations", ENFORCE_MOUNTABLE]).and_then(Value::as_str) {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => match beyond_mountable(&account, spec) {
+            Some(why) => refuse(&why),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Which secret the pod uses that its account does not list.
+fn beyond_mountable(account: &Value, spec: &Value) -> Option<String> {
+    let lists = |key: &str, name: &str| list(account, key).iter().any(|listed| text(listed, "name") == name);
+    let (end, own) = ("does not reference that secret", tree::name(account));
+    for volume in list(spec, "volumes") {
+        let Some(secret) = tree::some(volume, "secret").map(|secret| text(secret, "secretName")) else { continue };
+        if !lists("secrets", secret) {
+            return Some(format!(
+                "volume with secret.secretName=\"{secret}\" is not allowed because service account {own} {end}"
+            ));
+        }
+    }
+    for (key, kind) in [
+        ("initContainers", "init container"),
+        ("containers", "container"),
+        ("ephemeralContainers", "ephemeral container"),
+    ] {
+        for container in list(spec, key) {
+            for variable in list(container, "env") {
+                let Some(secret) = tree::at(variable, &["valueFrom", "secretKeyRef"]) else { continue };
+                let secret = text(secret, "name");
+                if !lists("secrets", secret) {
+                    return Some(format!(
+                        "{kind} {} with envVar {} referencing secret.secretName=\"{secret}\" is not allowed because service account {own} {end}",
+                        text(container, "name"),
+                        text(variable, "name"),
+                    ));
+                }
+            }
+        }
+    }
+    let mut pulls = list(spec, "imagePullSecrets").iter().map(|secret| text(secret, "name")).enumerate();
+    pulls.find(|(_, name)| !lists("imagePullSecrets", name)).map(|(index, name)| {
+        format!(
+            "imagePullSecrets[{index}].name=\"{name}\" is not allowed because service account {own} does not reference that imagePullSecret"
+        )
+    })
 }
 
 /// A number that differs from pod to pod: the uid is random, so no further source of randomness is needed.

@@ -6,10 +6,10 @@ use super::*;
 use crate::strategy::fixture::resource;
 
 #[derive(Default)]
-struct Cluster(HashMap<String, Arc<Value>>);
+pub(super) struct Cluster(HashMap<String, Arc<Value>>);
 
 impl Cluster {
-    fn with(mut self, collection: &str, path: &str, object: Value) -> Self {
+    pub(super) fn with(mut self, collection: &str, path: &str, object: Value) -> Self {
         self.0.insert(format!("{collection}:{path}"), Arc::new(object));
         self
     }
@@ -246,5 +246,80 @@ fn limit_ranges_complete_and_bound_containers() {
     let cluster = range(json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}));
     let mut claim = json!({"metadata": {"name": "c"}, "spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     let error = ask(&cluster, Operation::Create, "", "persistentvolumeclaims", "n", "c", Some(&mut claim)).unwrap_err();
-    assert!(error.to_string().ends_with("maximum storage usage per PersistentVolumeClaim is 1Gi, but limit is 2Gi"));
+    assert!(error.to_string().ends_with("maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"));
+}
+
+#[test]
+fn a_limit_range_counts_sidecars_and_says_what_it_filled_in() {
+    let range = |limits: Value| Cluster::young().with("core/limitranges", "n/r", json!({"spec": {"limits": limits}}));
+    let cluster =
+        range(json!([{"type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "1"}}]));
+    let mut object = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}],
+        "initContainers": [{"name": "i", "resources": {"limits": {"cpu": "2"}}}]}});
+    ask(&cluster, Operation::Create, "", "pods", "n", "p", Some(&mut object)).unwrap();
+    assert_eq!(
+        object["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu request for container c; cpu, memory limit for container c; \
+         cpu request for init container i; memory limit for init container i"
+    );
+    let cluster = range(json!([{"type": "Pod", "max": {"cpu": "2"}, "maxLimitRequestRatio": {"memory": "2"}}]));
+    let amounts = |cpu: &str| json!({"limits": {"cpu": cpu}});
+    let spec = json!({"containers": [{"name": "c", "resources": amounts("1500m")}],
+        "initContainers": [{"name": "s", "restartPolicy": "Always", "resources": amounts("1")}]});
+    assert_eq!(
+        pod(&cluster, spec).unwrap_err().to_string(),
+        "pods \"p\" is forbidden: [maximum cpu usage per Pod is 2, but limit is 2500m, \
+         memory max limit to request ratio per Pod is 2, but no request is specified or request is 0]"
+    );
+}
+
+#[test]
+fn an_account_may_name_the_only_secrets_its_pods_mount() {
+    let account = json!({"metadata": {"name": "default", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        "secrets": [{"name": "mine"}]});
+    let cluster = Cluster::young().with("core/serviceaccounts", "n/default", account);
+    let with = |secret: &str| json!({"volumes": [{"name": "v", "secret": {"secretName": secret}}]});
+    assert!(pod(&cluster, with("mine")).is_ok());
+    assert_eq!(
+        pod(&cluster, with("other")).unwrap_err().to_string(),
+        "pods \"p\" is forbidden: volume with secret.secretName=\"other\" is not allowed because service account default does not reference that secret"
+    );
+    let variable = json!({"containers": [{"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": "other"}}}]}]});
+    assert!(
+        pod(&cluster, variable)
+            .unwrap_err()
+            .to_string()
+            .contains("container c with envVar E referencing secret.secretName=\"other\"")
+    );
+    let mut mirror = json!({"metadata": {"name": "p", "annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": {"imagePullSecrets": [{"name": "s"}]}});
+    let refused = ask(&cluster, Operation::Create, "", "pods", "n", "p", Some(&mut mirror)).unwrap_err();
+    assert!(refused.to_string().ends_with("a mirror pod may not reference secrets"));
+}
+
+#[test]
+fn a_bound_claim_grows_where_its_class_lets_it() {
+    let claim = |size: &str, phase: &str| {
+        json!({"metadata": {"name": "c"}, "status": {"phase": phase},
+        "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": size}}}})
+    };
+    let grow = |expands: bool, phase: &str| {
+        let cluster =
+            Cluster::young().with("storage.k8s.io/storageclasses", "fast", json!({"allowVolumeExpansion": expands}));
+        let (claims, user, old) = (resource("", "persistentvolumeclaims"), User::new("u", &[]), claim("1Gi", phase));
+        let mut request = request(&claims, &user);
+        (request.operation, request.old, request.namespace, request.name) = (Operation::Update, Some(&old), "n", "c");
+        validate(&cluster, &request, Some(&claim("2Gi", phase))).map_err(|error| error.to_string())
+    };
+    assert_eq!(grow(true, "Bound"), Ok(()));
+    assert!(grow(true, "Pending").unwrap_err().ends_with("Only bound persistent volume claims can be expanded"));
+    assert!(
+        grow(false, "Bound").unwrap_err().ends_with("the storageclass that provisions the pvc must support resize")
+    );
+}
+
+#[test]
+fn a_new_node_is_not_ready() {
+    let mut node = json!({"metadata": {"name": "a"}, "spec": {"taints": [{"key": "x", "effect": "NoExecute"}]}});
+    ask(&Cluster::young(), Operation::Create, "", "nodes", "", "a", Some(&mut node)).unwrap();
+    assert_eq!(node["spec"]["taints"][1], json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}));
 }

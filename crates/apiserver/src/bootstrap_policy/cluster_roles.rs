@@ -87,7 +87,7 @@ const AGGREGATE_TO_VIEW: RoleRow = RoleRow {
     ],
 };
 
-const NODE: RoleRow = RoleRow {
+pub(super) const NODE: RoleRow = RoleRow {
     name: "system:node",
     rules: &[
         on("create", "authentication.k8s.io", "tokenreviews"),
@@ -316,8 +316,8 @@ pub(super) fn bindings() -> Vec<PolicyObject> {
         cluster_binding("system:kube-dns", json!([service_account("kube-dns")])),
         cluster_binding("system:kube-scheduler", user("system:kube-scheduler")),
         cluster_binding("system:volume-scheduler", user("system:kube-scheduler")),
-        // Nodes are kept to their own objects by a node authorizer upstream; until there is one they are granted the role.
-        cluster_binding("system:node", json!([group("system:nodes")])),
+        // nobody has the role: the node authorizer grants nodes its rules, as far as they are about their own pods
+        cluster_binding("system:node", json!([])),
         cluster_binding("system:service-account-issuer-discovery", json!([group("system:serviceaccounts")])),
     ]
 }

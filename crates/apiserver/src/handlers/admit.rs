@@ -12,12 +12,16 @@ use store::Snapshot;
 
 use super::rules;
 use crate::{
-    admission::{self, AdmissionError, AdmissionRequest, ObjectReader, Operation, RequestOptions},
+    admission::{
+        self, AdmissionError, AdmissionRequest, ObjectReader, Operation, RequestOptions, certificates,
+        owner_references::{self, OwnerResource},
+    },
     authorization::escalation,
     decoded::Decoded,
     dispatch::Call,
     options::{DeleteOptions, WriteOptions},
     status::{ApiError, Cause, GroupResource},
+    user::GROUP_MASTERS,
 };
 
 mod webhooks;
@@ -140,8 +144,19 @@ impl<'a> Admission<'a> {
         let (request, reader) = (self.request(&names), self.reader(snapshot));
         admission::validate(&reader, &request, object).map_err(refused)?;
         if let Some(object) = object {
+            let authorizer = &self.call.server.authorizer;
+            certificates::check(authorizer, &request, object).map_err(refused)?;
+            if !request.user.is_in(GROUP_MASTERS) {
+                owner_references::check(authorizer, &request, object, |group, version, kind| {
+                    self.served_as(group, version, kind)
+                })
+                .map_err(refused)?;
+            }
             let notes = self.call.server.pod_security.validate(&reader, &request, object).map_err(refused)?;
             self.call.warn(notes.warnings);
+            for (key, value) in notes.audit {
+                self.call.trail.annotate(key, value);
+            }
         }
         if !self.call.server.webhooks.validating().is_empty() && !webhooks::is_exempt(&request) {
             Box::pin(self.ask_validating(&request, snapshot, object)).await?;
@@ -151,6 +166,15 @@ impl<'a> Admission<'a> {
 
     fn reader<'b>(&'b self, snapshot: &'b Snapshot) -> Reader<'b> {
         Reader { snapshot, decoded: &self.call.server.decoded }
+    }
+
+    /// The resources that a kind is served as.
+    fn served_as(&self, group: &str, version: &str, kind: &str) -> Vec<OwnerResource> {
+        let table = self.call.server.registry.table();
+        let rows = table.iter().map(|served| &served.resource);
+        rows.filter(|row| row.kind == kind && row.group == group && row.version == version)
+            .map(|row| OwnerResource { plural: row.plural.clone(), namespaced: row.namespaced })
+            .collect()
     }
 
     /// Name of the object, and what it is generated from while it has none.
