@@ -16,7 +16,14 @@
 //! # let _ = library;
 //! ```
 
+mod lists;
+mod network;
+mod regex;
+mod semver;
+mod sets;
 mod standard;
+mod strings;
+mod url;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,6 +37,19 @@ use crate::value::Value;
 
 pub(crate) use standard::operator::{comparison_cost, names};
 pub(crate) use standard::standard;
+pub use url::Url;
+
+/// What Kubernetes adds to the standard library in every environment of its release 1.36, besides what needs its own
+/// notions of quantities and names: text, lists, sets, regular expressions, URLs, addresses, networks and versions.
+pub fn kubernetes() -> Library {
+    strings::library()
+        .with(lists::library())
+        .with(sets::library())
+        .with(regex::library())
+        .with(url::library())
+        .with(network::library())
+        .with(semver::library())
+}
 
 /// How an overload computes its result: the receiver of a member function is the first argument.
 ///

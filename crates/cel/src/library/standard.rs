@@ -6,6 +6,8 @@ pub(super) mod operator;
 mod optional;
 mod text;
 
+pub(super) use text::{compile_regex, matches_cost};
+
 use crate::library::{Library, Overload};
 use crate::types::Type;
 use crate::value::Value;
