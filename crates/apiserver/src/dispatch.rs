@@ -14,6 +14,7 @@ use crate::{
     audit::{Arrival, Trail},
     authentication,
     authorization::{Attributes, Decision},
+    backup,
     body::Body,
     discovery, handlers,
     health::Probe,
@@ -254,6 +255,7 @@ impl ApiServer {
             Route::Group(name) => discovery::group(&table, name),
             Route::Resources { group, version } => discovery::resources(&table, group, version),
             Route::Resource(_) => Err(ApiError::no_such_resource()),
+            Route::Other("/backup") => Ok(backup::answer(self.store.clone())),
             Route::Other("/metrics") => Ok(self.metrics_text()),
             Route::Other("/openid/v1/jwks") => Ok(discovery::json_response(&self.authenticator.signer().jwks())),
             Route::Other("/.well-known/openid-configuration") => {

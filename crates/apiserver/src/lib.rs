@@ -26,6 +26,7 @@ pub mod table;
 pub mod user;
 
 mod authentication;
+mod backup;
 mod body;
 mod bootstrap;
 mod codec;

@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Work with kubeconfig files
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),
+    /// Back up the objects of an instance, and restore them
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Show what this machine lacks, and the fix
     Check,
     /// Build and manage images
@@ -86,6 +89,38 @@ pub(crate) struct Down {
 pub(crate) enum ConfigCommand {
     /// Print every setting, its value and where it came from
     Explain(Up),
+}
+
+/// `keelson backup …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Write all objects at one revision to a file, also while the instance works
+    Create {
+        /// File to write; it must not exist
+        file: PathBuf,
+        /// Where settings come from.
+        #[command(flatten)]
+        at: At,
+        /// Ask the API that this kubeconfig names instead of the instance of the data directory
+        #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+        kubeconfig: Option<PathBuf>,
+    },
+    /// Check every checksum of a backup, and say what it holds
+    Verify {
+        /// The backup
+        file: PathBuf,
+    },
+    /// Put a backup into the data directory of an instance that does not run
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Where settings come from.
+        #[command(flatten)]
+        at: At,
+        /// Replace the objects that are there
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// `keelson kubeconfig …`

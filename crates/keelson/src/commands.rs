@@ -1,5 +1,6 @@
 //! One module per command other than `up`.
 
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod down;
 pub(crate) mod explain;

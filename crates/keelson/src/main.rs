@@ -44,6 +44,7 @@ fn dispatch(command: Command) -> Result<ExitCode, exit::Failure> {
         Command::Kubeconfig(KubeconfigCommand::Merge { at, into, context }) => {
             commands::kubeconfig::merge(&at, into.as_deref(), &context).map(done)
         }
+        Command::Backup(command) => commands::backup::main(command).map(done),
         Command::Check => commands::check::main(),
         Command::Image(command) => commands::image::main(command).map(done),
         Command::Completions { shell } => {

@@ -127,7 +127,8 @@ pub(crate) struct Loaded {
     pub(crate) snapshot: Snapshot,
     /// Whether an object in it should be kept differently.
     pub(crate) stale: bool,
-    count: u64,
+    /// How many objects there are.
+    pub(crate) count: u64,
 }
 
 /// Reads a checkpoint whole; any fault in it is an error, because it had its name only after it was synced.

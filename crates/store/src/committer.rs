@@ -19,7 +19,7 @@ use crate::{
     Write,
     at_rest::Sealing,
     checkpoint::Checkpointer,
-    log::{AppendError, Batch, Log},
+    log::{AppendError, Batch, Log, is_full},
     store::{Health, Shared},
 };
 
@@ -40,12 +40,17 @@ const GATHER_MAX: Duration = Duration::from_micros(500);
 /// for a transaction of several.
 pub(crate) const TRANSACTION_BYTES: usize = 16 << 20;
 
+/// Bytes of log that a write takes beyond its key and object, at most: lengths, digits, and what sealing adds.
+const OVERHEAD: usize = 512;
+
 /// Bytes of a collection's name or a path: group and resource, or namespace and name, are at most some 510.
 const NAME_BYTES: usize = 4096;
 
 /// A transaction on its way to the committer.
 pub(crate) struct Transaction {
     pub(crate) writes: Vec<Write>,
+    /// Whether it goes on when the disk is full, because it helps.
+    pub(crate) frees: bool,
     pub(crate) answer: oneshot::Sender<Result<Committed, CommitError>>,
     /// The share of the queue's memory that it takes up.
     pub(crate) permit: OwnedSemaphorePermit,
@@ -169,13 +174,21 @@ impl Committer {
         let mut verdicts = Vec::new();
         let mut events = Vec::new();
         let mut record = self.batch.start(first);
-        let mut bytes = 0;
+        let (mut bytes, mut room) = (0, 0);
+        let mut short: Option<Arc<std::io::Error>> = None;
         let mut unsealed: Option<(Key, AtRestError)> = None;
         while bytes < BATCH_BYTES
             && let Some(transaction) = transactions.next()
         {
-            let Transaction { writes, answer, permit } = transaction;
+            let Transaction { writes, frees, answer, permit } = transaction;
             bytes += size(&writes);
+            let needed = (size(&writes) + OVERHEAD * (1 + writes.len())) as u64;
+            if let Err(error) = self.log.make_room(room + needed, frees) {
+                verdicts.push(Verdict { answer, result: Err(CommitError::Full(error.to_string())), _permit: permit });
+                short = Some(error);
+                continue;
+            }
+            room += needed;
             let result = judge(&self.state, &writes).map(|()| {
                 let revision = Revision(self.state.revision().0 + 1);
                 self.state.advance(revision);
@@ -205,7 +218,9 @@ impl Committer {
             };
             match written {
                 Ok(()) => {
-                    self.shared.set_health(Health::Serving);
+                    if !self.log.is_short() {
+                        self.shared.set_health(Health::Serving);
+                    }
                     Some(self.publish(events))
                 }
                 Err(error) => {
@@ -214,6 +229,9 @@ impl Committer {
                 }
             }
         };
+        if let Some(error) = short {
+            self.shared.set_health(Health::Failing(error));
+        }
         self.answered = verdicts.len();
         for verdict in verdicts {
             // A writer that went away has lost interest in the answer, not in the write.
@@ -229,7 +247,7 @@ impl Committer {
         if self.log.is_full(&self.batch) {
             let closed = self.log.segment_len();
             self.log.rotate(before)?;
-            self.replayed += closed;
+            self.replayed += if self.log.is_short() { 0 } else { closed };
             // The log may grow to the size of the state before the state is written again: so the bytes written stay
             // within a small factor of the bytes logged, however large the state is.
             let head = self.shared.head.load_full();
@@ -258,6 +276,7 @@ impl Committer {
     /// Tells the store's health, and the writers, what the disk said.
     fn failed(&self, error: &AppendError) -> CommitError {
         let (answer, health) = match error {
+            AppendError::Write(e) if is_full(e) => (CommitError::Full(e.to_string()), Health::Failing(Arc::clone(e))),
             AppendError::Write(e) => (CommitError::Log(Arc::clone(e)), Health::Failing(Arc::clone(e))),
             AppendError::Broken(e) => (CommitError::Refused(Arc::clone(e)), Health::Broken(Arc::clone(e))),
         };

@@ -24,6 +24,7 @@ use std::{
 use bytes::Bytes;
 
 mod at_rest;
+pub mod backup;
 mod checkpoint;
 mod committer;
 mod disk;
@@ -40,6 +41,7 @@ mod tree;
 mod watch;
 
 pub use at_rest::{AtRest, AtRestError};
+pub use backup::{BackupContent, RestoreError};
 pub use error::{CommitError, OpenError, Unreachable, WatchError};
 pub use etcd::{Endpoint, Endpoints, EtcdConfig};
 pub use snapshot::{Range, Snapshot};

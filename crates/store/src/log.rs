@@ -8,6 +8,11 @@ use std::{
 
 use tracing::{info, warn};
 
+mod room;
+
+use room::Room;
+pub(crate) use room::is_full;
+
 use crate::{
     Revision,
     disk::{Disk, LogFile},
@@ -65,6 +70,7 @@ pub(crate) struct Log {
     /// End of the reserved space.
     allocated: u64,
     state: State,
+    room: Room,
 }
 
 /// Where the log ends, as recovery found it.
@@ -97,7 +103,7 @@ impl Log {
     /// Starts an empty log after `base`.
     pub(crate) fn create(disk: Box<dyn Disk>, dir: &Path, base: Revision, segment_bytes: u64) -> io::Result<Log> {
         let segment = create_segment(&*disk, dir, base)?;
-        Ok(Log {
+        let mut log = Log {
             disk,
             dir: dir.to_owned(),
             segment_bytes,
@@ -107,16 +113,24 @@ impl Log {
             offset: HEADER_LEN as u64,
             allocated: ALLOCATE_BYTES,
             state: State::Ready,
-        })
+            room: Room::Enough,
+        };
+        log.set_aside();
+        Ok(log)
     }
 
     /// Continues the log at its tail; what lies behind it is cut off.
     pub(crate) fn resume(disk: Box<dyn Disk>, dir: &Path, tail: Tail, segment_bytes: u64) -> io::Result<Log> {
         let file = disk.open(&tail.path)?;
         file.set_len(tail.offset)?;
-        file.allocate(tail.offset, ALLOCATE_BYTES)?;
+        let allocated = match file.allocate(tail.offset, ALLOCATE_BYTES) {
+            Ok(()) => ALLOCATE_BYTES,
+            // what is there can be read all the same
+            Err(error) if is_full(&error) => 0,
+            Err(error) => return Err(error),
+        };
         file.sync()?;
-        Ok(Log {
+        let mut log = Log {
             disk,
             dir: dir.to_owned(),
             segment_bytes,
@@ -124,14 +138,17 @@ impl Log {
             path: tail.path,
             salt: tail.salt,
             offset: tail.offset,
-            allocated: tail.offset + ALLOCATE_BYTES,
+            allocated: tail.offset + allocated,
             state: State::Ready,
-        })
+            room: Room::Enough,
+        };
+        log.set_aside();
+        Ok(log)
     }
 
     /// Whether `batch` does not fit into the open segment any more.
     pub(crate) fn is_full(&self, batch: &Batch) -> bool {
-        self.offset > HEADER_LEN as u64 && self.offset + batch.bytes.len() as u64 > self.segment_bytes
+        !self.is_short() && !self.is_empty() && self.offset + batch.bytes.len() as u64 > self.segment_bytes
     }
 
     /// Whether the open segment holds no batch yet.
@@ -147,7 +164,15 @@ impl Log {
     /// Closes the open segment at revision `head` and opens the next.
     pub(crate) fn rotate(&mut self, head: Revision) -> Result<(), AppendError> {
         self.ready()?;
-        let segment = create_segment(&*self.disk, &self.dir, head).map_err(|e| AppendError::Write(Arc::new(e)))?;
+        let segment = match create_segment(&*self.disk, &self.dir, head) {
+            Ok(segment) => segment,
+            Err(error) if is_full(&error) => {
+                // the open segment grows on instead
+                self.run_short(error);
+                return Ok(());
+            }
+            Err(error) => return Err(AppendError::Write(Arc::new(error))),
+        };
         // The reserved rest is only worth its disk space; recovery does not mind it.
         if let Err(error) = self.file.set_len(self.offset) {
             warn!(path = %self.path.display(), %error, "cannot give back the reserved rest of a log segment");
@@ -169,6 +194,9 @@ impl Log {
         let end = self.offset + batch.bytes.len() as u64;
         let written = self.reserve(end).and_then(|()| self.file.write_at(&batch.bytes, self.offset));
         if let Err(error) = written {
+            if is_full(&error) {
+                self.run_short(io::Error::new(error.kind(), error.to_string()));
+            }
             let error = Arc::new(error);
             warn!(path = %self.path.display(), %error, "cannot write the log, the batch is refused");
             self.state = State::Torn;

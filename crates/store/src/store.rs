@@ -31,6 +31,8 @@ use crate::{
 #[cfg(test)]
 mod at_rest_tests;
 #[cfg(test)]
+mod room_tests;
+#[cfg(test)]
 mod tests;
 
 /// Transactions waiting for the committer, before writers wait: two batches, the one that fills and one more.
@@ -160,6 +162,7 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     memory: Arc<Semaphore>,
+    sealing: Sealing,
     backend: Backend,
 }
 
@@ -199,7 +202,7 @@ impl Store {
         // The open segment counts again when it is closed.
         let replayed = recovered.replayed.saturating_sub(log.segment_len());
         let mut committer =
-            Committer::new(Arc::clone(&shared), log, checkpointer, sealing, replayed, options.segment_bytes);
+            Committer::new(Arc::clone(&shared), log, checkpointer, sealing.clone(), replayed, options.segment_bytes);
         if recovered.stale {
             info!(path = %dir.display(), "writing the state anew, some of it is kept in an outdated form");
             if let Err(error) = committer.rewrite() {
@@ -209,7 +212,11 @@ impl Store {
         let (sender, receiver) = mpsc::channel(QUEUE_TRANSACTIONS);
         let thread =
             committer::spawn(committer, receiver).map_err(OpenError::io("start the commit thread for", dir))?;
-        Ok(Self::over(shared, Backend::Log(Committing { queue: Some(sender), thread: Some(thread), _lock: lock })))
+        Ok(Self::over(
+            shared,
+            sealing,
+            Backend::Log(Committing { queue: Some(sender), thread: Some(thread), _lock: lock }),
+        ))
     }
 
     /// Opens a store that is kept in an external etcd, and reads what it holds. Must be called within a Tokio runtime.
@@ -220,16 +227,30 @@ impl Store {
         };
         let running = etcd::Running::start(config, &options, share).await?;
         let shared = Arc::clone(running.backend.shared());
-        Ok(Self::over(shared, Backend::Etcd(running)))
+        Ok(Self::over(shared, Sealing(options.at_rest.clone()), Backend::Etcd(running)))
     }
 
-    fn over(shared: Arc<Shared>, backend: Backend) -> Store {
-        Store { inner: Arc::new(Inner { shared, memory: Arc::new(Semaphore::new(QUEUE_UNITS)), backend }) }
+    fn over(shared: Arc<Shared>, sealing: Sealing, backend: Backend) -> Store {
+        let memory = Arc::new(Semaphore::new(QUEUE_UNITS));
+        Store { inner: Arc::new(Inner { shared, memory, sealing, backend }) }
+    }
+
+    pub(crate) fn sealing(&self) -> &Sealing {
+        &self.inner.sealing
     }
 
     /// Commits a transaction: all of its writes or none. The answer comes after it is durable, visible and announced;
     /// an error means that nothing of it happened. When the future is dropped the transaction may still be committed.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
+        self.submit(writes, false).await
+    }
+
+    /// Commits a transaction that helps to make room: it goes on when the disk is full.
+    pub async fn commit_freeing(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
+        self.submit(writes, true).await
+    }
+
+    async fn submit(&self, writes: Vec<Write>, frees: bool) -> Result<Committed, CommitError> {
         committer::validate(&writes)?;
         let units = committer::size(&writes).div_ceil(QUEUE_UNIT) as u32;
         let memory = Arc::clone(&self.inner.memory);
@@ -240,7 +261,7 @@ impl Store {
         };
         let (answer, answered) = oneshot::channel();
         let queue = committing.queue.as_ref().ok_or(CommitError::Closed)?;
-        let sent = queue.send(Transaction { writes, answer, permit }).await;
+        let sent = queue.send(Transaction { writes, frees, answer, permit }).await;
         sent.map_err(|_| CommitError::Closed)?;
         answered.await.unwrap_or(Err(CommitError::Closed))
     }

@@ -108,9 +108,22 @@ pub(super) async fn commit(
     precondition: Precondition,
     mutation: Mutation,
 ) -> Result<Committed, ApiError> {
-    let served = &call.served;
-    let key = Key { collection: served.collection.clone(), path: Arc::from(path) };
-    let outcome = call.server.store.commit(vec![Write { key, precondition, mutation }]).await;
+    let frees = matches!(mutation, Mutation::Delete(_));
+    commit_one(call, path, precondition, mutation, frees).await
+}
+
+/// Commits one change; one that frees space goes on when the disk is full.
+async fn commit_one(
+    call: &Call,
+    path: &str,
+    precondition: Precondition,
+    mutation: Mutation,
+    frees: bool,
+) -> Result<Committed, ApiError> {
+    let store = &call.server.store;
+    let key = Key { collection: call.served.collection.clone(), path: Arc::from(path) };
+    let writes = vec![Write { key, precondition, mutation }];
+    let outcome = if frees { store.commit_freeing(writes).await } else { store.commit(writes).await };
     settle(call, path, outcome)
 }
 
@@ -151,11 +164,13 @@ pub(super) async fn put(
 ) -> Result<Committed, ApiError> {
     call.served.form.to_stored(&mut object, &call.served.stored_api_version);
     let encoded = codec::encode(&object);
+    // beginning and carrying on a deletion leads to one
+    let frees = meta::is_terminating(&object);
     // the tree is many times the size of its bytes, and the commit takes a while
     drop(object);
     match charge {
         Some(charge) => put_charged(call, path, precondition, encoded, charge).await,
-        None => commit(call, path, precondition, Mutation::Put(encoded)).await,
+        None => commit_one(call, path, precondition, Mutation::Put(encoded), frees).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `keelson status`.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, anyhow};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -49,7 +49,7 @@ pub(crate) fn main(at: &At) -> Result<(), Failure> {
 
 async fn live(layout: &Layout, run: &RunFile) -> Result<(), Failure> {
     let asked = async {
-        let client = client(layout).await?;
+        let client = client(&layout.admin_kubeconfig()).await?;
         let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("list nodes")?;
         let pods = Api::<Pod>::all(client).list(&ListParams::default()).await.context("list pods")?;
         anyhow::Ok((nodes.items, pods.items))
@@ -80,9 +80,9 @@ async fn live(layout: &Layout, run: &RunFile) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn client(layout: &Layout) -> anyhow::Result<Client> {
-    let path = layout.admin_kubeconfig();
-    let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
+/// A client of the API that a kubeconfig names.
+pub(super) async fn client(path: &Path) -> anyhow::Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }

@@ -25,12 +25,17 @@ pub(super) async fn open(config: &Config, layout: &Layout, options: Options) -> 
             Store::connect(EtcdConfig { endpoints: endpoints.clone(), tls }, options).await
         }
     };
-    opened.map_err(|error| {
-        let exit = match error {
-            OpenError::InUse { .. } => Exit::InUse,
-            _ => Exit::Data,
-        };
-        exit.because(error)
+    opened.map_err(|error| match error {
+        OpenError::InUse { .. } => Exit::InUse.because(error),
+        OpenError::Corrupt { .. } => {
+            let dir = layout.root().display();
+            let advice = format!(
+                "the objects cannot be read; nothing was changed: check the disk, then put the last backup in their place \
+                 with `keelson backup restore FILE --data-dir {dir} --force`"
+            );
+            Exit::Data.because(anyhow!(error).context(advice))
+        }
+        error => Exit::Data.because(error),
     })
 }
 
