@@ -55,14 +55,16 @@ async fn main() -> Result<(), AnyError> {
     println!("https://{address}");
 
     let stop = CancellationToken::new();
-    let serving = server.serve(listener, Arc::new(tls), stop.clone());
+    let upkeep = server.clone().run(stop.clone());
+    let answering = server.serve(listener, Arc::new(tls), stop.clone());
+    let serving = async { tokio::join!(answering, upkeep) };
     let interrupted = async {
         tokio::signal::ctrl_c().await.ok();
         stop.cancel();
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = serving => {}
+        _ = serving => {}
         () = interrupted => {}
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,7 @@ impl ApiServer {
             self.ensure("/api/v1/namespaces", &namespace).await?;
         }
         self.install_policy(jiff::Timestamp::now()).await?;
+        self.ensure_flow_objects().await?;
         self.health.started();
         Ok(())
     }
@@ -47,9 +48,27 @@ impl ApiServer {
     }
 
     async fn ensure(self: &Arc<Self>, path: &str, object: &Value) -> Result<(), BootstrapError> {
-        let response = self.post(path, object).await;
+        let mut request = Request::new(body::full(Bytes::from(object.to_string())));
+        *request.method_mut() = Method::POST;
+        self.ask_itself(path, request).await
+    }
+
+    /// Sends a request as the server itself. What it wants to create may be there already.
+    pub(crate) async fn ask_itself(
+        self: &Arc<Self>,
+        path: &str,
+        mut request: Request<Body>,
+    ) -> Result<(), BootstrapError> {
+        let user = Some(Arc::new(User::new("system:apiserver", &[crate::user::GROUP_MASTERS])));
+        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: true };
+        let creates = *request.method() == Method::POST;
+        if let Ok(uri) = path.parse() {
+            *request.uri_mut() = uri;
+        }
+        request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("keelson"));
+        let response = self.clone().handle(request, caller).await;
         let status = response.status();
-        if status.is_success() || status == http::StatusCode::CONFLICT {
+        if status.is_success() || (creates && status == http::StatusCode::CONFLICT) {
             return Ok(());
         }
         let message = match response.into_body().collect().await {
@@ -57,17 +76,5 @@ impl ApiServer {
             Err(error) => error.to_string(),
         };
         Err(BootstrapError { path: path.to_owned(), message })
-    }
-
-    async fn post(self: &Arc<Self>, path: &str, object: &Value) -> Response<Body> {
-        let user = User::new("system:apiserver", &[crate::user::GROUP_MASTERS]);
-        let caller = Caller { user: Some(Arc::new(user)), peer: None, draining: CancellationToken::new() };
-        let mut request = Request::new(body::full(Bytes::from(object.to_string())));
-        *request.method_mut() = Method::POST;
-        if let Ok(uri) = path.parse() {
-            *request.uri_mut() = uri;
-        }
-        request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("keelson"));
-        self.clone().handle(request, caller).await
     }
 }

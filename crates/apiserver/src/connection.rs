@@ -113,7 +113,7 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
     // the verifier of the TLS configuration has checked the chain
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|der| authentication::certificate(der)).map(Arc::new);
-    let caller = Caller { user, peer: peer.map(|peer| peer.ip()), draining: stop.clone() };
+    let caller = Caller { user, peer: peer.map(|peer| peer.ip()), draining: stop.clone(), is_component: false };
     let gauge = Open::new(&server);
     let service = ConnectionService { server: server.clone(), caller };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Method, Request, Response, header, request::Parts};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 use schema::selector::FieldSelector;
 
@@ -16,8 +16,10 @@ use crate::{
     authorization::{Attributes, Decision},
     backup,
     body::Body,
-    discovery, handlers,
-    health::Probe,
+    discovery,
+    flow::{Admitted, Gate},
+    handlers,
+    health::{self, Probe},
     impersonation,
     negotiation::{self, Accepted, Encoding},
     options::{self, Query},
@@ -32,6 +34,9 @@ use crate::{
 
 /// How long a request may take that is not a watch or a connection; upstream's limit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where priority and fairness shows what it is doing.
+const FLOW_DUMPS: &str = "/debug/api_priority_and_fairness/";
 
 /// A request for a resource, understood and authorised.
 pub(crate) struct Call {
@@ -161,10 +166,14 @@ impl ApiServer {
         if attributes.name.is_empty() {
             attributes.name = &selected;
         }
+        let seat = match self.gate(&caller, &attributes, &parts, passage) {
+            Some(gate) => Some(gate.pass().await?),
+            None => None,
+        };
         self.authorize(&attributes, &fields, &passage.trail)?;
         let Route::Resource(path) = route else { return self.non_resource(route, &parts) };
         let limit = deadline(&parts, passage.span)?;
-        let call = self.call(path, parts, caller, user, passage)?;
+        let call = self.call(path, parts, caller, user.clone(), passage)?;
         let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
         if let Some(warning) = served.version().and_then(|version| version.deprecation.as_deref()) {
             warnings.add(warning);
@@ -176,11 +185,54 @@ impl ApiServer {
             None => answering.await,
         };
         self.metrics.inflight.fetch_sub(1, Relaxed);
+        if verb == "list" {
+            // the body of a list is made as the client takes it
+            passage.seat = seat.filter(Admitted::is_limited);
+        }
         let code = answer.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
         served.metrics.observe(verb, code, started.elapsed());
-        let mut answer = answer.unwrap_or_else(|error| error.to_response());
+        let mut answer = answer.unwrap_or_else(|error| {
+            let response = error.to_response();
+            passage.error = Some(Box::new(error));
+            response
+        });
         warnings.write(answer.headers_mut());
         Ok(answer)
+    }
+
+    /// Asks priority and fairness about a request, unless it is a component's or a session of its own.
+    fn gate(&self, caller: &Caller, attributes: &Attributes<'_>, parts: &Parts, passage: &mut Passage) -> Option<Gate> {
+        let watches = attributes.verb == "watch";
+        if caller.is_component || (passage.span == Span::Long && !watches) {
+            return None;
+        }
+        let objects = || match attributes.verb {
+            _ if !attributes.name.is_empty() => 1,
+            "list" => self.objects_of(attributes, parts),
+            "watch" if parts.uri.query().is_some_and(|query| query.contains("sendInitialEvents=true")) => {
+                self.objects_of(attributes, parts)
+            }
+            _ => 1,
+        };
+        let gate = self.flow.enter(attributes, objects)?;
+        passage.flow = Some(gate.schema());
+        Some(gate)
+    }
+
+    /// How many objects a list goes over.
+    fn objects_of(&self, attributes: &Attributes<'_>, parts: &Parts) -> u64 {
+        let table = self.registry.table();
+        let served = table.group(attributes.group).and_then(|group| {
+            group
+                .versions
+                .iter()
+                .find_map(|version| table.find(attributes.group, &version.version, attributes.resource))
+        });
+        let Some(served) = served else { return 1 };
+        let prefix = if attributes.namespace.is_empty() { String::new() } else { format!("{}/", attributes.namespace) };
+        let stored = self.snapshot().count(&served.collection, &prefix, None) as u64;
+        let limit = Query::parse(parts.uri.query()).get("limit").and_then(|limit| limit.parse().ok());
+        stored.min(limit.filter(|limit| *limit > 0).unwrap_or(u64::MAX))
     }
 
     async fn begin_trail(
@@ -261,6 +313,10 @@ impl ApiServer {
             Route::Other("/.well-known/openid-configuration") => {
                 Ok(discovery::openid_configuration(self.authenticator.signer().issuer()))
             }
+            Route::Other(path) if path.starts_with(FLOW_DUMPS) => match self.flow.dump(&path[FLOW_DUMPS.len()..]) {
+                Some(dump) => Ok(health::text(StatusCode::OK, dump)),
+                None => Err(ApiError::no_such_resource()),
+            },
             Route::Other("/") => Ok(discovery::paths(&table)),
             Route::Other(path) => self.documents.answer(&table, path, &parts.headers),
         }

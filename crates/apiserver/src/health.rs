@@ -14,8 +14,10 @@ use crate::{
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// The names of what has to happen after the start before the server is ready, as upstream calls them.
-const HOOKS: [&str; 4] = [
+const HOOKS: [&str; 6] = [
     "poststarthook/start-apiextensions-controllers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-config-producer",
     "poststarthook/rbac/bootstrap-roles",
     "poststarthook/scheduling/bootstrap-system-priority-classes",
     "poststarthook/start-system-namespaces-controller",
@@ -102,7 +104,8 @@ impl Health {
     }
 }
 
-fn text(status: StatusCode, text: String) -> Response<Body> {
+/// An answer in plain text.
+pub(crate) fn text(status: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(body::full(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -38,6 +38,7 @@ mod decoded;
 mod deletion;
 mod discovery;
 mod dispatch;
+mod flow;
 mod handlers;
 mod health;
 mod impersonation;
@@ -64,6 +65,7 @@ mod webhooks;
 
 pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
 pub use bootstrap::BootstrapError;
+pub use flow::SEATS;
 pub use health::Check;
 pub use node::{NodeConnectError, NodeConnector};
 pub use server::{ApiServer, ApiServerConfig, ApiService};

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use crate::{
     audit::{Auditor, Ended, Stage, Trail},
     body::{self, Body, BoxError},
+    flow::{Admitted, FlowSchema},
     server::{ApiServer, Caller},
     status::ApiError,
 };
@@ -47,6 +48,12 @@ pub(crate) struct Passage {
     pub(crate) span: Span,
     /// Nobody vouches for the caller: the audit knows one stage of that only.
     pub(crate) stranger: bool,
+    /// Why it failed, where the answer that says so is made already.
+    pub(crate) error: Option<Box<ApiError>>,
+    /// Which flow it is part of.
+    pub(crate) flow: Option<Arc<FlowSchema>>,
+    /// Its seat, when its answer goes on taking time after the handler is done.
+    pub(crate) seat: Option<Admitted>,
 }
 
 impl Passage {
@@ -57,6 +64,9 @@ impl Passage {
             trail: Trail::default(),
             span: Span::Short,
             stranger: false,
+            error: None,
+            flow: None,
+            seat: None,
         }
     }
 }
@@ -78,7 +88,7 @@ impl ApiServer {
         let auditor = self.auditor.clone();
         let answered = AssertUnwindSafe(self.route(parts, body, caller, &mut passage)).catch_unwind().await;
         let (mut response, error, panicked) = match answered {
-            Ok(Ok(response)) => (response, None, false),
+            Ok(Ok(response)) => (response, passage.error.take(), false),
             Ok(Err(error)) => (error.to_response(), Some(Box::new(error)), false),
             Err(panic) => {
                 let (response, error) = panicked(&*panic);
@@ -97,7 +107,13 @@ impl ApiServer {
         let headers = response.headers_mut();
         headers.insert(AUDIT_ID, passage.id);
         headers.entry(header::CACHE_CONTROL).or_insert(CACHE_CONTROL);
-        response
+        if let Some(flow) = &passage.flow {
+            flow.stamp(headers);
+        }
+        match passage.seat {
+            Some(seat) => response.map(|inner| During { inner, _until: seat }.boxed_unsync()),
+            None => response,
+        }
     }
 }
 
@@ -116,7 +132,7 @@ async fn audited(
     if passage.span == Span::Long {
         auditor.reached(trail, Stage::ResponseStarted, Some(ended.clone())).await;
         let ending = Ending { auditor, trail: trail.clone(), ended };
-        return response.map(|inner| Audited { inner, _ending: ending }.boxed_unsync());
+        return response.map(|inner| During { inner, _until: ending }.boxed_unsync());
     }
     if trail.takes_response() {
         let (parts, whole) = response.into_parts();
@@ -142,13 +158,13 @@ fn panicked(panic: &(dyn Any + Send)) -> (Response<Body>, ApiError) {
     (response, ApiError::new(500, "InternalError", format!("APIServer panic'd: {text}")))
 }
 
-/// The body of a long answer, which tells the audit when it is over.
-struct Audited {
+/// A body and what lives as long as it does.
+struct During<T> {
     inner: Body,
-    _ending: Ending,
+    _until: T,
 }
 
-/// Dropped with the body, whoever ends it.
+/// Tells the audit that a long answer is over, whoever ends it.
 struct Ending {
     auditor: Arc<Auditor>,
     trail: Trail,
@@ -161,7 +177,7 @@ impl Drop for Ending {
     }
 }
 
-impl http_body::Body for Audited {
+impl<T: Unpin> http_body::Body for During<T> {
     type Data = Bytes;
     type Error = BoxError;
 

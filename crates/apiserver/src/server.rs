@@ -28,6 +28,7 @@ use crate::{
     body::{Body, BoxError},
     codec, connection, crd,
     decoded::Decoded,
+    flow::{self, FlowControl},
     health::Health,
     metrics::ServerMetrics,
     node::NodeConnector,
@@ -62,6 +63,8 @@ pub struct ApiServerConfig {
     pub pod_security: PodSecurity,
     /// Who takes notes of requests; `None` takes none.
     pub auditor: Option<Arc<Auditor>>,
+    /// Requests served at once, of everybody who is not exempt.
+    pub seats: u32,
 }
 
 impl Default for ApiServerConfig {
@@ -72,6 +75,7 @@ impl Default for ApiServerConfig {
             audiences: Vec::new(),
             pod_security: PodSecurity::default(),
             auditor: None,
+            seats: flow::SEATS,
         }
     }
 }
@@ -81,6 +85,7 @@ pub struct ApiServer {
     pub(crate) store: Store,
     pub(crate) audiences: Vec<String>,
     pub(crate) auditor: Option<Arc<Auditor>>,
+    pub(crate) flow: FlowControl,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Authorizer,
     rbac_changing: Mutex<()>,
@@ -107,6 +112,8 @@ pub(crate) struct Caller {
     pub(crate) peer: Option<IpAddr>,
     /// Ends watches when the connection drains.
     pub(crate) draining: CancellationToken,
+    /// Whether it is a part of this process, which everybody else waits for and which therefore never waits.
+    pub(crate) is_component: bool,
 }
 
 impl ApiServer {
@@ -117,6 +124,7 @@ impl ApiServer {
         let server = Self {
             audiences,
             auditor: config.auditor,
+            flow: FlowControl::new(config.seats),
             registry: Registry::new(),
             authorizer: Authorizer::new(),
             rbac_changing: Mutex::new(()),
@@ -164,6 +172,7 @@ impl ApiServer {
         }
         let services: Vec<Value> = objects(SERVICES).map(|(_, _, object)| object).collect();
         self.services.load(services.iter());
+        self.flow.reload(&self.store);
     }
 
     /// Takes over what a commit changed, before the writer is answered, so that the next request sees it.
@@ -178,6 +187,8 @@ impl ApiServer {
             self.authorizer.apply(collection, path, read().as_ref());
         } else if collection == crd::COLLECTION {
             self.registry.refresh(path, || read().as_ref().and_then(crd::Definition::decode));
+        } else if collection == flow::objects::SCHEMAS || collection == flow::objects::LEVELS {
+            self.flow.reload(&self.store);
         }
         self.webhooks.apply(collection, path, read);
     }
@@ -222,6 +233,7 @@ impl ApiServer {
         if let Some(auditor) = &self.auditor {
             auditor.metrics(&mut text);
         }
+        self.flow.metrics(&mut text);
         let mut response = Response::new(crate::body::full(text));
         let content_type = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
@@ -239,13 +251,22 @@ impl ApiServer {
 
     /// A tower service that answers requests as `user`, or as whom the request's token says.
     pub fn service(self: &Arc<Self>, user: Option<User>) -> ApiService {
-        let caller = Caller { user: user.map(Arc::new), peer: None, draining: CancellationToken::new() };
+        let user = user.map(Arc::new);
+        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: false };
         ApiService { server: self.clone(), caller }
     }
 
-    /// A client in this process: no socket, no TLS. Must be called within a Tokio runtime.
+    /// A client for a component of this process: no socket, no TLS, and exempt from priority and fairness. Must be called
+    /// within a Tokio runtime.
     pub fn client(self: &Arc<Self>, user: User) -> kube::Client {
-        kube::Client::new(self.service(Some(user)), "default")
+        let mut service = self.service(Some(user));
+        service.caller.is_component = true;
+        kube::Client::new(service, "default")
+    }
+
+    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness as they should be.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        self.maintain_flow(&stop).await;
     }
 
     /// Answers on `listener` until `stop`, then drains: watches end at once, other requests may finish.

@@ -23,6 +23,7 @@ mod custom;
 mod definition;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod flow;
 pub(crate) mod metadata;
 mod names;
 mod network;
@@ -240,7 +241,7 @@ struct Generic;
 
 impl Strategy for Generic {
     fn tracks_generation(&self, resource: &Resource) -> bool {
-        ["admissionregistration.k8s.io", "flowcontrol.apiserver.k8s.io"].contains(&resource.group.as_str())
+        resource.group == "admissionregistration.k8s.io"
     }
 }
 
@@ -292,6 +293,8 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("certificates.k8s.io", "certificatesigningrequests") => &certificate::SigningRequest,
         ("certificates.k8s.io", "clustertrustbundles") | ("apiregistration.k8s.io", "apiservices") => &FreelyNamed,
         ("coordination.k8s.io", "leases") => &cluster::Lease,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FlowSchema,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow::PriorityLevel,
         ("scheduling.k8s.io", "priorityclasses") => &cluster::PriorityClass,
         ("node.k8s.io", "runtimeclasses") => &cluster::RuntimeClass,
         ("storage.k8s.io", "storageclasses") => &storage::Class,

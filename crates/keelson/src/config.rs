@@ -117,6 +117,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "",
         about: "PEM file of that certificate's key",
     },
+    Setting {
+        key: "limits.requests",
+        environment: "KEELSON_LIMITS_REQUESTS",
+        default: "600",
+        about: "1 to 1000000: requests served at once, divided among priority levels; upstream's 400 reading and 200 writing",
+    },
     Setting { key: "log.format", environment: "KEELSON_LOG_FORMAT", default: "text", about: "text or json" },
     Setting {
         key: "log.level",
@@ -182,6 +188,8 @@ pub(crate) struct Config {
     pub store_ca_file: Option<PathBuf>,
     /// Certificate and key shown to etcd.
     pub store_pair: Option<(PathBuf, PathBuf)>,
+    /// Requests served at once.
+    pub seats: u32,
     /// Log lines as JSON.
     pub log_json: bool,
     /// Filter of the log.
@@ -358,6 +366,7 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         store,
         store_ca_file: ca_file,
         store_pair,
+        seats: values.parsed("limits.requests", 0, |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n))),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
             "json" => Some(true),

@@ -115,7 +115,11 @@ async fn refusals_say_who_and_why() {
     let stranger = send(audited.server.service(None), request(Method::GET, SECRETS, "", "")).await;
     assert_eq!(stranger.headers["cache-control"], "no-cache, private");
     assert_eq!(stranger.failed().0, 401);
+    send(audited.server.service(Some(admin())), request(Method::GET, &format!("{SECRETS}/none"), "", ""))
+        .await
+        .failed();
     let events = audited.events();
+    assert_eq!(events[3]["responseStatus"]["message"], "secrets \"none\" not found");
     assert_eq!(events[0]["responseStatus"]["reason"], "Forbidden");
     assert_eq!(events[0]["annotations"]["authorization.k8s.io/decision"], "forbid");
     assert_eq!(
@@ -124,7 +128,7 @@ async fn refusals_say_who_and_why() {
     );
     assert_eq!((&events[2]["stage"], &events[2]["responseStatus"]["code"]), (&json!("ResponseStarted"), &json!(401)));
     assert_eq!(events[2]["user"], json!({}));
-    assert_eq!(events.len(), 3);
+    assert_eq!(events.len(), 4);
 }
 
 #[tokio::test]

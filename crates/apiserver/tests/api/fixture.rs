@@ -50,15 +50,23 @@ impl Answer {
 }
 
 pub(crate) fn open(directory: &Path) -> Arc<ApiServer> {
+    open_as(directory, ApiServerConfig::default())
+}
+
+fn open_as(directory: &Path, config: ApiServerConfig) -> Arc<ApiServer> {
     let signer = TokenSigner::load_or_create(&directory.join("sa.key"), "https://kubernetes.default.svc").unwrap();
     let store = store::Store::open(directory.join("store"), store::Options::default()).unwrap();
-    ApiServer::new(store, ApiServerConfig::default(), Arc::new(signer))
+    ApiServer::new(store, config, Arc::new(signer))
 }
 
 impl Fixture {
     pub(crate) async fn new() -> Self {
+        Self::configured(ApiServerConfig::default()).await
+    }
+
+    pub(crate) async fn configured(config: ApiServerConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let server = open(directory.path());
+        let server = open_as(directory.path(), config);
         server.bootstrap().await.unwrap();
         let fixture = Self { server, _directory: directory };
         // admission gives every pod its namespace's default account, which a controller makes in a whole cluster

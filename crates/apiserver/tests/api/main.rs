@@ -9,6 +9,7 @@ mod connections;
 mod custom;
 mod deletion;
 mod fixture;
+mod flow;
 mod lists;
 mod matrix;
 mod patches;

@@ -104,7 +104,7 @@ pub(super) async fn start(
         Block { network: range.network, prefix: range.prefix }
     });
     let auditor = auditor(&config.audit, layout)?;
-    let api_config = ApiServerConfig { service_block, auditor, ..ApiServerConfig::default() };
+    let api_config = ApiServerConfig { service_block, auditor, seats: config.seats, ..ApiServerConfig::default() };
     let server = ApiServer::new(store, api_config, Arc::new(signer));
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
@@ -120,6 +120,14 @@ pub(super) async fn start(
             }
         });
     }
+    let upkeep = server.clone();
+    supervisor.start("api upkeep", Fate::Restarted, move |stop| {
+        let server = upkeep.clone();
+        async move {
+            server.run(stop).await;
+            anyhow::Ok(())
+        }
+    });
     let host = if bound.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound.ip() };
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
