@@ -1,10 +1,13 @@
 //! One object, several versions: what differs between the stored form and the version a client speaks.
 //!
 //! Most resources have one version. Events answer in two groups, autoscalers in two versions, and custom resources (with
-//! conversion strategy `None`) differ in `apiVersion` only.
+//! conversion strategy `None`) differ in `apiVersion` only. What a webhook
+//! converts is done before and after ([`crate::conversion`]): here nothing is left to do.
 
 use kinds::Resource;
 use serde_json::{Map, Value, json};
+
+use crate::crd::{Definition, Version};
 
 /// How a served version relates to the stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub(crate) enum Form {
     Stored,
     /// Only `apiVersion` differs.
     Relabelled,
+    /// A webhook knows.
+    Webhook,
     /// `events.k8s.io` over a stored core event.
     Event,
     /// `autoscaling/v1` over a stored `autoscaling/v2`.
@@ -31,10 +36,22 @@ impl Form {
         }
     }
 
+    /// Form of a version of a custom resource. Where older objects are still stored in another version, even the version
+    /// that is stored now has to be looked at.
+    pub(crate) fn of_custom(definition: &Definition, version: &Version) -> Self {
+        if version.storage && definition.uniform {
+            Self::Stored
+        } else if definition.conversion.is_some() {
+            Self::Webhook
+        } else {
+            Self::Relabelled
+        }
+    }
+
     /// Turns what a client sent into the stored form.
     pub(crate) fn to_stored(self, object: &mut Value, stored_api_version: &str) {
         match self {
-            Self::Stored => return,
+            Self::Stored | Self::Webhook => return,
             Self::Relabelled => {}
             Self::Event => rename(object, EVENT_FIELDS.map(|(core, own)| (own, core))),
             Self::Autoscaler => autoscaler_to_v2(object),
@@ -45,7 +62,7 @@ impl Form {
     /// Turns the stored form into the version served.
     pub(crate) fn to_served(self, object: &mut Value, api_version: &str) {
         match self {
-            Self::Stored => return,
+            Self::Stored | Self::Webhook => return,
             Self::Relabelled => {}
             Self::Event => rename(object, EVENT_FIELDS),
             Self::Autoscaler => autoscaler_to_v1(object),

@@ -11,7 +11,7 @@ use kinds::{GroupVersionKind, Resource, Subresource};
 use schema::Schema;
 use serde_json::Value;
 
-use crate::{metrics::ResourceMetrics, table::CustomColumns};
+use crate::{conversion::Conversion, metrics::ResourceMetrics, table::CustomColumns};
 
 pub(crate) use instance::check;
 pub(crate) use status::{Taken, establish, hold_for_cleanup, mark_terminating};
@@ -35,6 +35,10 @@ pub(crate) struct Definition {
     /// The names it may use.
     pub(crate) accepted: Names,
     pub(crate) versions: Vec<Version>,
+    /// Who converts between versions, when they differ in more than their name.
+    pub(crate) conversion: Option<Conversion>,
+    /// Every object is in the version that is stored now.
+    pub(crate) uniform: bool,
     /// The revision since which the schemas are what they are: what was stored later needs nothing when it is read.
     pub(crate) unchanged_since: u64,
 }
@@ -129,6 +133,8 @@ impl Definition {
             accepted,
             versions: versions.collect::<Option<_>>()?,
             unchanged_since: object["metadata"]["resourceVersion"].as_str()?.parse().ok()?,
+            conversion: Conversion::decode(&spec["conversion"]),
+            uniform: object["status"]["storedVersions"] == Value::Array(vec![storage["name"].clone()]),
         })
     }
 

@@ -59,9 +59,9 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
         fresh::for_read(&call).await?;
     }
     match call.verb {
-        "get" if main || call.subresource == "status" => return read::get(&call),
+        "get" if main || call.subresource == "status" => return read::get(&call).await,
         "list" if main => return list::list(&call).await,
-        "watch" if main => return watch::watch(&call),
+        "watch" if main => return watch::watch(&call).await,
         _ => {}
     }
     let read = tokio::time::timeout(BODY_TIMEOUT, body::read(body)).await;
@@ -102,11 +102,11 @@ async fn store(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiErro
     match (verb, subresource) {
         ("update", "scale") => scale::update(call, body).await,
         ("patch", "scale") => scale::patch(call, body).await,
-        ("get", "scale") => scale::get(call),
+        ("get", "scale") => scale::get(call).await,
         ("create", "binding") => pods::bind(call, body).await,
         ("create", "eviction") => eviction::create(call, body).await,
         ("create", "token") => tokens::create(call, body).await,
-        ("get", _) => read::get(call),
+        ("get", _) => read::get(call).await,
         ("update", _) => update::update(call, body).await,
         ("patch", _) => patch::patch(call, body).await,
         (verb, _) => Err(ApiError::method_not_allowed(call.group_resource(), verb)),

@@ -32,6 +32,7 @@ mod bootstrap;
 mod codec;
 mod columns;
 mod connection;
+mod conversion;
 mod convert;
 mod crd;
 mod decoded;

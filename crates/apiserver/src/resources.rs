@@ -210,17 +210,19 @@ impl Registry {
         names.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
         for definition in names {
             for (index, version) in definition.versions.iter().enumerate().filter(|(_, version)| version.served) {
+                let form = Form::of_custom(definition, version);
                 table.add(Served {
                     collection: definition.collection.clone(),
                     api_version: version.resource.api_version(),
                     strategy: strategy::of(&version.resource),
                     schema: version.schema.clone(),
-                    form: if version.storage { Form::Stored } else { Form::Relabelled },
+                    form,
                     stored_api_version: definition.stored_api_version.clone(),
                     resource: version.resource.clone(),
                     metrics: version.metrics.clone(),
                     custom: Some((definition.clone(), index)),
-                    settled_after: definition.settled_after(),
+                    // conversion brings what it converts into the form of its type
+                    settled_after: if form == Form::Webhook { 0 } else { definition.settled_after() },
                 });
             }
         }

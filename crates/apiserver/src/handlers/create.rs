@@ -14,8 +14,8 @@ use super::{
     write::{self, Committed, Outcome},
 };
 use crate::{
-    allocation::Claim, body::Body, dispatch::Call, meta, options::WriteOptions, output::Payload, server::SERVICES,
-    status::ApiError, strategy,
+    allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
+    server::SERVICES, status::ApiError, strategy,
 };
 
 /// How often a generated name is drawn anew when it is taken; upstream tries as often.
@@ -95,7 +95,7 @@ pub(super) async fn create_object(
     if let Some(claim) = claim {
         claim.confirm();
     }
-    Ok(Outcome { object: Payload::Stored(stored.bytes), created: true, warnings })
+    Ok(Outcome { object: Payload::Stored(conversion::read_one(call, stored.bytes).await?), created: true, warnings })
 }
 
 fn generate_name(base: &str) -> String {

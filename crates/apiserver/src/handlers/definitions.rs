@@ -13,7 +13,8 @@ use super::{
     write::{self, ATTEMPTS_MAX, Committed},
 };
 use crate::{
-    codec, crd, dispatch::Call, meta, options::DeleteOptions, resources::Served, server::SERVICES, status::ApiError,
+    codec, convert::Form, crd, dispatch::Call, meta, options::DeleteOptions, resources::Served, server::SERVICES,
+    status::ApiError,
 };
 
 /// Gives a definition about to be written the status it earns.
@@ -74,7 +75,8 @@ async fn delete_objects_of(call: &Call, name: &str) -> Result<(), ApiError> {
     let table = call.server.registry.table();
     let Some(definition) = table.definitions.get(name) else { return Ok(()) };
     let own = |served: &&Arc<Served>| served.custom.as_ref().is_some_and(|(own, _)| Arc::ptr_eq(own, definition));
-    if let Some(served) = table.iter().find(own) {
+    // a version that no webhook has to be asked about, where there is one: the webhook may be gone already
+    if let Some(served) = table.iter().filter(own).min_by_key(|served| served.form == Form::Webhook) {
         let snapshot = call.server.snapshot();
         let paths = snapshot.range(&definition.collection, "", None).map(|(path, _)| path.clone()).collect();
         // as upstream, nobody is asked about objects whose definition goes

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    codec, crd,
+    codec, conversion, crd,
     deletion::{self, Plan},
     dispatch::Call,
     meta,
@@ -80,7 +80,7 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Ga
         let Some(stored) = snapshot.get(&served.collection, &path) else {
             return Err(ApiError::not_found(call.group_resource(), &call.name));
         };
-        let mut object = write::load(call, stored)?;
+        let object = write::load(call, stored).await?;
         check_preconditions(call, options, &object)?;
         if !matches!(gate, Gate::Open) {
             let admission = Admission::delete(call, options, &object);
@@ -92,14 +92,16 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Ga
         let plan =
             deletion::plan(&served.collection, &object, options, grace, strategy.default_propagation(), call.now);
         match plan {
-            Plan::Nothing => return Ok(Deleted::Held(Payload::Stored(stored.bytes.clone()))),
+            Plan::Nothing => {
+                return Ok(Deleted::Held(Payload::Stored(conversion::read_one(call, stored.bytes.clone()).await?)));
+            }
             Plan::Remove if options.dry_run => {
                 return Ok(Deleted::Gone { last: stored.bytes.clone(), uid: meta::uid(&object).to_owned() });
             }
             Plan::Mark(marked) if options.dry_run => return Ok(Deleted::Held(Payload::Served(marked))),
             Plan::Remove => {
-                served.form.to_stored(&mut object, &served.stored_api_version);
-                let mutation = Mutation::Delete(codec::encode(&object));
+                // the last state is the stored one, whatever version the request speaks
+                let mutation = Mutation::Delete(codec::encode(&codec::stored(&stored.bytes)?));
                 let committed = write::commit(call, &path, Precondition::Revision(stored.revision), mutation).await?;
                 if let Committed::Done(last) = committed {
                     definitions::after_delete(call, &object).await?;
@@ -113,7 +115,7 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Ga
                     if &*served.collection == crd::COLLECTION {
                         definitions::clean_up(call, &call.name).await?;
                     }
-                    return Ok(Deleted::Held(Payload::Stored(object.bytes)));
+                    return Ok(Deleted::Held(Payload::Stored(conversion::read_one(call, object.bytes).await?)));
                 }
             }
         }
@@ -170,14 +172,14 @@ pub(super) async fn delete_all(
 /// Answers a DELETE of a collection: every selected object goes the way of a single deletion.
 pub(super) async fn delete_collection(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = options(call, body)?;
-    let selected = list::select(call, &ListOptions::parse(&call.query())?)?;
+    let selected = list::select(call, &ListOptions::parse(&call.query())?).await?;
     let paths = selected.iter().map(|(path, _)| path.clone()).collect();
     let results = delete_all(call, &call.served, paths, &options, Gate::Object).await;
     let mut items = Vec::with_capacity(results.len());
     for (result, (_, object)) in results.into_iter().zip(&selected) {
         match result {
             Ok(Deleted::Held(Payload::Stored(bytes))) => items.push(bytes),
-            Ok(_) => items.push(object.bytes.clone()),
+            Ok(_) => items.push(conversion::read_one(call, object.bytes.clone()).await?),
             // somebody else was faster: gone is gone
             Err(error) if error.code == 404 => {}
             Err(error) => return Err(error),

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use http::Response;
 use serde::{Deserialize, Serialize};
 use store::{Object, Revision, Snapshot};
 
 use crate::{
     body::Body,
+    conversion,
+    convert::Form,
     dispatch::Call,
     options::{ListOptions, ResourceVersionMatch},
     output::{self, ListMeta},
@@ -49,26 +52,58 @@ pub(super) async fn list(call: &Call) -> Result<Response<Body>, ApiError> {
     let prefix = prefix(call);
     let (collection, after) = (&call.served.collection, after.as_deref());
     let limit = options.limit.unwrap_or(usize::MAX);
-    let mut items = Vec::new();
-    let (mut last, mut more) = (None, false);
-    for (path, object) in snapshot.range(collection, &prefix, after) {
-        if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
-            continue;
-        }
-        if items.len() == limit {
-            more = true;
-            break;
-        }
-        items.push(call.served.bytes(object));
-        last = Some(path);
+    let mut page = Page { items: Vec::new(), last: None, more: false, limit };
+    if call.served.form == Form::Webhook {
+        // selectors are about the version asked for, so conversion comes first
+        let needed = if selection.is_everything() { limit.saturating_add(1) } else { usize::MAX };
+        let found = snapshot.range(collection, &prefix, after).take(needed);
+        let (paths, stored): (Vec<_>, Vec<_>) = found.map(|(path, object)| (path, object.clone())).unzip();
+        let converted = conversion::objects(call, stored).await?;
+        page.fill(paths.into_iter().zip(&converted), call, &selection);
+    } else {
+        page.fill(snapshot.range(collection, &prefix, after), call, &selection);
     }
+    let Page { items, last, more, .. } = page;
     let mut meta = ListMeta { revision: snapshot.revision(), ..ListMeta::default() };
-    if let (true, Some(last)) = (more, last) {
+    if let (true, Some(last)) = (more, &last) {
         call.server.store.retain(&snapshot);
         meta.continue_token = Some(Continue { revision: snapshot.revision().0, start: last.to_string() }.encode());
         meta.remaining = selection.is_everything().then(|| snapshot.count(collection, &prefix, Some(last)));
     }
     output::list(call, items, &meta)
+}
+
+/// A page of a list on its way.
+struct Page {
+    items: Vec<Bytes>,
+    /// Path of the last item.
+    last: Option<Arc<str>>,
+    /// Whether there is more than fits.
+    more: bool,
+    limit: usize,
+}
+
+impl Page {
+    fn fill<'a>(
+        &mut self,
+        objects: impl Iterator<Item = (&'a Arc<str>, &'a Object)>,
+        call: &Call,
+        selection: &Selection,
+    ) {
+        let mut last = None;
+        for (path, object) in objects {
+            if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
+                continue;
+            }
+            if self.items.len() == self.limit {
+                self.more = true;
+                break;
+            }
+            self.items.push(call.served.bytes(object));
+            last = Some(path);
+        }
+        self.last = last.cloned();
+    }
 }
 
 /// The path prefix of the namespace, or of everything.
@@ -77,13 +112,18 @@ pub(super) fn prefix(call: &Call) -> String {
 }
 
 /// Every object a collection delete is about.
-pub(super) fn select(call: &Call, options: &ListOptions) -> Result<Vec<(Arc<str>, Object)>, ApiError> {
+pub(super) async fn select(call: &Call, options: &ListOptions) -> Result<Vec<(Arc<str>, Object)>, ApiError> {
     let selection = Selection::parse(&call.served, options, "")?;
     let snapshot = call.server.snapshot();
     let objects = snapshot.range(&call.served.collection, &prefix(call), None);
-    let selected = objects
-        .filter(|(path, object)| selection.is_everything() || selection.matches(&call.served, path, &object.bytes));
-    Ok(selected.map(|(path, object)| (path.clone(), object.clone())).collect())
+    let mut objects: Vec<(Arc<str>, Object)> = objects.map(|(path, object)| (path.clone(), object.clone())).collect();
+    if selection.is_everything() {
+        return Ok(objects);
+    }
+    let stored = objects.iter().map(|(_, object)| object.bytes.clone()).collect();
+    let mut shown = conversion::read(call, stored).await?.into_iter();
+    objects.retain(|(path, _)| shown.next().is_some_and(|bytes| selection.matches(&call.served, path, &bytes)));
+    Ok(objects)
 }
 
 /// The state of the collection at a past revision, where it is still known.

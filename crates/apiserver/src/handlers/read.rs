@@ -4,6 +4,7 @@ use http::{Response, StatusCode};
 
 use crate::{
     body::Body,
+    conversion,
     dispatch::Call,
     options::ListOptions,
     output::{self, Payload},
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Answers a GET of an object, or of its status.
-pub(super) fn get(call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
     let snapshot = call.server.snapshot();
     if let Some(query) = call.parts.uri.query().filter(|query| query.contains("resourceVersion")) {
         let options = ListOptions::parse(&crate::options::Query::parse(Some(query)))?;
@@ -21,7 +22,10 @@ pub(super) fn get(call: &Call) -> Result<Response<Body>, ApiError> {
         }
     }
     match snapshot.get(&call.served.collection, &call.path()) {
-        Some(object) => output::object(call, Payload::Stored(call.served.bytes(object)), StatusCode::OK, &[]),
+        Some(object) => {
+            let bytes = conversion::read_one(call, call.served.bytes(object)).await?;
+            output::object(call, Payload::Stored(bytes), StatusCode::OK, &[])
+        }
         None => Err(ApiError::not_found(call.group_resource(), &call.name)),
     }
 }

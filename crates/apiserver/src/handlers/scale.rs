@@ -79,11 +79,11 @@ fn respond(scale: &Value) -> Response<Body> {
 }
 
 /// Answers a GET of the scale.
-pub(super) fn get(call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
     let snapshot = call.server.snapshot();
     let stored = snapshot.get(&call.served.collection, &call.path());
     let stored = stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
-    Ok(respond(&scale_of(call, &write::load(call, stored)?)))
+    Ok(respond(&scale_of(call, &write::load(call, stored).await?)))
 }
 
 /// Answers a PUT of the scale.

@@ -15,8 +15,8 @@ use super::{
     write::{self, ATTEMPTS_MAX, Committed, Outcome},
 };
 use crate::{
-    body::Body, codec, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload, server::SERVICES,
-    status::ApiError,
+    body::Body, codec, conversion, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload,
+    server::SERVICES, status::ApiError,
 };
 
 /// Answers a PUT.
@@ -82,7 +82,7 @@ pub(super) async fn change_object(
         let Some(stored) = snapshot.get(&served.collection, &path) else {
             return Err(ApiError::not_found(call.group_resource(), &call.name));
         };
-        let old = write::load(call, stored)?;
+        let old = write::load(call, stored).await?;
         let Change { object: mut new, ownership, mut warnings } = change(&old)?;
         let expected = write::expected(&new)?;
         if expected.is_some_and(|expected| expected != stored.revision) {
@@ -100,7 +100,11 @@ pub(super) async fn change_object(
         meta::tidy(&mut new);
         warnings.extend(served.strategy.warnings(&new));
         if unchanged(&new, &old) {
-            return Ok(Outcome { object: Payload::Stored(stored.bytes.clone()), created: false, warnings });
+            return Ok(Outcome {
+                object: Payload::Stored(conversion::read_one(call, stored.bytes.clone()).await?),
+                created: false,
+                warnings,
+            });
         }
         if options.dry_run {
             if let Some(charge) = charge {
@@ -114,7 +118,11 @@ pub(super) async fn change_object(
                 if let Some(claim) = claim {
                     claim.confirm();
                 }
-                return Ok(Outcome { object: Payload::Stored(object.bytes), created: false, warnings });
+                return Ok(Outcome {
+                    object: Payload::Stored(conversion::read_one(call, object.bytes).await?),
+                    created: false,
+                    warnings,
+                });
             }
             Committed::Outdated if expected.is_some() => {
                 return Err(ApiError::modified(call.group_resource(), &call.name));
@@ -138,7 +146,7 @@ async fn save(
     if !(meta::is_terminating(&new) && deletion::may_go(&served.collection, &new)) {
         return write::put(call, path, precondition, new, charge).await;
     }
-    served.form.to_stored(&mut new, &served.stored_api_version);
+    conversion::write(call, &mut new).await?;
     let gone = write::commit(call, path, precondition, Mutation::Delete(codec::encode(&new))).await?;
     if matches!(gone, Committed::Done(_)) {
         definitions::after_delete(call, &new).await?;

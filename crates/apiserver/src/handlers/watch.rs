@@ -18,14 +18,15 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use rand::RngExt as _;
 use serde_json::{Value, json};
-use store::{Event, Revision, Snapshot, Watch, WatchError};
+use store::{Event, Object, Revision, Snapshot, Watch, WatchError};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::list;
 use crate::{
     body::{Body, BoxError},
-    codec,
+    codec, conversion,
+    convert::Form,
     dispatch::Call,
     negotiation::{Encoding, Shape},
     options::ListOptions,
@@ -47,7 +48,7 @@ const TIMEOUT_SECONDS_MIN: u64 = 1800;
 const PROTOBUF_FRAMES: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// Answers a watch.
-pub(super) fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
+pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
     let mut options = ListOptions::parse(&call.query())?;
     options.watch = true;
     let selection = Selection::parse(&call.served, &options, &call.name)?;
@@ -80,7 +81,7 @@ pub(super) fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
         ended: false,
     };
     if initial {
-        state.initial(&snapshot, &prefix, options.send_initial_events == Some(true));
+        state.initial(&snapshot, &prefix, options.send_initial_events == Some(true)).await?;
     }
     let chunks = stream::unfold(state, |mut state| async move { state.next().await.map(|chunk| (chunk, state)) });
     Ok(response(call, chunks))
@@ -276,23 +277,18 @@ struct Watching {
 
 impl Watching {
     /// Queues the present state.
-    fn initial(&mut self, snapshot: &Snapshot, prefix: &str, announced_end: bool) {
+    async fn initial(&mut self, snapshot: &Snapshot, prefix: &str, announced_end: bool) -> Result<(), ApiError> {
         let call = self.encoder.call.clone();
         let mut chunk = BytesMut::new();
-        for (path, object) in snapshot.range(&call.served.collection, prefix, None) {
-            let selection = &self.encoder.selection;
-            if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
-                continue;
+        if call.served.form == Form::Webhook {
+            let objects = snapshot.range(&call.served.collection, prefix, None);
+            let (paths, stored): (Vec<_>, Vec<_>) = objects.map(|(path, object)| (path, object.clone())).unzip();
+            for (path, object) in paths.into_iter().zip(conversion::objects(&call, stored).await?) {
+                self.add_initial(&mut chunk, path, &object);
             }
-            let bytes = call.served.bytes(object);
-            let line = if output::is_verbatim(&call) {
-                raw_line("ADDED", &bytes)
-            } else {
-                self.encoder.shaped("ADDED", bytes)
-            };
-            chunk.extend_from_slice(&line);
-            if chunk.len() >= CHUNK_BYTES {
-                self.ready.push_back(chunk.split().freeze());
+        } else {
+            for (path, object) in snapshot.range(&call.served.collection, prefix, None) {
+                self.add_initial(&mut chunk, path, object);
             }
         }
         if announced_end && self.bookmarks {
@@ -300,6 +296,21 @@ impl Watching {
         }
         if !chunk.is_empty() {
             self.ready.push_back(chunk.freeze());
+        }
+        Ok(())
+    }
+
+    fn add_initial(&mut self, chunk: &mut BytesMut, path: &str, object: &Object) {
+        let (selection, call) = (&self.encoder.selection, &self.encoder.call);
+        if !selection.is_everything() && !selection.matches(&call.served, path, &object.bytes) {
+            return;
+        }
+        let bytes = call.served.bytes(object);
+        let line =
+            if output::is_verbatim(call) { raw_line("ADDED", &bytes) } else { self.encoder.shaped("ADDED", bytes) };
+        chunk.extend_from_slice(&line);
+        if chunk.len() >= CHUNK_BYTES {
+            self.ready.push_back(chunk.split().freeze());
         }
     }
 
@@ -314,7 +325,7 @@ impl Watching {
             }
             tokio::select! {
                 events = self.watch.next(EVENTS_AT_ONCE) => match events {
-                    Ok(events) => self.queue(&events),
+                    Ok(events) => self.take(events).await,
                     Err(error) => {
                         self.ended = true;
                         let position = self.watch.position();
@@ -340,6 +351,19 @@ impl Watching {
         if self.bookmarks {
             let line = self.encoder.bookmark(self.watch.position(), false);
             self.ready.push_back(line);
+        }
+    }
+
+    async fn take(&mut self, events: Vec<Arc<Event>>) {
+        if self.encoder.call.served.form != Form::Webhook {
+            return self.queue(&events);
+        }
+        match conversion::events(&self.encoder.call, events).await {
+            Ok(events) => self.queue(&events),
+            Err(error) => {
+                self.ended = true;
+                self.ready.push_back(error_line(&self.encoder.call, &error));
+            }
         }
     }
 

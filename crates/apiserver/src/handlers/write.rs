@@ -10,7 +10,7 @@ use store::{CommitError, Encoded, Key, Mutation, Precondition, Revision, Write};
 use super::charge::{self, Charge};
 use crate::{
     body::Body,
-    codec,
+    codec, conversion,
     dispatch::Call,
     meta,
     options::WriteOptions,
@@ -162,7 +162,7 @@ pub(super) async fn put(
     mut object: Value,
     charge: Option<&Charge>,
 ) -> Result<Committed, ApiError> {
-    call.served.form.to_stored(&mut object, &call.served.stored_api_version);
+    conversion::write(call, &mut object).await?;
     let encoded = codec::encode(&object);
     // beginning and carrying on a deletion leads to one
     let frees = meta::is_terminating(&object);
@@ -197,8 +197,8 @@ async fn put_charged(
 }
 
 /// An object of the store in its served form, carrying its revision.
-pub(super) fn load(call: &Call, object: &store::Object) -> Result<Value, ApiError> {
-    let mut value = codec::stored(&object.bytes)?;
+pub(super) async fn load(call: &Call, object: &store::Object) -> Result<Value, ApiError> {
+    let mut value = codec::stored(&conversion::read_one(call, object.bytes.clone()).await?)?;
     if !call.served.is_settled(object) {
         call.served.settle(&mut value);
     }

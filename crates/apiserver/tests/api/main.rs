@@ -6,6 +6,7 @@ mod access;
 mod admission;
 mod audit;
 mod connections;
+mod conversion;
 mod custom;
 mod deletion;
 mod fixture;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Admission, refused};
 use crate::{
     admission::{AdmissionRequest, Operation},
+    conversion,
     handlers::receive,
     meta,
     resources::Served,
@@ -135,7 +136,8 @@ impl Admission<'_> {
         object: Option<&mut Value>,
         left: Duration,
     ) -> Result<bool, Failure> {
-        let converted = self.converted(served, request, object.as_deref());
+        let internal = |error: ApiError| Failure::Refused(error, Ruling::default());
+        let converted = self.converted(served, request, object.as_deref()).await.map_err(internal)?;
         let (shown, shown_old) = match &converted {
             None => (object.as_deref(), self.old),
             Some((object, old)) => (object.as_ref(), old.as_ref()),
@@ -144,7 +146,6 @@ impl Admission<'_> {
         let ruling = webhooks::ask(&self.call.server.outbound, hook, &sent, true, left).await?;
         self.note(hook, &ruling);
         let Some(patch) = ruling.patch else { return Ok(false) };
-        let internal = |error: ApiError| Failure::Refused(error, Ruling::default());
         let (Some(shown), Some(object)) = (shown.cloned(), object) else {
             return Err(internal(ApiError::internal(format!(
                 "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
@@ -161,7 +162,8 @@ impl Admission<'_> {
                 )));
             }
             if converted.is_some() {
-                reshape(served, &self.call.served, &mut patched);
+                let own = &self.call.served;
+                conversion::between(self.call, served, own, &mut patched).await.map_err(internal)?;
             }
         }
         let changed = patched != *object;
@@ -184,7 +186,7 @@ impl Admission<'_> {
         for (index, hook) in hooks.iter().enumerate() {
             let wanted = webhooks::concerns(hook, &place, &siblings, &reader, object, self.old);
             if let Some(served) = wanted.map_err(refused)? {
-                let converted = self.converted(&served, request, object);
+                let converted = self.converted(&served, request, object).await?;
                 concerned.push((index, hook, served, converted));
             }
         }
@@ -238,33 +240,27 @@ impl Admission<'_> {
     }
 
     /// The objects in the version a webhook wants to see; `None` when that is the request's own.
-    fn converted(
+    async fn converted(
         &self,
         served: &Arc<Served>,
         request: &AdmissionRequest<'_>,
         object: Option<&Value>,
-    ) -> Option<(Option<Value>, Option<Value>)> {
+    ) -> Result<Option<(Option<Value>, Option<Value>)>, ApiError> {
         let own = &self.call.served;
-        if Arc::ptr_eq(served, own) || served.api_version == own.api_version || !is_own_kind(request) {
-            return None;
+        if served.api_version == own.api_version || !is_own_kind(request) {
+            return Ok(None);
         }
-        let convert = |object: &Value| {
-            let mut object = object.clone();
-            reshape(own, served, &mut object);
-            object
-        };
-        Some((object.map(convert), self.old.map(convert)))
+        let (mut object, mut old) = (object.cloned(), self.old.cloned());
+        for object in object.iter_mut().chain(&mut old) {
+            conversion::between(self.call, own, served, object).await?;
+        }
+        Ok(Some((object, old)))
     }
 }
 
 /// Whether what is reviewed is an object of the resource, not something sent to one of its subresources.
 fn is_own_kind(request: &AdmissionRequest<'_>) -> bool {
     request.operation != Operation::Connect && request.kind().kind == request.resource.kind
-}
-
-fn reshape(from: &Served, to: &Served, object: &mut Value) {
-    from.form.to_stored(object, &from.stored_api_version);
-    to.form.to_served(object, &to.api_version);
 }
 
 /// Brings a patched object back into the form of its type: unknown fields go, defaults are filled in.
