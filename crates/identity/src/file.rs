@@ -51,3 +51,21 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
         Err(e) => Err(FileError::new("read", path)(e)),
     }
 }
+
+/// Files of a rotation that are read at most; each rotation adds one.
+const BESIDE_MAX: usize = 64;
+
+/// Files in `directory` whose names begin and end so, in the order of their names.
+pub(crate) fn beside(directory: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, FileError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(FileError::new("list", directory))? {
+        let path = entry.map_err(FileError::new("list", directory))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(prefix) && name.ends_with(suffix) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found.truncate(BESIDE_MAX);
+    Ok(found)
+}

@@ -1,19 +1,28 @@
 //! The cluster's identities: its certificate authority and the tokens of its service accounts.
 //!
 //! [`Authority`] is the root of trust of one installation. It signs server and client certificates (ECDSA P-256; a
-//! client's user is the common name, its group the organisation, as Kubernetes reads them). [`TokenSigner`] signs and
-//! verifies service-account tokens (JWT, ES256). Both are made at first start and kept in a folder that only the owner
-//! can read; a file is written beside its target, synced and renamed, so a crash never leaves half a key.
+//! client's user is the common name, its groups the organisations, as Kubernetes reads them), and what somebody else asks
+//! for in a [`CertificateRequest`]. [`TokenSigner`] signs and verifies service-account tokens (JWT); [`jwt`] verifies
+//! tokens of other issuers. Keys are made at first start and kept in a folder that only the owner can read; a file is
+//! written beside its target, synced and renamed, so a crash never leaves half a key.
 //!
 //! This crate opens no socket and reads no clock: the time is an argument. Whether the objects that a token is bound to
 //! still exist is the API server's question.
 
 mod authority;
+mod bootstrap_token;
+mod certificate_request;
+mod der;
 mod file;
+mod issue;
+pub mod jwt;
 mod kubeconfig;
 mod token;
 
-pub use authority::{Authority, AuthorityError, KeyPair};
+pub use authority::{Authority, AuthorityError, KeyPair, validity};
+pub use bootstrap_token::{BootstrapToken, detached_signature};
+pub use certificate_request::{CertificateRequest, CertificateRequestError};
 pub use file::{FileError, write_private};
+pub use issue::{UnknownUsages, Usages};
 pub use kubeconfig::{Kubeconfig, KubeconfigError};
-pub use token::{BoundObject, Claims, KubernetesClaims, TokenError, TokenSigner};
+pub use token::{BoundObject, Claims, KubernetesClaims, LegacyClaims, TokenError, TokenSigner, Verified};
