@@ -1,46 +1,57 @@
-//! Who makes a request: a client certificate, a service-account token, a fixed in-process user, or nobody.
+//! Who makes a request: a client certificate, a bearer token, a fixed in-process user, or nobody.
+//!
+//! A bearer token is a service account's, a bootstrap token, or nobody's; its form and issuer say which, so that one
+//! authenticator decides about it and gives the reason when it is refused.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use identity::{Claims, TokenSigner};
+use identity::{BootstrapToken, TokenSigner, jwt::Unverified};
 use jiff::Timestamp;
-use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use store::Snapshot;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{
-    codec,
-    user::{GROUP_AUTHENTICATED, User},
-};
+use crate::user::{GROUP_AUTHENTICATED, User};
 
-/// Tokens whose signature was found good, kept so that each costs one elliptic-curve operation only; when full, all are
-/// forgotten. 1,024 tokens are more than the pods of one machine have.
-const TOKENS_REMEMBERED_MAX: usize = 1024;
+mod bootstrap_token;
+mod last_used;
+mod service_account;
+
+pub(crate) use last_used::{LastUsed, patch as last_used_patch};
 
 /// Checks credentials.
 pub(crate) struct Authenticator {
     signer: Arc<TokenSigner>,
-    verified: RwLock<HashMap<[u8; 32], Arc<Claims>>>,
+    /// What a token must be meant for to be good for this API.
+    audiences: Vec<String>,
+    accounts: service_account::Accounts,
+    pub(crate) last_used: LastUsed,
 }
 
 /// A token was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RefusedToken {
-    #[error(transparent)]
-    Token(#[from] identity::TokenError),
-    #[error("token has expired")]
-    Expired,
-    #[error("token audiences {found:?} do not include any of {wanted:?}")]
+    /// Nobody here knows it.
+    #[error("invalid bearer token")]
+    Unknown,
+    /// It is a service account's, and not good.
+    #[error("[invalid bearer token, {0}]")]
+    Account(#[from] identity::TokenError),
+    /// It is meant for somebody else.
+    #[error("[invalid bearer token, token audiences {found:?} is invalid for the target audiences {wanted:?}]")]
     Audience { found: Vec<String>, wanted: Vec<String> },
-    #[error("{kind} {path} the token is bound to is gone")]
-    Gone { kind: &'static str, path: String },
+    /// What it is bound to has changed or gone.
+    #[error("[invalid bearer token, {0}]")]
+    Invalidated(String),
 }
 
+/// Whom a token stands for, and for which of the audiences that were asked about it is meant.
+pub(crate) type Identified = (Arc<User>, Vec<String>);
+
 impl Authenticator {
-    pub(crate) fn new(signer: Arc<TokenSigner>) -> Self {
-        Self { signer, verified: RwLock::default() }
+    pub(crate) fn new(signer: Arc<TokenSigner>, audiences: Vec<String>) -> Self {
+        Self { signer, audiences, accounts: service_account::Accounts::default(), last_used: LastUsed::default() }
     }
 
     pub(crate) fn signer(&self) -> &TokenSigner {
@@ -54,68 +65,45 @@ impl Authenticator {
         audiences: &[String],
         snapshot: &Snapshot,
         now: Timestamp,
-    ) -> Result<(User, Vec<String>), RefusedToken> {
-        let claims = self.claims(token, now)?;
-        let shared: Vec<String> = claims.aud.iter().filter(|own| audiences.contains(own)).cloned().collect();
+    ) -> Result<Identified, RefusedToken> {
+        if let Some(parsed) = BootstrapToken::parse(token) {
+            let user = bootstrap_token::authenticate(parsed, snapshot, now).ok_or(RefusedToken::Unknown)?;
+            return self.for_this_api(Arc::new(user), audiences);
+        }
+        if let Some(known) = self.accounts.remembered(token) {
+            return self.account(&known, token, audiences, snapshot, now);
+        }
+        let parsed = Unverified::parse(token).map_err(|_| RefusedToken::Unknown)?;
+        if !self.signer.issued(&parsed) {
+            return Err(RefusedToken::Unknown);
+        }
+        let known = self.accounts.remember(token, self.signer.verify_parsed(&parsed, now)?);
+        self.account(&known, token, audiences, snapshot, now)
+    }
+
+    fn account(
+        &self,
+        known: &service_account::Remembered,
+        token: &str,
+        audiences: &[String],
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<Identified, RefusedToken> {
+        // a token without an audience is one that a Secret keeps, and meant for this API
+        let own = known.audiences().unwrap_or(&self.audiences);
+        let shared: Vec<String> = own.iter().filter(|own| audiences.contains(own)).cloned().collect();
         if shared.is_empty() {
-            return Err(RefusedToken::Audience { found: claims.aud.clone(), wanted: audiences.to_vec() });
+            return Err(RefusedToken::Audience { found: own.to_vec(), wanted: audiences.to_vec() });
         }
-        let bound = &claims.kubernetes;
-        let in_namespace = |name: &str| format!("{}/{name}", bound.namespace);
-        let account = &bound.serviceaccount;
-        alive(snapshot, "core/serviceaccounts", in_namespace(&account.name), &account.uid)?;
-        if let Some(pod) = &bound.pod {
-            alive(snapshot, "core/pods", in_namespace(&pod.name), &pod.uid)?;
-        }
-        if let Some(secret) = &bound.secret {
-            alive(snapshot, "core/secrets", in_namespace(&secret.name), &secret.uid)?;
-        }
-        Ok((service_account(&claims), shared))
+        known.check(token, snapshot, now, &self.last_used)?;
+        Ok((known.user.clone(), shared))
     }
 
-    fn claims(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, RefusedToken> {
-        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        if let Some(claims) = self.verified.read().get(&digest) {
-            return if now.as_second() < claims.exp { Ok(claims.clone()) } else { Err(RefusedToken::Expired) };
-        }
-        let claims = Arc::new(self.signer.verify(token, now)?);
-        let mut verified = self.verified.write();
-        if verified.len() >= TOKENS_REMEMBERED_MAX {
-            verified.clear();
-        }
-        verified.insert(digest, claims.clone());
-        Ok(claims)
+    /// Credentials that name no audience are meant for this API.
+    fn for_this_api(&self, user: Arc<User>, audiences: &[String]) -> Result<Identified, RefusedToken> {
+        let shared: Vec<String> = self.audiences.iter().filter(|own| audiences.contains(own)).cloned().collect();
+        if shared.is_empty() { Err(RefusedToken::Unknown) } else { Ok((user, shared)) }
     }
-}
-
-fn alive(snapshot: &Snapshot, collection: &'static str, path: String, uid: &str) -> Result<(), RefusedToken> {
-    let kind = collection.rsplit('/').next().unwrap_or(collection);
-    let object = snapshot.get(collection, &path).and_then(|object| codec::stored(&object.bytes).ok());
-    match object {
-        Some(object) if object["metadata"]["uid"] == uid => Ok(()),
-        _ => Err(RefusedToken::Gone { kind, path }),
-    }
-}
-
-fn service_account(claims: &Claims) -> User {
-    let namespace = &claims.kubernetes.namespace;
-    let name = format!("system:serviceaccount:{namespace}:{}", claims.kubernetes.serviceaccount.name);
-    let own_group = format!("system:serviceaccounts:{namespace}");
-    let mut user = User::new(name, &["system:serviceaccounts", &own_group, GROUP_AUTHENTICATED]);
-    user.uid.clone_from(&claims.kubernetes.serviceaccount.uid);
-    let mut extra = |key: &str, value: String| {
-        user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
-    };
-    extra("credential-id", format!("JTI={}", claims.jti));
-    if let Some(pod) = &claims.kubernetes.pod {
-        extra("pod-name", pod.name.clone());
-        extra("pod-uid", pod.uid.clone());
-    }
-    if let Some(node) = &claims.kubernetes.node {
-        extra("node-name", node.name.clone());
-        extra("node-uid", node.uid.clone());
-    }
-    user
 }
 
 /// The user a verified client certificate names: the common name is the user, the organisations are its groups.
@@ -148,8 +136,6 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
@@ -162,49 +148,5 @@ mod tests {
         assert_eq!(user.name, "alice");
         assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
         assert!(certificate(b"junk").is_none());
-    }
-
-    fn claims(exp: i64) -> Claims {
-        let bound = |name: &str| identity::BoundObject { name: name.into(), uid: "u1".into() };
-        Claims {
-            aud: vec!["api".into()],
-            exp,
-            iat: 0,
-            iss: String::new(),
-            jti: "j".into(),
-            nbf: 0,
-            sub: "system:serviceaccount:default:web".into(),
-            kubernetes: identity::KubernetesClaims {
-                namespace: "default".into(),
-                serviceaccount: bound("web"),
-                pod: None,
-                node: None,
-                secret: None,
-            },
-        }
-    }
-
-    #[tokio::test]
-    async fn a_token_is_good_while_its_account_lives_and_the_audience_fits() {
-        let directory = tempfile::tempdir().unwrap();
-        let signer = TokenSigner::load_or_create(&directory.path().join(Path::new("key")), "issuer").unwrap();
-        let authenticator = Authenticator::new(Arc::new(signer));
-        let store = crate::testing::store(directory.path());
-        let now = Timestamp::from_second(100).unwrap();
-        let token = authenticator.signer().sign(claims(200)).unwrap();
-        let api = ["api".to_owned()];
-        let gone = authenticator.token(&token, &api, &store.snapshot(), now).unwrap_err();
-        assert!(matches!(gone, RefusedToken::Gone { .. }), "{gone}");
-        let account = serde_json::json!({"metadata": {"name": "web", "uid": "u1"}});
-        crate::testing::put(&store, "core/serviceaccounts", "default/web", &account).await;
-        let (user, audiences) = authenticator.token(&token, &api, &store.snapshot(), now).unwrap();
-        assert_eq!(user.name, "system:serviceaccount:default:web");
-        assert!(user.is_in("system:serviceaccounts:default"));
-        assert_eq!(audiences, api);
-        let other = authenticator.token(&token, &["x".to_owned()], &store.snapshot(), now).unwrap_err();
-        assert!(matches!(other, RefusedToken::Audience { .. }));
-        let late = Timestamp::from_second(300).unwrap();
-        let expired = authenticator.token(&token, &api, &store.snapshot(), late).unwrap_err();
-        assert!(matches!(expired, RefusedToken::Expired));
     }
 }

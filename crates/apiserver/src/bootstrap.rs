@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request};
+use futures::future::BoxFuture;
+use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -76,5 +77,26 @@ impl ApiServer {
             Err(error) => error.to_string(),
         };
         Err(BootstrapError { path: path.to_owned(), message })
+    }
+
+    /// Writes down when the tokens of Secrets were last used. A Secret that is gone, or changes meanwhile, is left to the
+    /// token's next use.
+    pub(crate) fn mark_used_secrets(self: &Arc<Self>, now: jiff::Timestamp) -> BoxFuture<'static, ()> {
+        let server = self.clone();
+        // boxed, because what answers the requests made here is what calls this
+        Box::pin(async move {
+            for path in server.authenticator.last_used.take() {
+                let Some((namespace, name)) = path.split_once('/') else { continue };
+                let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
+                let patch = crate::authentication::last_used_patch(now);
+                let mut request = Request::new(body::full(Bytes::from(patch.to_string())));
+                *request.method_mut() = Method::PATCH;
+                let merge = HeaderValue::from_static("application/merge-patch+json");
+                request.headers_mut().insert(header::CONTENT_TYPE, merge);
+                if let Err(error) = server.ask_itself(&path, request).await {
+                    tracing::debug!(%error, "the last use of a token could not be written down");
+                }
+            }
+        })
     }
 }

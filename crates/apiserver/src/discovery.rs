@@ -1,6 +1,7 @@
 //! Discovery: which groups, versions and resources there are, in the classic and the aggregated form; and the version.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use identity::TokenSigner;
 use kinds::Resource;
 use serde_json::{Value, json};
 
@@ -39,12 +40,27 @@ pub(crate) fn json_response(value: &Value) -> Response<Body> {
 }
 
 /// `/.well-known/openid-configuration`: how others verify this cluster's service-account tokens.
-pub(crate) fn openid_configuration(issuer: &str) -> Response<Body> {
-    json_response(&json!({
+pub(crate) fn openid_configuration(signer: &TokenSigner) -> Response<Body> {
+    let issuer = signer.issuer();
+    let document = json!({
         "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"),
         "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
-    }))
+        "id_token_signing_alg_values_supported": signer.algorithms(),
+    });
+    published(&document, "application/json")
+}
+
+/// `/openid/v1/jwks`: the keys they verify them with.
+pub(crate) fn key_set(signer: &TokenSigner) -> Response<Body> {
+    published(&signer.jwks(), "application/jwk-set+json")
+}
+
+fn published(document: &Value, content_type: &'static str) -> Response<Body> {
+    let mut response = json_response(document);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
 }
 
 /// `/`: the paths there are.

@@ -189,6 +189,9 @@ impl ApiServer {
             // the body of a list is made as the client takes it
             passage.seat = seat.filter(Admitted::is_limited);
         }
+        if self.authenticator.last_used.any() {
+            self.mark_used_secrets(Timestamp::now()).await;
+        }
         let code = answer.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
         served.metrics.observe(verb, code, started.elapsed());
         let mut answer = answer.unwrap_or_else(|error| {
@@ -276,7 +279,7 @@ impl ApiServer {
         }
         let Some(token) = authentication::bearer(headers) else { return Ok(None) };
         match self.authenticator.token(&token, &self.audiences, &self.snapshot(), now) {
-            Ok((user, _)) => Ok(Some(Arc::new(user))),
+            Ok((user, _)) => Ok(Some(user)),
             Err(error) => {
                 tracing::debug!(peer = ?caller.peer, %error, "a bearer token was refused");
                 Err(ApiError::unauthorized())
@@ -309,9 +312,9 @@ impl ApiServer {
             Route::Resource(_) => Err(ApiError::no_such_resource()),
             Route::Other("/backup") => Ok(backup::answer(self.store.clone())),
             Route::Other("/metrics") => Ok(self.metrics_text()),
-            Route::Other("/openid/v1/jwks") => Ok(discovery::json_response(&self.authenticator.signer().jwks())),
+            Route::Other("/openid/v1/jwks") => Ok(discovery::key_set(self.authenticator.signer())),
             Route::Other("/.well-known/openid-configuration") => {
-                Ok(discovery::openid_configuration(self.authenticator.signer().issuer()))
+                Ok(discovery::openid_configuration(self.authenticator.signer()))
             }
             Route::Other(path) if path.starts_with(FLOW_DUMPS) => match self.flow.dump(&path[FLOW_DUMPS.len()..]) {
                 Some(dump) => Ok(health::text(StatusCode::OK, dump)),

@@ -122,13 +122,13 @@ impl ApiServer {
         let mut audiences = config.audiences;
         audiences.push(signer.issuer().to_owned());
         let server = Self {
-            audiences,
+            audiences: audiences.clone(),
             auditor: config.auditor,
             flow: FlowControl::new(config.seats),
             registry: Registry::new(),
             authorizer: Authorizer::new(),
             rbac_changing: Mutex::new(()),
-            authenticator: Authenticator::new(signer),
+            authenticator: Authenticator::new(signer, audiences),
             services: ServiceAllocator::new(config.service_block, config.node_ports),
             decoded: Decoded::default(),
             pod_security: config.pod_security,

@@ -12,9 +12,11 @@ pub(crate) fn store(directory: &Path) -> Store {
     Store::open(directory.join("store"), Options::default()).unwrap()
 }
 
-/// Stores an object that is not there yet.
+/// Stores an object, whether or not it is there.
 pub(crate) async fn put(store: &Store, collection: &str, path: &str, object: &Value) {
     let key = Key { collection: Arc::from(collection), path: Arc::from(path) };
-    let write = Write { key, precondition: Precondition::Absent, mutation: Mutation::Put(codec::encode(object)) };
+    let live = store.snapshot().get(collection, path).map(|object| object.revision);
+    let precondition = live.map_or(Precondition::Absent, Precondition::Revision);
+    let write = Write { key, precondition, mutation: Mutation::Put(codec::encode(object)) };
     store.commit(vec![write]).await.unwrap();
 }

@@ -27,7 +27,6 @@ const LEAF_LIFETIME_HOURS: i64 = 365 * 24;
 /// Certificates start this much in the past, for clients whose clock is behind.
 pub(crate) const CLOCK_SKEW_MINUTES: i64 = 5;
 
-
 /// The authority could not be loaded, made, or could not sign.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
@@ -283,11 +282,8 @@ fn signature_algorithm(key: &rcgen::KeyPair) -> Option<Vec<u8>> {
     if *algorithm == PKCS_RSA_SHA256 {
         return Some(der::sequence([der::identifier(RSA_SHA256), vec![0x05, 0x00]]));
     }
-    let known = [
-        (&PKCS_ECDSA_P256_SHA256, ECDSA_SHA256),
-        (&PKCS_ECDSA_P384_SHA384, ECDSA_SHA384),
-        (&PKCS_ED25519, ED25519),
-    ];
+    let known =
+        [(&PKCS_ECDSA_P256_SHA256, ECDSA_SHA256), (&PKCS_ECDSA_P384_SHA384, ECDSA_SHA384), (&PKCS_ED25519, ED25519)];
     let (_, arcs) = known.into_iter().find(|(known, _)| *known == algorithm)?;
     Some(der::sequence([der::identifier(arcs)]))
 }

@@ -59,7 +59,11 @@ mod tests {
     #[test]
     fn a_signature_is_what_upstream_computes() {
         assert_eq!(
-            detached_signature("Hello from another dimension!", "joshua", "my voice is my passcode"),
+            detached_signature(
+                "Hello from the other side. I must have called a thousand times.",
+                "joshua",
+                "my voice is my passcode"
+            ),
             "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8"
         );
     }

@@ -65,7 +65,11 @@ impl CertificateRequest {
         request.verify_signature().map_err(|_| Signature)?;
         let info = &request.certification_request_info;
         let texts = |values: Vec<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
-            values.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Result<Vec<_>, _>>().map_err(|_| Malformed)
+            values
+                .iter()
+                .map(|value| value.as_str().map(str::to_owned))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| Malformed)
         };
         let mut parsed = Self {
             // as Go reads a subject: of several common names the last one counts

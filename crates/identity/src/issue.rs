@@ -209,10 +209,7 @@ mod tests {
         assert_eq!(usages.encoded_bits(), [3, 2, 5, 0xa0]);
         assert_eq!(usages.extended.len(), 1);
         assert_eq!(Usages::named(["decipher only"]).unwrap().encoded_bits(), [3, 3, 7, 0, 0x80]);
-        assert_eq!(
-            Usages::named(["x", "any"]).unwrap_err().to_string(),
-            r#"unrecognized usage values: ["x"]"#
-        );
+        assert_eq!(Usages::named(["x", "any"]).unwrap_err().to_string(), r#"unrecognized usage values: ["x"]"#);
     }
 
     #[test]

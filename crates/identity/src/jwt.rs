@@ -179,9 +179,9 @@ impl Material {
             (Self::P384(point), Algorithm::Es384) => {
                 UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok()
             }
-            (Self::Rsa { n, e }, algorithm) => algorithm
-                .rsa()
-                .is_some_and(|parameters| RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()),
+            (Self::Rsa { n, e }, algorithm) => algorithm.rsa().is_some_and(|parameters| {
+                RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()
+            }),
             _ => false,
         }
     }

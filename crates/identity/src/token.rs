@@ -234,8 +234,8 @@ impl TokenSigner {
             }
         };
         let expected = "an RSA or ECDSA P-256 private key in PEM";
-        let key = SigningKey::from_pem(&text, &random)
-            .ok_or_else(|| TokenError::Key { path: path.to_owned(), expected })?;
+        let key =
+            SigningKey::from_pem(&text, &random).ok_or_else(|| TokenError::Key { path: path.to_owned(), expected })?;
         let own = key.public();
         let public = path.with_extension("pub");
         if read_if_there(&public)?.as_deref() != Some(own.pem().as_str()) {

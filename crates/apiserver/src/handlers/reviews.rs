@@ -12,6 +12,7 @@ use crate::{
     meta,
     output::{self, Payload},
     status::ApiError,
+    strategy::tree,
     user::User,
 };
 
@@ -38,7 +39,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
         "subjectaccessreviews" | "localsubjectaccessreviews" => access(call, &review, &subject(&review["spec"])),
         "selfsubjectrulesreviews" => rules(call, &review),
         "selfsubjectreviews" => json!({"userInfo": user_info(&call.user)}),
-        "tokenreviews" => token(call, &review),
+        "tokenreviews" => token(call, &review)?,
         _ => return Err(ApiError::no_such_resource()),
     };
     review["status"] = status;
@@ -114,18 +115,18 @@ fn user_info(user: &User) -> Value {
     info
 }
 
-fn token(call: &Call, review: &Value) -> Value {
-    let token = review["spec"]["token"].as_str().unwrap_or_default();
-    let asked: Vec<String> = review["spec"]["audiences"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
-    let audiences = if asked.is_empty() { &call.server.audiences } else { &asked };
-    match call.server.authenticator.token(token, audiences, &call.server.snapshot(), call.now) {
-        Ok((user, shared)) => json!({"authenticated": true, "user": user_info(&user), "audiences": shared}),
-        Err(error) => json!({"authenticated": false, "error": error.to_string()}),
+fn token(call: &Call, review: &Value) -> Result<Value, ApiError> {
+    let token = tree::text_at(review, &["spec", "token"]);
+    if token.is_empty() {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
+    let asked: Vec<String> =
+        tree::list(&review["spec"], "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let audiences = if asked.is_empty() { &call.server.audiences } else { &asked };
+    let answer = call.server.authenticator.token(token, audiences, &call.server.snapshot(), call.now);
+    Ok(match answer {
+        Ok((user, shared)) => json!({"authenticated": true, "user": user_info(&user), "audiences": shared}),
+        // no more than upstream says: whether the token is good, and why not
+        Err(error) => json!({"user": {}, "error": error.to_string()}),
+    })
 }

@@ -6,13 +6,15 @@ use identity::{BoundObject, Claims, KubernetesClaims};
 use serde_json::Value;
 use store::Snapshot;
 
-use super::{admit::Admission, receive, write};
+use super::{admit::Admission, receive, rules, write};
 use crate::{
     body::Body,
     codec,
     dispatch::Call,
+    field_error::{FieldErrors, Path},
     meta, output,
-    status::{ApiError, Cause},
+    status::{ApiError, GroupResource},
+    strategy::tree,
 };
 
 /// Life of a token whose request names none.
@@ -21,66 +23,84 @@ const SECONDS_DEFAULT: i64 = 3600;
 const SECONDS_MIN: i64 = 600;
 /// Longest life that may be asked for, as upstream.
 const SECONDS_MAX: i64 = 1 << 32;
+/// The life that admission asks for in the volumes it adds to pods. Holders that never read such a token anew are
+/// warned about from then on, and cut off much later.
+const WARN_AFTER_SECONDS: i64 = 3607;
+/// When they are cut off: a year, as upstream.
+const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Answers a POST of a TokenRequest.
 pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let mut request = receive::decode(call, body)?.value;
-    let options = write::options(call)?;
-    let admission = Admission::create(call, &options);
-    let snapshot = admission.mutate(Some(&mut request)).await?;
-    admission.validate(&snapshot, Some(&request)).await?;
+    let snapshot = call.server.snapshot();
     let account = find(&snapshot, &call.served.collection, &call.path())
         .ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
-    let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(SECONDS_DEFAULT);
-    if !(SECONDS_MIN..=SECONDS_MAX).contains(&seconds) {
-        let bound = if seconds < SECONDS_MIN {
-            "may not specify a duration less than 10 minutes"
-        } else {
-            "may not specify a duration larger than 2^32 seconds"
-        };
-        return Err(invalid("spec.expirationSeconds", format!("Invalid value: {seconds}: {bound}")));
-    }
-    let audiences: Vec<String> = request["spec"]["audiences"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
-    let aud = if audiences.is_empty() { call.server.audiences.clone() } else { audiences };
-    let now = call.now.as_second();
-    let mut claims = Claims {
-        exp: now + seconds,
-        iat: now,
-        nbf: now,
-        iss: String::new(),
-        jti: uuid::Uuid::new_v4().to_string(),
-        sub: format!("system:serviceaccount:{}:{}", call.namespace, call.name),
-        kubernetes: KubernetesClaims {
-            namespace: call.namespace.clone(),
-            serviceaccount: bound(&account),
-            pod: None,
-            node: None,
-            secret: None,
-        },
-        aud,
-    };
-    bind(call, &snapshot, &request["spec"]["boundObjectRef"], &mut claims.kubernetes)?;
-    request["kind"] = "TokenRequest".into();
-    request["apiVersion"] = "authentication.k8s.io/v1".into();
-    request["metadata"] = serde_json::json!({"name": call.name, "namespace": call.namespace,
-        "creationTimestamp": meta::time(call.now)});
-    request["spec"]["audiences"] = claims.aud.clone().into();
-    request["spec"]["expirationSeconds"] = seconds.into();
-    let expires = jiff::Timestamp::from_second(claims.exp).map_err(ApiError::internal)?;
+    complete(call, &mut request)?;
+    let options = write::options(call)?;
+    let admission = Admission::create(call, &options);
+    admission.mutate(Some(&mut request)).await?;
+    check(&request)?;
+    admission.validate(&snapshot, Some(&request)).await?;
+    let claims = claims(call, &snapshot, &account, &request)?;
+    let expires = jiff::Timestamp::from_second(claims.iat + seconds(&request)).map_err(ApiError::internal)?;
     let token = call.server.authenticator.signer().sign(claims).map_err(ApiError::internal)?;
     request["status"] = serde_json::json!({"token": token, "expirationTimestamp": meta::time(expires)});
     Ok(output::value(&request, StatusCode::CREATED))
 }
 
-fn invalid(field: &str, message: String) -> ApiError {
-    let cause = Cause { reason: "FieldValueInvalid".into(), message, field: field.into() };
-    ApiError::invalid("authentication.k8s.io", "TokenRequest", "", vec![cause])
+/// Fills in what the request leaves open, and refuses one that names another account than its address.
+fn complete(call: &Call, request: &mut Value) -> Result<(), ApiError> {
+    let own = [
+        ("name", &call.name, "must match the service account name if specified"),
+        ("namespace", &call.namespace, "must match the service account namespace if specified"),
+    ];
+    for (field, expected, rule) in own {
+        let named = tree::text_at(request, &["metadata", field]);
+        if !named.is_empty() && named != expected {
+            let mut errors = FieldErrors::default();
+            errors.invalid(&Path::new("metadata").child(field), named, rule);
+            return Err(invalid(&call.name, &errors));
+        }
+    }
+    request["kind"] = "TokenRequest".into();
+    request["apiVersion"] = "authentication.k8s.io/v1".into();
+    for (field, value, _) in own {
+        request["metadata"][field] = value.as_str().into();
+    }
+    request["metadata"]["creationTimestamp"] = meta::time(call.now).into();
+    if !request["spec"].is_object() {
+        request["spec"] = serde_json::json!({});
+    }
+    if tree::list(&request["spec"], "audiences").is_empty() {
+        request["spec"]["audiences"] = call.server.audiences.clone().into();
+    }
+    if request["spec"]["expirationSeconds"].is_null() {
+        request["spec"]["expirationSeconds"] = SECONDS_DEFAULT.into();
+    }
+    if let Some(object) = request.as_object_mut() {
+        object.remove("status");
+    }
+    Ok(())
+}
+
+fn seconds(request: &Value) -> i64 {
+    request["spec"]["expirationSeconds"].as_i64().unwrap_or_default()
+}
+
+fn check(request: &Value) -> Result<(), ApiError> {
+    let (seconds, spec, mut errors) = (seconds(request), Path::new("spec"), FieldErrors::default());
+    if seconds < SECONDS_MIN {
+        errors.invalid(&spec.child("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
+    }
+    if seconds > SECONDS_MAX {
+        let rule = "may not specify a duration larger than 2^32 seconds";
+        errors.invalid(&spec.child("expirationSeconds"), seconds, rule);
+    }
+    if errors.is_empty() { Ok(()) } else { Err(invalid("", &errors)) }
+}
+
+fn invalid(name: &str, errors: &FieldErrors) -> ApiError {
+    ApiError::invalid("authentication.k8s.io", "TokenRequest", name, rules::causes(errors))
 }
 
 fn find(snapshot: &Snapshot, collection: &str, path: &str) -> Option<Value> {
@@ -91,46 +111,76 @@ fn bound(object: &Value) -> BoundObject {
     BoundObject { name: meta::name(object).to_owned(), uid: meta::uid(object).to_owned() }
 }
 
+fn claims(call: &Call, snapshot: &Snapshot, account: &Value, request: &Value) -> Result<Claims, ApiError> {
+    let mut kubernetes = KubernetesClaims {
+        namespace: call.namespace.clone(),
+        serviceaccount: bound(account),
+        ..KubernetesClaims::default()
+    };
+    bind(call, snapshot, &request["spec"]["boundObjectRef"], &mut kubernetes)?;
+    let audiences = tree::list(&request["spec"], "audiences").iter();
+    let aud: Vec<String> = audiences.filter_map(Value::as_str).map(str::to_owned).collect();
+    let (now, mut life) = (call.now.as_second(), seconds(request));
+    let for_this_api = aud.iter().all(|audience| call.server.audiences.contains(audience));
+    if kubernetes.pod.is_some() && life == WARN_AFTER_SECONDS && for_this_api {
+        kubernetes.warnafter = Some(now + life);
+        life = EXTENDED_SECONDS;
+    }
+    Ok(Claims {
+        aud,
+        exp: now + life,
+        iat: now,
+        iss: String::new(),
+        jti: uuid::Uuid::new_v4().to_string(),
+        nbf: now,
+        sub: format!("system:serviceaccount:{}:{}", call.namespace, call.name),
+        kubernetes,
+    })
+}
+
 /// Writes the object the token is to die with into the claims.
 fn bind(call: &Call, snapshot: &Snapshot, reference: &Value, claims: &mut KubernetesClaims) -> Result<(), ApiError> {
-    let Some(kind) = reference["kind"].as_str() else { return Ok(()) };
-    let name = reference["name"].as_str().unwrap_or_default();
+    if reference.is_null() {
+        return Ok(());
+    }
+    let (version, kind, name) =
+        (tree::text(reference, "apiVersion"), tree::text(reference, "kind"), tree::text(reference, "name"));
     let in_namespace = format!("{}/{name}", call.namespace);
+    // of the version only the group counts, which is empty here
     let (collection, path, resource) = match kind {
-        "Pod" => ("core/pods", in_namespace.as_str(), "pods"),
-        "Secret" => ("core/secrets", in_namespace.as_str(), "secrets"),
-        "Node" => ("core/nodes", name, "nodes"),
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "cannot bind token for serviceaccount {:?} to {other}",
-                call.name
-            )));
+        "Pod" if !version.contains('/') => ("core/pods", in_namespace.as_str(), "pods"),
+        "Secret" if !version.contains('/') => ("core/secrets", in_namespace.as_str(), "secrets"),
+        "Node" if !version.contains('/') => ("core/nodes", name, "nodes"),
+        _ => {
+            let (group, version) = version.split_once('/').unwrap_or(("", version));
+            let why = format!("cannot bind token to object of type {group}/{version}, Kind={kind}");
+            return Err(ApiError::bad_request(why));
         }
     };
-    let missing = || ApiError::not_found(crate::status::GroupResource { group: "", resource }, name);
+    let missing = || ApiError::not_found(GroupResource { group: "", resource }, name);
     let object = find(snapshot, collection, path).ok_or_else(missing)?;
-    if let Some(uid) = reference["uid"].as_str().filter(|uid| !uid.is_empty() && *uid != meta::uid(&object)) {
+    if kind == "Pod" && tree::text_at(&object, &["spec", "serviceAccountName"]) != call.name {
+        return Err(ApiError::bad_request(format!(
+            "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+            call.name
+        )));
+    }
+    let uid = tree::text(reference, "uid");
+    if !uid.is_empty() && uid != meta::uid(&object) {
         let why = format!(
-            "the UID in the bound object reference ({uid}) does not match the UID in record ({})",
-            meta::uid(&object)
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been \
+             deleted and then recreated"
         );
-        return Err(ApiError::conflict(call.group_resource(), name, why));
+        return Err(ApiError::conflict(GroupResource { group: "", resource: kind }, name, why));
     }
     match kind {
         "Pod" => {
-            let account = object["spec"]["serviceAccountName"].as_str().unwrap_or_default();
-            if account != call.name {
-                let why = format!(
-                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
-                    call.name
-                );
-                return Err(ApiError::bad_request(why));
-            }
             claims.pod = Some(bound(&object));
-            if let Some(node) = object["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) {
-                let known = find(snapshot, "core/nodes", node);
-                let uid = known.map(|node| meta::uid(&node).to_owned()).unwrap_or_default();
-                claims.node = Some(BoundObject { name: node.to_owned(), uid });
+            let node = tree::text_at(&object, &["spec", "nodeName"]);
+            if !node.is_empty() {
+                // a node that is not there is still named, so that the token says where its pod runs
+                let uid = find(snapshot, "core/nodes", node).map(|node| meta::uid(&node).to_owned());
+                claims.node = Some(BoundObject { name: node.to_owned(), uid: uid.unwrap_or_default() });
             }
         }
         "Secret" => claims.secret = Some(bound(&object)),

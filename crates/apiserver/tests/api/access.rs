@@ -62,6 +62,110 @@ async fn a_service_account_token_stands_for_its_account_while_that_lives() {
     assert_eq!(fixture.post(&format!("{accounts}/none/token"), &short).await.failed().0, 404);
 }
 
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+
+#[tokio::test]
+async fn a_token_request_is_checked_and_bound_as_upstream_does() {
+    let fixture = Fixture::new().await;
+    let ask = async |body: serde_json::Value| fixture.post(&format!("{ACCOUNTS}/default/token"), &body).await;
+    for (body, code, message) in [
+        (
+            json!({"spec": {"expirationSeconds": 5}}),
+            422,
+            "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes",
+        ),
+        (
+            json!({"metadata": {"name": "other"}}),
+            422,
+            "metadata.name: Invalid value: \"other\": must match the service account name if specified",
+        ),
+        (
+            json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "none"}}}),
+            404,
+            "pods \"none\" not found",
+        ),
+        (
+            json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "ConfigMap", "name": "x"}}}),
+            400,
+            "cannot bind token to object of type /v1, Kind=ConfigMap",
+        ),
+    ] {
+        let (found, _, why) = ask(body).await.failed();
+        assert_eq!(found, code, "{why}");
+        assert!(why.contains(message), "{why}");
+    }
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "gone", "containers": [{"name": "c", "image": "i"}]}});
+    let pod = fixture.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    let bound = |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+    let other = ask(json!({"spec": {"boundObjectRef": bound("other")}})).await.failed();
+    assert_eq!(other.0, 409);
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let answer = ask(json!({"spec": {"expirationSeconds": 3607, "boundObjectRef": bound(uid)}})).await.ok();
+    let token = answer["status"]["token"].as_str().unwrap();
+    let claims = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, token.split('.').nth(1).unwrap());
+    let claims: serde_json::Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+    let bound = &claims["kubernetes.io"];
+    assert_eq!((&bound["pod"]["name"], &bound["node"]), (&json!("p"), &json!({"name": "gone"})));
+    // the token of a pod's own volume warns long before it ends
+    let issued = claims["iat"].as_i64().unwrap();
+    assert_eq!((bound["warnafter"].as_i64(), claims["exp"].as_i64()), (Some(issued + 3607), Some(issued + 31_536_000)));
+    let elsewhere = json!({"spec": {"audiences": ["vault"]}});
+    let token = ask(elsewhere).await.ok()["status"]["token"].as_str().unwrap().to_owned();
+    let review = |audiences: serde_json::Value| json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": audiences}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let here = fixture.post(reviews, &review(json!([]))).await.ok()["status"].clone();
+    assert!(
+        here["authenticated"].is_null()
+            && here["error"].as_str().unwrap().contains("is invalid for the target audiences"),
+        "{here}"
+    );
+    let there = fixture.post(reviews, &review(json!(["vault", "x"]))).await.ok()["status"].clone();
+    assert_eq!((&there["authenticated"], &there["audiences"]), (&json!(true), &json!(["vault"])));
+    let empty = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {}});
+    assert_eq!(fixture.post(reviews, &empty).await.failed().0, 400);
+}
+
+#[tokio::test]
+async fn the_issuer_describes_itself_to_service_accounts_only() {
+    let fixture = Fixture::new().await;
+    let account = || User::new("system:serviceaccount:default:default", &["system:serviceaccounts"]);
+    for (path, kind) in
+        [("/.well-known/openid-configuration", "application/json"), ("/openid/v1/jwks", "application/jwk-set+json")]
+    {
+        let answer = send(fixture.server.service(Some(account())), request(Method::GET, path, "", "")).await;
+        assert_eq!(answer.headers[header::CONTENT_TYPE], kind);
+        assert_eq!(answer.headers[header::CACHE_CONTROL], "public, max-age=3600");
+        answer.ok();
+        let bob = fixture.server.service(Some(User::new("bob", &["system:authenticated"])));
+        assert_eq!(send(bob, request(Method::GET, path, "", "")).await.failed().0, 403, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_stands_for_a_machine_that_joins() {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let fixture = Fixture::new().await;
+    let data = json!({"token-id": BASE64_STANDARD.encode("abcdef"), "token-secret": BASE64_STANDARD.encode("0123456789abcdef"),
+        "usage-bootstrap-authentication": BASE64_STANDARD.encode("true")});
+    let secret =
+        json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token", "data": data});
+    let ask = || {
+        let who = r#"{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}"#;
+        let mut request =
+            request(Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", fixture::JSON, who);
+        request.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer abcdef.0123456789abcdef"));
+        send(fixture.server.service(None), request)
+    };
+    assert_eq!(ask().await.failed().0, 401);
+    fixture.post("/api/v1/namespaces/kube-system/secrets", &secret).await.ok();
+    let who = ask().await.ok()["status"]["userInfo"].clone();
+    assert_eq!(
+        (&who["username"], &who["groups"][0]),
+        (&json!("system:bootstrap:abcdef"), &json!("system:bootstrappers"))
+    );
+}
+
 #[tokio::test]
 async fn strangers_may_probe_and_nothing_else() {
     let fixture = Fixture::new().await;
