@@ -1,21 +1,39 @@
 //! What every controller is given, and the errors they share.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use identity::{Authority, TokenSigner};
 use kube::Client;
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use reconcile::Informers;
 use tokio_util::sync::CancellationToken;
 
+/// The keys of the cluster, which never leave the process.
+#[derive(Clone)]
+pub struct Keys {
+    /// Issues certificates.
+    pub authority: Arc<Authority>,
+    /// Signs service-account tokens.
+    pub tokens: Arc<TokenSigner>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys")
+    }
+}
+
 /// Settings of the controllers.
 #[derive(Clone, Debug)]
 pub struct ControllersConfig {
     /// The cluster CA's certificate, published to every namespace.
     pub ca_pem: String,
+    /// What signs certificates and tokens; without them the controllers that need them stand still.
+    pub keys: Option<Keys>,
     /// A node whose lease is not renewed for this long is taken for dead.
     pub node_monitor_grace_period: Duration,
     /// So many finished pods are kept; the oldest above that are deleted.
@@ -32,6 +50,7 @@ impl ControllersConfig {
     pub fn new(ca_pem: impl Into<String>) -> Self {
         Self {
             ca_pem: ca_pem.into(),
+            keys: None,
             node_monitor_grace_period: Self::NODE_MONITOR_GRACE_PERIOD,
             terminated_pods_max: Self::TERMINATED_PODS_MAX,
         }

@@ -11,6 +11,8 @@
 //! - a write that rests on cached state carries a uid or resource version, so stale caches lead to a retry, not to damage;
 //! - every reconcile may be cut off at any await and repeated.
 
+mod bootstrap_tokens;
+mod certificates;
 mod clusterrole_aggregation;
 mod context;
 mod deployment;
@@ -29,10 +31,11 @@ mod root_ca;
 mod selector;
 mod serviceaccount;
 mod taint_eviction;
+mod token_secrets;
 mod volume_binder;
 mod volume_protection;
 
-pub use context::{ControllersConfig, ControllersError};
+pub use context::{ControllersConfig, ControllersError, Keys};
 
 use context::Context;
 use futures::FutureExt;
@@ -47,7 +50,11 @@ type Start = fn(Context, CancellationToken) -> BoxFuture<'static, ()>;
 /// Name and start of every controller; adding one is a module and a line here.
 fn registry() -> Vec<(&'static str, Start)> {
     vec![
+        ("bootstrap-signer", |context, stop| bootstrap_tokens::sign(context, stop).boxed()),
         ("clusterrole-aggregation", |context, stop| clusterrole_aggregation::run(context, stop).boxed()),
+        ("csr-approver", |context, stop| certificates::approver::run(context, stop).boxed()),
+        ("csr-cleaner", |context, stop| certificates::cleaner::run(context, stop).boxed()),
+        ("csr-signer", |context, stop| certificates::signer::run(context, stop).boxed()),
         ("deployment", |context, stop| deployment::run(context, stop).boxed()),
         ("endpoints", |context, stop| endpoints::run(context, stop).boxed()),
         ("endpointslice", |context, stop| endpointslice::run(context, stop).boxed()),
@@ -60,6 +67,8 @@ fn registry() -> Vec<(&'static str, Start)> {
         ("root-ca", |context, stop| root_ca::run(context, stop).boxed()),
         ("serviceaccount", |context, stop| serviceaccount::run(context, stop).boxed()),
         ("taint-eviction", |context, stop| taint_eviction::run(context, stop).boxed()),
+        ("token-cleaner", |context, stop| bootstrap_tokens::clean(context, stop).boxed()),
+        ("token-secrets", |context, stop| token_secrets::run(context, stop).boxed()),
         ("persistentvolume-binder", |context, stop| volume_binder::run(context, stop).boxed()),
         ("volume-protection", |context, stop| volume_protection::run(context, stop).boxed()),
     ]

@@ -147,7 +147,7 @@ pub struct LegacyClaims {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verified {
     /// A token from a TokenRequest.
-    Bound(Claims),
+    Bound(Box<Claims>),
     /// A token of a Secret.
     Legacy(LegacyClaims),
 }
@@ -167,7 +167,7 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
 }
 
 enum SigningKey {
-    P256(EcdsaKeyPair),
+    P256(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -178,7 +178,7 @@ impl SigningKey {
         match block.tag() {
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(block.contents()).ok().map(|key| Self::Rsa(Box::new(key))),
             "PRIVATE KEY" => EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, block.contents(), random)
-                .map(Self::P256)
+                .map(|key| Self::P256(Box::new(key)))
                 .or_else(|_| RsaKeyPair::from_pkcs8(block.contents()).map(|key| Self::Rsa(Box::new(key))))
                 .ok(),
             _ => None,
@@ -346,7 +346,7 @@ impl TokenSigner {
         if now.saturating_add(LEEWAY_SECONDS) < claims.iat {
             return Err(TokenError::IssuedInTheFuture);
         }
-        Ok(Verified::Bound(claims))
+        Ok(Verified::Bound(Box::new(claims)))
     }
 }
 

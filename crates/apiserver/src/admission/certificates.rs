@@ -1,53 +1,67 @@
-//! Who may approve and sign certificate requests.
+//! CertificateSigningRequests: only who may `approve` for a signer decides about its requests, only who may `sign` for it
+//! issues, and nobody asks to become a member of `system:masters`.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use identity::CertificateRequest;
 use serde_json::Value;
 
 use super::{AdmissionError, AdmissionRequest, Operation};
 use crate::{
     authorization::{Attributes, Authorizer, Decision},
-    strategy::tree::{self, text_at},
+    strategy::tree,
+    user::GROUP_MASTERS,
 };
 
-/// Checks a write of a CertificateSigningRequest.
+const GROUP: &str = "certificates.k8s.io";
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+
+/// Checks a write of a request.
 pub(crate) fn check(
     authorizer: &Authorizer,
     request: &AdmissionRequest<'_>,
     object: &Value,
 ) -> Result<(), AdmissionError> {
-    if request.resource.group != "certificates.k8s.io" || request.resource.plural != "certificatesigningrequests" {
+    if request.resource.group != GROUP || request.resource.plural != "certificatesigningrequests" {
         return Ok(());
     }
     match (request.operation, request.subresource, request.old) {
-        (Operation::Update, Some("approval"), Some(old)) => {
-            let signer = text_at(old, &["spec", "signerName"]);
-            if may(authorizer, request, "approve", signer) {
-                return Ok(());
-            }
-            let why = format!("user not permitted to approve requests with signerName {signer:?}");
-            Err(AdmissionError::forbidden(request, why))
-        }
-        (Operation::Update, Some("status"), Some(old)) => {
-            let status = |object: &'_ Value, key: &str| tree::at(object, &["status", key]).cloned();
-            let same = |key: &str| status(object, key) == status(old, key);
-            let signer = text_at(old, &["spec", "signerName"]);
-            if (same("certificate") && same("conditions")) || may(authorizer, request, "sign", signer) {
-                return Ok(());
-            }
-            let why = format!("user not permitted to sign requests with signerName {signer:?}");
-            Err(AdmissionError::forbidden(request, why))
+        (Operation::Create, None, _) => check_subject(request, object),
+        // the old state says which signer it is about, whatever the new one says
+        (Operation::Update, Some("approval"), Some(old)) => permitted(authorizer, request, old, "approve"),
+        (Operation::Update, Some("status"), Some(old)) if !tree::same(object, old, "status") => {
+            permitted(authorizer, request, old, "sign")
         }
         _ => Ok(()),
     }
 }
 
-/// Whether the user has the verb on the signer, or on all signers of its domain.
-fn may(authorizer: &Authorizer, request: &AdmissionRequest<'_>, verb: &str, signer: &str) -> bool {
+fn check_subject(request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
+    if tree::text_at(object, &["spec", "signerName"]) != CLIENT_SIGNER {
+        return Ok(());
+    }
+    let asked = STANDARD.decode(tree::text_at(object, &["spec", "request"])).unwrap_or_default();
+    // what cannot be read is refused by validation
+    let Ok(asked) = CertificateRequest::parse(&asked) else { return Ok(()) };
+    if asked.organizations.iter().any(|group| group == GROUP_MASTERS) {
+        let why = format!("use of {CLIENT_SIGNER} signer with {GROUP_MASTERS} group is not allowed");
+        return Err(AdmissionError::forbidden(request, why));
+    }
+    Ok(())
+}
+
+fn permitted(
+    authorizer: &Authorizer,
+    request: &AdmissionRequest<'_>,
+    object: &Value,
+    verb: &str,
+) -> Result<(), AdmissionError> {
+    let signer = tree::text_at(object, &["spec", "signerName"]);
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-    [signer, &domain].into_iter().any(|name| {
+    let allowed = [signer, &domain].into_iter().any(|name| {
         let attributes = Attributes {
             user: request.user,
             verb,
-            group: "certificates.k8s.io",
+            group: GROUP,
             resource: "signers",
             subresource: "",
             namespace: "",
@@ -55,5 +69,10 @@ fn may(authorizer: &Authorizer, request: &AdmissionRequest<'_>, verb: &str, sign
             path: None,
         };
         authorizer.authorize(&attributes) == Decision::Allow
-    })
+    });
+    if allowed {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
+    Err(AdmissionError::forbidden(request, why))
 }

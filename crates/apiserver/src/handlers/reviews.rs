@@ -55,6 +55,10 @@ fn subject(spec: &Value) -> User {
     user.uid = spec["uid"].as_str().unwrap_or_default().to_owned();
     user.groups =
         spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    for (key, values) in tree::map(spec, "extra") {
+        let values = values.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        user.extra.insert(key.to_lowercase(), values);
+    }
     user
 }
 

@@ -1,16 +1,57 @@
 //! CertificateSigningRequests.
 
+use std::collections::BTreeSet;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use x509_parser::{
+    pem::Pem,
+    prelude::{FromDer, X509Certificate},
+};
 
 use super::{
-    NameRule, Strategy, WriteContext, keep_all_but_status,
+    NameRule, Strategy, WriteContext, keep_all_but_status, names,
     tree::{self, int, list, text},
 };
 use crate::field_error::{FieldErrors, Path};
 
 const SPEC: Path<'static> = Path::new("spec");
+const STATUS: Path<'static> = Path::new("status");
 /// Shortest validity that can be asked for; shorter ones could not be renewed in time.
 const SECONDS_MIN: i64 = 600;
+const APPROVED: &str = "Approved";
+const DENIED: &str = "Denied";
+const FAILED: &str = "Failed";
+/// Only requests made through an API version that is gone may name this signer.
+const LEGACY_UNKNOWN: &str = "kubernetes.io/legacy-unknown";
+/// Longest signer: a domain, a slash, and a path that can hold a label, a dot and a subdomain.
+const SIGNER_BYTES_MAX: usize = names::SUBDOMAIN_BYTES_MAX * 2 + names::LABEL_BYTES_MAX + 2;
+/// What a certificate can be asked to be good for.
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
 
 /// CertificateSigningRequests.
 pub(super) struct SigningRequest;
@@ -49,11 +90,19 @@ impl Strategy for SigningRequest {
                 let conditions = new.get_mut("status").and_then(|status| tree::remove(status, "conditions"));
                 keep_all_but_status(new, old);
                 tree::keep(new, old, "status");
-                if let (Some(conditions), Some(status)) = (conditions, tree::map_mut(new, "status")) {
-                    status.insert("conditions".to_owned(), stamped(conditions, cx.now));
+                if let Some(status) = tree::map_mut(new, "status") {
+                    status.remove("conditions");
+                    status.extend(conditions.map(|conditions| ("conditions".to_owned(), conditions)));
                 }
+                stamp(new, old, cx.now);
             }
-            Some("status") => keep_all_but_status(new, old),
+            Some("status") => {
+                keep_all_but_status(new, old);
+                for kind in [APPROVED, DENIED] {
+                    preserve(new, old, kind);
+                }
+                stamp(new, old, cx.now);
+            }
             _ => {
                 tree::keep(new, old, "spec");
                 tree::keep(new, old, "status");
@@ -61,43 +110,38 @@ impl Strategy for SigningRequest {
         }
     }
 
-    fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
+    fn check(&self, _cx: &WriteContext<'_>, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
         let spec = object.get("spec").unwrap_or(&Value::Null);
-        if text(spec, "request").is_empty() {
-            errors.invalid(&SPEC.child("request"), "", "PEM block type must be CERTIFICATE REQUEST");
+        // what was let in before is not judged again
+        if old.is_none() {
+            let request = STANDARD.decode(text(spec, "request")).unwrap_or_default();
+            if let Err(error) = identity::CertificateRequest::parse(&request) {
+                errors.invalid(&SPEC.child("request"), text(spec, "request"), error.to_string());
+            }
+            check_usages(spec, errors);
+            check_signer(text(spec, "signerName"), errors);
+            if let Some(seconds) = int(spec, "expirationSeconds")
+                && seconds < SECONDS_MIN
+            {
+                let rule = "may not specify a duration less than 600 seconds (10 minutes)";
+                errors.invalid(&SPEC.child("expirationSeconds"), seconds, rule);
+            }
         }
-        if list(spec, "usages").is_empty() {
-            errors.required(&SPEC.child("usages"), "");
-        }
-        let signer = text(spec, "signerName");
-        if signer.is_empty() {
-            errors.required(&SPEC.child("signerName"), "");
-        } else if !signer.contains('/') {
-            errors.invalid(
-                &SPEC.child("signerName"),
-                signer,
-                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-            );
-        }
-        if let Some(seconds) = int(spec, "expirationSeconds")
-            && seconds < SECONDS_MIN
+        check_conditions(object, old, errors);
+    }
+
+    fn check_change(&self, cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        check_transition(new, old, cx.subresource == Some("approval"), false, errors);
+    }
+
+    fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        check_conditions(new, Some(old), errors);
+        if certificate(new) != certificate(old)
+            && let Some(why) = wrong_certificate(certificate(new))
         {
-            errors.invalid(
-                &SPEC.child("expirationSeconds"),
-                seconds,
-                "may not specify a duration less than 600 seconds (10 minutes)",
-            );
+            errors.invalid(&STATUS.child("certificate"), "<certificate data>", why);
         }
-        let conditions = object.get("status").map_or(&[][..], |status| list(status, "conditions"));
-        let has = |kind: &str| conditions.iter().any(|condition| text(condition, "type") == kind);
-        if has("Approved") && has("Denied") {
-            let path = Path::new("status");
-            errors.invalid(
-                &path.child("conditions"),
-                "Denied",
-                "Approved and Denied conditions are mutually exclusive",
-            );
-        }
+        check_transition(new, old, false, true, errors);
     }
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -105,57 +149,179 @@ impl Strategy for SigningRequest {
     }
 }
 
-/// The conditions, each with the time it was given.
-fn stamped(mut conditions: Value, now: jiff::Timestamp) -> Value {
+fn conditions(object: &Value) -> &[Value] {
+    object.get("status").map_or(&[], |status| list(status, "conditions"))
+}
+
+fn of_type<'a>(object: &'a Value, kind: &str) -> Vec<&'a Value> {
+    conditions(object).iter().filter(|condition| text(condition, "type") == kind).collect()
+}
+
+fn certificate(object: &Value) -> &str {
+    tree::text_at(object, &["status", "certificate"])
+}
+
+/// Conditions of `kind` stay what they were, unless there are more or fewer of them now.
+fn preserve(new: &mut Value, old: &Value, kind: &str) {
+    let before = of_type(old, kind);
+    if before.len() != of_type(new, kind).len() {
+        return;
+    }
+    let Some(status) = new.get_mut("status") else { return };
+    let now = tree::list_mut(status, "conditions").iter_mut().filter(|condition| text(condition, "type") == kind);
+    for (now, before) in now.zip(before) {
+        *now = before.clone();
+    }
+}
+
+/// Gives each condition the times it lacks: of its last change, and of the change of its state.
+fn stamp(new: &mut Value, old: &Value, now: jiff::Timestamp) {
     let now = format!("{now:.0}");
-    for condition in conditions.as_array_mut().into_iter().flatten() {
-        for key in ["lastUpdateTime", "lastTransitionTime"] {
-            tree::default_to(condition, key, now.as_str());
+    let Some(status) = new.get_mut("status") else { return };
+    for condition in tree::list_mut(status, "conditions") {
+        tree::default_to(condition, "lastUpdateTime", now.as_str());
+        let same = |other: &&Value| ["type", "status"].iter().all(|key| text(other, key) == text(condition, key));
+        let before = conditions(old).iter().find(same).map(|before| text(before, "lastTransitionTime"));
+        let at = before.filter(|at| !at.is_empty()).unwrap_or(&now).to_owned();
+        tree::default_to(condition, "lastTransitionTime", at);
+    }
+}
+
+fn check_usages(spec: &Value, errors: &mut FieldErrors) {
+    let usages = list(spec, "usages");
+    let path = SPEC.child("usages");
+    if usages.is_empty() {
+        errors.required(&path, "usages must be provided");
+    }
+    let mut seen = BTreeSet::new();
+    for (index, usage) in usages.iter().filter_map(Value::as_str).enumerate() {
+        if !USAGES.contains(&usage) {
+            errors.not_supported(&path.index(index), usage, &USAGES);
+        }
+        if !seen.insert(usage) {
+            errors.duplicate(&path.index(index), usage);
         }
     }
-    conditions
+}
+
+fn check_signer(signer: &str, errors: &mut FieldErrors) {
+    let path = SPEC.child("signerName");
+    if signer == LEGACY_UNKNOWN {
+        errors.invalid(&path, signer, "the legacy signerName is not allowed via this API version");
+        return;
+    }
+    if signer.is_empty() {
+        errors.required(&path, "signerName must be provided");
+        return;
+    }
+    let (domain, rest) = match signer.split_once('/') {
+        Some((domain, rest)) if !rest.contains('/') => (domain, rest),
+        _ => {
+            let rule = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+            errors.invalid(&path, signer, rule);
+            return;
+        }
+    };
+    if domain.len() > names::SUBDOMAIN_BYTES_MAX {
+        errors.too_long(&path, names::SUBDOMAIN_BYTES_MAX);
+    }
+    let wrong = |part: &str, check: fn(&str) -> Option<String>| {
+        part.split('.').find_map(|label| Some(format!("validating label {label:?}: {}", check(label)?)))
+    };
+    if let Some(message) = wrong(domain, names::label) {
+        errors.invalid(&path, domain, message);
+    }
+    if !domain.contains('.') {
+        errors.invalid(&path, domain, "should be a domain with at least two segments separated by dots");
+    }
+    if let Some(message) = wrong(rest, names::subdomain) {
+        errors.invalid(&path, rest, message);
+    }
+    if signer.len() > SIGNER_BYTES_MAX {
+        errors.too_long(&path, SIGNER_BYTES_MAX);
+    }
+}
+
+fn check_conditions(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let both = |object: &Value| !of_type(object, APPROVED).is_empty() && !of_type(object, DENIED).is_empty();
+    let twice = |object: &Value| {
+        let mut seen = BTreeSet::new();
+        conditions(object).iter().any(|condition| !seen.insert(text(condition, "type")))
+    };
+    let (allows_both, allows_twice) = (old.is_some_and(both), old.is_some_and(twice));
+    let path = STATUS.child("conditions");
+    let mut seen = BTreeSet::new();
+    for (index, condition) in conditions(object).iter().enumerate() {
+        let (kind, status, path) = (text(condition, "type"), text(condition, "status"), path.index(index));
+        if kind.is_empty() {
+            errors.required(&path.child("type"), "");
+        }
+        let decision = matches!(kind, APPROVED | DENIED | FAILED);
+        let allowed: &[&str] = if decision { &["True"] } else { &["False", "True", "Unknown"] };
+        if status.is_empty() {
+            errors.required(&path.child("status"), "");
+        } else if !allowed.contains(&status) {
+            errors.not_supported(&path.child("status"), status, allowed);
+        }
+        let excluded = (kind == APPROVED && seen.contains(DENIED)) || (kind == DENIED && seen.contains(APPROVED));
+        if excluded && !allows_both {
+            let rule = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(&path.child("type"), kind, rule);
+        }
+        if !seen.insert(kind) && !allows_twice {
+            errors.duplicate(&path.child("type"), kind);
+        }
+    }
+}
+
+/// What a write through a subresource may change: who approves decides, who signs gives the certificate, and nobody takes
+/// anything back.
+fn check_transition(new: &Value, old: &Value, decides: bool, signs: bool, errors: &mut FieldErrors) {
+    let path = STATUS.child("conditions");
+    for kind in [APPROVED, DENIED, FAILED] {
+        let (mut before, mut now) = (of_type(old, kind), of_type(new, kind));
+        let by_text = |condition: &&Value| condition.to_string();
+        before.sort_by_key(by_text);
+        now.sort_by_key(by_text);
+        if before.len() < now.len() {
+            if kind != FAILED && !decides {
+                errors.forbidden(&path, format!("updates may not add a condition of type {kind:?}"));
+            }
+        } else if before.len() > now.len() {
+            errors.forbidden(&path, format!("updates may not remove a condition of type {kind:?}"));
+        } else if before != now {
+            errors.forbidden(&path, format!("updates may not modify a condition of type {kind:?}"));
+        }
+    }
+    if certificate(new) != certificate(old) {
+        let path = STATUS.child("certificate");
+        if !signs {
+            errors.forbidden(&path, "updates may not set certificate content");
+        } else if !certificate(old).is_empty() {
+            errors.forbidden(&path, "updates may not modify existing certificate content");
+        }
+    }
+}
+
+/// What is wrong with an issued certificate.
+fn wrong_certificate(encoded: &str) -> Option<String> {
+    if encoded.is_empty() {
+        return None;
+    }
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    let mut blocks = 0;
+    for block in Pem::iter_from_buffer(&bytes) {
+        let Ok(block) = block else { return Some("a PEM block is malformed".to_owned()) };
+        if block.label != "CERTIFICATE" {
+            return Some(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
+        }
+        if X509Certificate::from_der(&block.contents).is_err() {
+            return Some("a PEM block does not hold a certificate".to_owned());
+        }
+        blocks += 1;
+    }
+    (blocks == 0).then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        strategy::fixture::{created, prepared, resource, with},
-        user::User,
-    };
-
-    fn request() -> Value {
-        json!({"metadata": {"name": "a:b"}, "spec": {
-            "request": "AA==", "usages": ["client auth"], "signerName": "a.io/b", "username": "somebody else"
-        }})
-    }
-
-    #[test]
-    fn the_server_says_who_asks() {
-        let mut requests = resource("certificates.k8s.io", "certificatesigningrequests");
-        requests.namespaced = false;
-        assert_eq!(prepared(&requests, request())["spec"]["username"], "tester");
-        assert_eq!(created(&requests, request()), "[]");
-    }
-
-    #[test]
-    fn approval_changes_conditions_only() {
-        let requests = resource("certificates.k8s.io", "certificatesigningrequests");
-        let old =
-            json!({"metadata": {"name": "a"}, "spec": {"signerName": "a.io/b"}, "status": {"certificate": "AA=="}});
-        let mut new = json!({"metadata": {"name": "a"}, "spec": {"signerName": "evil.io/b"},
-            "status": {"certificate": "BB==", "conditions": [{"type": "Approved", "status": "True"}]}});
-        let user = User::new("u", &[]);
-        with(&requests, |strategy, cx| {
-            let cx = WriteContext { subresource: Some("approval"), user: &user, ..*cx };
-            strategy.prepare_update(&cx, &mut new, &old);
-        });
-        assert_eq!(new["spec"], old["spec"]);
-        assert_eq!(new["status"]["certificate"], "AA==");
-        let condition = &new["status"]["conditions"][0];
-        assert_eq!(
-            (&condition["type"], &condition["lastUpdateTime"]),
-            (&json!("Approved"), &json!("1970-01-01T00:00:00Z"))
-        );
-    }
-}
+mod tests;

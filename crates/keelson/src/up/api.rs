@@ -50,7 +50,8 @@ pub(super) struct Api {
     pub(super) listen: IpAddr,
     /// First address of the service range: that of the Service `kubernetes`.
     pub(super) service_block: Block,
-    authority: Authority,
+    authority: Arc<Authority>,
+    signer: Arc<TokenSigner>,
     tls: Arc<ServerConfig>,
 }
 
@@ -103,9 +104,10 @@ pub(super) async fn start(
         let range = slot.service_cidr();
         Block { network: range.network, prefix: range.prefix }
     });
+    let (authority, signer) = (Arc::new(authority), Arc::new(signer));
     let auditor = auditor(&config.audit, layout)?;
     let api_config = ApiServerConfig { service_block, auditor, seats: config.seats, ..ApiServerConfig::default() };
-    let server = ApiServer::new(store, api_config, Arc::new(signer));
+    let server = ApiServer::new(store, api_config, signer.clone());
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
     let tls = tls(&authority, bound, slot, service_block, now)?;
@@ -131,7 +133,7 @@ pub(super) async fn start(
     let host = if bound.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound.ip() };
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
-    Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, tls })
+    Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, signer, tls })
 }
 
 fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Failure> {
@@ -237,7 +239,8 @@ pub(super) fn start_controllers(
             .is_some()
             .then(|| Election::new(api.client(component), component.trim_start_matches("system:"), &identity))
     };
-    let controllers = controllers::ControllersConfig::new(api.authority_pem());
+    let mut controllers = controllers::ControllersConfig::new(api.authority_pem());
+    controllers.keys = Some(controllers::Keys { authority: api.authority.clone(), tokens: api.signer.clone() });
     let manager = "system:kube-controller-manager";
     let (client, shared, elected) = (api.client(manager), informers.clone(), election(manager));
     supervisor.start("controllers", Fate::Restarted, move |stop| {
