@@ -13,6 +13,7 @@ mod authority;
 mod bootstrap_token;
 mod certificate_request;
 mod der;
+pub mod encryption;
 mod file;
 mod issue;
 pub mod jwt;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServer, ApiServerConfig, User};
-use controllers::ControllersConfig;
-use identity::TokenSigner;
+use controllers::{ControllersConfig, Keys};
+use identity::{Authority, TokenSigner};
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -37,11 +37,14 @@ impl Cluster {
         Self::start_with(nodes, ControllersConfig::new("the ca")).await
     }
 
-    pub(crate) async fn start_with(nodes: usize, config: ControllersConfig) -> Self {
+    pub(crate) async fn start_with(nodes: usize, mut config: ControllersConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path().join("store"), store::Options::default()).unwrap();
         let signer = TokenSigner::load_or_create(&directory.path().join("sa.key"), "https://test").unwrap();
-        let server = ApiServer::new(store, ApiServerConfig::default(), Arc::new(signer));
+        let signer = Arc::new(signer);
+        let authority = Authority::load_or_create(directory.path(), jiff::Timestamp::now()).unwrap();
+        config.keys = Some(Keys { authority: Arc::new(authority), tokens: signer.clone() });
+        let server = ApiServer::new(store, ApiServerConfig::default(), signer);
         server.bootstrap().await.unwrap();
         let client = server.client(User::new("test", &["system:masters"]));
         let informers = Informers::new(client.clone());

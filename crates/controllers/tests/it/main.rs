@@ -8,4 +8,6 @@ mod collection;
 #[cfg(test)]
 mod nodes;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod workloads;

@@ -21,7 +21,9 @@ fn request() -> Value {
 }
 
 fn requests() -> kinds::Resource {
-    resource("certificates.k8s.io", "certificatesigningrequests")
+    let mut requests = resource("certificates.k8s.io", "certificatesigningrequests");
+    requests.namespaced = false;
+    requests
 }
 
 #[test]
