@@ -25,6 +25,7 @@ pub mod strategy;
 pub mod table;
 pub mod user;
 
+mod at_rest;
 mod authentication;
 mod backup;
 mod body;
@@ -64,6 +65,7 @@ mod turns;
 mod warnings;
 mod webhooks;
 
+pub use at_rest::{EncryptionAtRest, EncryptionFileError};
 pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
 pub use bootstrap::BootstrapError;
 pub use flow::SEATS;
