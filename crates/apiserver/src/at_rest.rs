@@ -7,19 +7,10 @@ use std::{
 
 use identity::encryption::{Encryption, EncryptionConfigurationError, EncryptionError};
 use serde_json::Value;
-use store::{AtRest, AtRestError};
+use store::{AtRest, AtRestError, registry_key};
 
 /// Largest configuration that is read; ones with a hundred keys have some KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Resources that are kept under another name than their plural, as upstream keeps them.
-const KEPT_AS: [(&str, &str); 5] = [
-    ("core/endpoints", "services/endpoints"),
-    ("core/nodes", "minions"),
-    ("core/replicationcontrollers", "controllers"),
-    ("core/services", "services/specs"),
-    ("networking.k8s.io/ingresses", "ingress"),
-];
-
 /// The configuration of encryption at rest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptionFileError {
@@ -111,12 +102,12 @@ impl EncryptionAtRest {
 
 impl AtRest for EncryptionAtRest {
     fn seal(&self, collection: &str, path: &str, plain: &[u8]) -> Result<Option<Vec<u8>>, AtRestError> {
-        let sealed = self.encryption.seal(collection, || place(collection, path), plain);
+        let sealed = self.encryption.seal(collection, || registry_key(collection, path), plain);
         sealed.map_err(|error| self.failed(collection, path, &error))
     }
 
     fn open(&self, collection: &str, path: &str, stored: &[u8]) -> Result<Option<Vec<u8>>, AtRestError> {
-        let opened = self.encryption.open(collection, || place(collection, path), stored);
+        let opened = self.encryption.open(collection, || registry_key(collection, path), stored);
         opened.map_err(|error| self.failed(collection, path, &error))
     }
 
@@ -125,39 +116,9 @@ impl AtRest for EncryptionAtRest {
     }
 }
 
-/// Where upstream's API server would keep the object, to which it binds the sealed value: built-in resources by their
-/// plural, those of extensions by group and plural.
-fn place(collection: &str, path: &str) -> String {
-    if let Some((_, folder)) = KEPT_AS.iter().find(|(known, _)| *known == collection) {
-        return format!("/registry/{folder}/{path}");
-    }
-    let (group, plural) = collection.split_once('/').unwrap_or(("", collection));
-    let extension = matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
-    let group_name = if group == "core" { "" } else { group };
-    let builtin = !extension && kinds::builtin().iter().any(|known| known.group == group_name && known.plural == plural);
-    if builtin { format!("/registry/{plural}/{path}") } else { format!("/registry/{collection}/{path}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_value_is_bound_to_where_upstream_would_keep_it() {
-        for (collection, path, expected) in [
-            ("core/secrets", "default/a", "/registry/secrets/default/a"),
-            ("core/nodes", "n", "/registry/minions/n"),
-            ("apps/deployments", "default/a", "/registry/deployments/default/a"),
-            ("example.com/things", "default/a", "/registry/example.com/things/default/a"),
-            (
-                "apiextensions.k8s.io/customresourcedefinitions",
-                "a.b",
-                "/registry/apiextensions.k8s.io/customresourcedefinitions/a.b",
-            ),
-        ] {
-            assert_eq!(place(collection, path), expected);
-        }
-    }
 
     #[test]
     fn a_configuration_is_made_once_and_named_when_it_is_wrong() {

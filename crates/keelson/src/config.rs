@@ -123,6 +123,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "600",
         about: "1 to 1000000: requests served at once, divided among priority levels; upstream's 400 reading and 200 writing",
     },
+    Setting {
+        key: "encryption.config",
+        environment: "KEELSON_ENCRYPTION_CONFIG",
+        default: "",
+        about: "file with an apiserver.config.k8s.io/v1 EncryptionConfiguration; empty takes pki/encryption.json in the data folder, which seals Secrets with a key made at first start",
+    },
     Setting { key: "log.format", environment: "KEELSON_LOG_FORMAT", default: "text", about: "text or json" },
     Setting {
         key: "log.level",
@@ -192,6 +198,8 @@ pub(crate) struct Config {
     pub seats: u32,
     /// Log lines as JSON.
     pub log_json: bool,
+    /// Configuration of encryption at rest; `None` takes the one in the data directory.
+    pub encryption_config: Option<PathBuf>,
     /// Filter of the log.
     pub log_level: String,
     /// Budget of a graceful shutdown.
@@ -367,6 +375,7 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         store_ca_file: ca_file,
         store_pair,
         seats: values.parsed("limits.requests", 0, |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n))),
+        encryption_config: path(values.text("encryption.config")),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
             "json" => Some(true),

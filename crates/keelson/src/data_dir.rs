@@ -69,6 +69,10 @@ impl Layout {
     pub(crate) fn audit_log(&self) -> PathBuf {
         self.at("audit").join("audit.log")
     }
+    /// Which resources are kept sealed, and with which keys.
+    pub(crate) fn encryption_config(&self) -> PathBuf {
+        self.pki().join("encryption.json")
+    }
     /// Images, snapshots and container state.
     pub(crate) fn runtime(&self) -> PathBuf {
         self.at("runtime")

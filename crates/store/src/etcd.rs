@@ -45,6 +45,8 @@ use mirror::{LoadError, Mirror, Reader};
 use slots::Slots;
 use waiters::Waiters;
 
+pub use keys::registry_key;
+
 /// Changes kept for who follows them, before he has to look at everything again.
 const CHANGES: usize = 16 << 10;
 

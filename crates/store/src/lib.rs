@@ -43,7 +43,7 @@ mod watch;
 pub use at_rest::{AtRest, AtRestError};
 pub use backup::{BackupContent, RestoreError};
 pub use error::{CommitError, OpenError, Unreachable, WatchError};
-pub use etcd::{Endpoint, Endpoints, EtcdConfig};
+pub use etcd::{Endpoint, Endpoints, EtcdConfig, registry_key};
 pub use snapshot::{Range, Snapshot};
 pub use store::{Change, Changes, Health, Options, Store};
 pub use watch::Watch;

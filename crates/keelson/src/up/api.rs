@@ -8,7 +8,7 @@ use std::{
 use ::store::Options;
 use anyhow::{Context, anyhow};
 use apiserver::{
-    ApiServer, ApiServerConfig,
+    ApiServer, ApiServerConfig, EncryptionAtRest,
     allocation::Block,
     audit::{AuditConfig, Auditor, LogOptions, Policy},
     user::User,
@@ -95,7 +95,12 @@ pub(super) async fn start(
     slot: Option<Slot>,
     supervisor: &mut Supervisor,
 ) -> Result<Api, Failure> {
-    let store = store::open(config, layout, Options::default()).await?;
+    let at_rest = match &config.encryption_config {
+        Some(path) => EncryptionAtRest::load(path).map_err(|error| Exit::Configuration.because(error))?,
+        None => EncryptionAtRest::load_or_create(&layout.encryption_config()).map_err(|e| Exit::Data.because(e))?,
+    };
+    let options = Options { at_rest: Some(Arc::new(at_rest)), ..Options::default() };
+    let store = store::open(config, layout, options).await?;
     let now = Timestamp::now();
     let authority = Authority::load_or_create(&layout.pki(), now).map_err(|e| Exit::Data.because(e))?;
     let signer =

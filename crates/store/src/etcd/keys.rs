@@ -84,13 +84,18 @@ const NO_OBJECTS: &[&str] = &["health", "masterleases", "peerserverleases", "ran
 
 /// The key of an object.
 pub(super) fn of(key: &Key) -> Vec<u8> {
-    let (collection, path) = (&*key.collection, &*key.path);
-    let mut bytes = Vec::with_capacity(PREFIX.len() + collection.len() + 1 + path.len());
-    bytes.extend_from_slice(PREFIX.as_bytes());
-    bytes.extend_from_slice(folder(collection).as_bytes());
-    bytes.push(b'/');
-    bytes.extend_from_slice(path.as_bytes());
-    bytes
+    registry_key(&key.collection, &key.path).into_bytes()
+}
+
+/// Where upstream keeps the object at `path` of `collection`. Sealed objects are bound to this place, in whichever store
+/// they lie.
+pub fn registry_key(collection: &str, path: &str) -> String {
+    let folder = folder(collection);
+    let mut key = String::with_capacity(PREFIX.len() + folder.len() + 1 + path.len());
+    for part in [PREFIX, folder, "/", path] {
+        key.push_str(part);
+    }
+    key
 }
 
 fn folder(collection: &str) -> &str {
