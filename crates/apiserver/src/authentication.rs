@@ -1,6 +1,6 @@
 //! Who makes a request: a client certificate, a bearer token, a fixed in-process user, or nobody.
 //!
-//! A bearer token is a service account's, a bootstrap token, or nobody's; its form and issuer say which, so that one
+//! A bearer token is a service account's, a bootstrap token, an identity provider's, or nobody's; its form and issuer say which, so that one
 //! authenticator decides about it and gives the reason when it is refused.
 
 use std::sync::Arc;
@@ -16,7 +16,11 @@ use crate::user::{GROUP_AUTHENTICATED, User};
 
 mod bootstrap_token;
 mod last_used;
+mod oidc;
 mod service_account;
+
+pub(crate) use oidc::Oidc;
+pub use oidc::OidcConfig;
 
 pub(crate) use last_used::{LastUsed, patch as last_used_patch};
 
@@ -26,6 +30,8 @@ pub(crate) struct Authenticator {
     /// What a token must be meant for to be good for this API.
     audiences: Vec<String>,
     accounts: service_account::Accounts,
+    /// The identity provider that is believed besides.
+    pub(crate) oidc: Option<Oidc>,
     pub(crate) last_used: LastUsed,
 }
 
@@ -38,6 +44,9 @@ pub(crate) enum RefusedToken {
     /// It is a service account's, and not good.
     #[error("[invalid bearer token, {0}]")]
     Account(#[from] identity::TokenError),
+    /// It is an identity provider's, and not good.
+    #[error("[invalid bearer token, {0}]")]
+    IdToken(#[from] oidc::RefusedIdToken),
     /// It is meant for somebody else.
     #[error("[invalid bearer token, token audiences {found:?} is invalid for the target audiences {wanted:?}]")]
     Audience { found: Vec<String>, wanted: Vec<String> },
@@ -50,8 +59,9 @@ pub(crate) enum RefusedToken {
 pub(crate) type Identified = (Arc<User>, Vec<String>);
 
 impl Authenticator {
-    pub(crate) fn new(signer: Arc<TokenSigner>, audiences: Vec<String>) -> Self {
-        Self { signer, audiences, accounts: service_account::Accounts::default(), last_used: LastUsed::default() }
+    pub(crate) fn new(signer: Arc<TokenSigner>, audiences: Vec<String>, oidc: Option<OidcConfig>) -> Self {
+        let (accounts, last_used) = (service_account::Accounts::default(), LastUsed::default());
+        Self { signer, audiences, accounts, oidc: oidc.map(Oidc::new), last_used }
     }
 
     pub(crate) fn signer(&self) -> &TokenSigner {
@@ -75,7 +85,8 @@ impl Authenticator {
         }
         let parsed = Unverified::parse(token).map_err(|_| RefusedToken::Unknown)?;
         if !self.signer.issued(&parsed) {
-            return Err(RefusedToken::Unknown);
+            let oidc = self.oidc.as_ref().filter(|oidc| oidc.issued(&parsed)).ok_or(RefusedToken::Unknown)?;
+            return self.for_this_api(Arc::new(oidc.authenticate(&parsed, now)?), audiences);
         }
         let known = self.accounts.remember(token, self.signer.verify_parsed(&parsed, now)?);
         self.account(&known, token, audiences, snapshot, now)

@@ -140,6 +140,12 @@ impl ApiServer {
             Route::Resource(path) => Cow::Borrowed(verb(&parts, path)),
             _ => Cow::Owned(parts.method.as_str().to_ascii_lowercase()),
         };
+        if let Some(oidc) = &self.authenticator.oidc
+            && caller.user.is_none()
+            && let Some(token) = authentication::bearer(&parts.headers)
+        {
+            oidc.prepare(&token, &self.outbound).await;
+        }
         let authenticated = self.authenticate(&parts.headers, &caller, passage.received);
         let user = authenticated.as_ref().ok().and_then(Option::as_ref);
         self.begin_trail(passage, &parts, &caller, &route, verb.clone(), user).await;

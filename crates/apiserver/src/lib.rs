@@ -66,6 +66,7 @@ mod warnings;
 mod webhooks;
 
 pub use at_rest::{EncryptionAtRest, EncryptionFileError};
+pub use authentication::OidcConfig;
 pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
 pub use bootstrap::BootstrapError;
 pub use flow::SEATS;

@@ -168,6 +168,30 @@ impl Outbound {
             .header(header::USER_AGENT, concat!("keelson/", env!("CARGO_PKG_VERSION")))
             .body(body::full(json))
             .map_err(OutboundError::Address)?;
+        self.whole(config, request, timeout).await
+    }
+
+    /// Gets the whole answer, within `timeout`.
+    pub(crate) async fn get(
+        &self,
+        config: &ClientConfig,
+        url: &str,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), OutboundError> {
+        let request = Request::get(url)
+            .header(header::ACCEPT, "application/json, */*")
+            .header(header::USER_AGENT, concat!("keelson/", env!("CARGO_PKG_VERSION")))
+            .body(body::empty())
+            .map_err(OutboundError::Address)?;
+        self.whole(config, request, timeout).await
+    }
+
+    async fn whole(
+        &self,
+        config: &ClientConfig,
+        request: Request<Body>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), OutboundError> {
         let exchange = async {
             let response = self.send(config, request).await?;
             let (parts, answer) = response.into_parts();

@@ -23,7 +23,7 @@ use crate::{
     admission::PodSecurity,
     allocation::{Block, NODE_PORTS, ServiceAllocator},
     audit::Auditor,
-    authentication::Authenticator,
+    authentication::{Authenticator, OidcConfig},
     authorization::{Authorizer, NodeAuthorizer},
     body::{Body, BoxError},
     codec, connection, crd,
@@ -61,6 +61,8 @@ pub struct ApiServerConfig {
     pub audiences: Vec<String>,
     /// What pods have to keep to.
     pub pod_security: PodSecurity,
+    /// The identity provider whose users are known here.
+    pub oidc: Option<OidcConfig>,
     /// Who takes notes of requests; `None` takes none.
     pub auditor: Option<Arc<Auditor>>,
     /// Requests served at once, of everybody who is not exempt.
@@ -74,6 +76,7 @@ impl Default for ApiServerConfig {
             node_ports: NODE_PORTS,
             audiences: Vec::new(),
             pod_security: PodSecurity::default(),
+            oidc: None,
             auditor: None,
             seats: flow::SEATS,
         }
@@ -128,7 +131,7 @@ impl ApiServer {
             registry: Registry::new(),
             authorizer: Authorizer::new(),
             rbac_changing: Mutex::new(()),
-            authenticator: Authenticator::new(signer, audiences),
+            authenticator: Authenticator::new(signer, audiences, config.oidc),
             services: ServiceAllocator::new(config.service_block, config.node_ports),
             decoded: Decoded::default(),
             pod_security: config.pod_security,

@@ -5,6 +5,7 @@
 //! where it came from.
 
 mod file;
+mod oidc;
 
 use std::{
     fmt::{self, Display},
@@ -12,6 +13,8 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
 };
+
+pub(crate) use oidc::Oidc;
 
 /// One row of the table.
 pub(crate) struct Setting {
@@ -124,6 +127,60 @@ pub(crate) const SETTINGS: &[Setting] = &[
         about: "1 to 1000000: requests served at once, divided among priority levels; upstream's 400 reading and 200 writing",
     },
     Setting {
+        key: "oidc.issuerUrl",
+        environment: "KEELSON_OIDC_ISSUER_URL",
+        default: "",
+        about: "https URL of the OpenID Connect provider whose users are believed; empty believes none",
+    },
+    Setting {
+        key: "oidc.clientId",
+        environment: "KEELSON_OIDC_CLIENT_ID",
+        default: "",
+        about: "client that the provider's tokens must be meant for; needed with oidc.issuerUrl",
+    },
+    Setting {
+        key: "oidc.usernameClaim",
+        environment: "KEELSON_OIDC_USERNAME_CLAIM",
+        default: "sub",
+        about: "claim that names the user; upstream's default",
+    },
+    Setting {
+        key: "oidc.usernamePrefix",
+        environment: "KEELSON_OIDC_USERNAME_PREFIX",
+        default: "",
+        about: "what stands before the user's name; - nothing, empty the issuer and # (nothing before an email)",
+    },
+    Setting {
+        key: "oidc.groupsClaim",
+        environment: "KEELSON_OIDC_GROUPS_CLAIM",
+        default: "",
+        about: "claim that lists the user's groups; empty takes none",
+    },
+    Setting {
+        key: "oidc.groupsPrefix",
+        environment: "KEELSON_OIDC_GROUPS_PREFIX",
+        default: "",
+        about: "what stands before each group's name",
+    },
+    Setting {
+        key: "oidc.requiredClaims",
+        environment: "KEELSON_OIDC_REQUIRED_CLAIMS",
+        default: "",
+        about: "KEY=VALUE,KEY=VALUE: claims that every token must have with exactly this value",
+    },
+    Setting {
+        key: "oidc.signingAlgs",
+        environment: "KEELSON_OIDC_SIGNING_ALGS",
+        default: "RS256",
+        about: "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384: how tokens may be signed, comma-separated; upstream's default",
+    },
+    Setting {
+        key: "oidc.caFile",
+        environment: "KEELSON_OIDC_CA_FILE",
+        default: "",
+        about: "PEM file of the authorities that the provider's certificate comes from; empty takes this machine's",
+    },
+    Setting {
         key: "encryption.config",
         environment: "KEELSON_ENCRYPTION_CONFIG",
         default: "",
@@ -198,6 +255,8 @@ pub(crate) struct Config {
     pub seats: u32,
     /// Log lines as JSON.
     pub log_json: bool,
+    /// The identity provider that is believed, and the file of its authorities.
+    pub oidc: Option<Oidc>,
     /// Configuration of encryption at rest; `None` takes the one in the data directory.
     pub encryption_config: Option<PathBuf>,
     /// Filter of the log.
@@ -375,6 +434,7 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         store_ca_file: ca_file,
         store_pair,
         seats: values.parsed("limits.requests", 0, |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n))),
+        oidc: oidc::parse(values),
         encryption_config: path(values.text("encryption.config")),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),

@@ -39,7 +39,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
         "subjectaccessreviews" | "localsubjectaccessreviews" => access(call, &review, &subject(&review["spec"])),
         "selfsubjectrulesreviews" => rules(call, &review),
         "selfsubjectreviews" => json!({"userInfo": user_info(&call.user)}),
-        "tokenreviews" => token(call, &review)?,
+        "tokenreviews" => token(call, &review).await?,
         _ => return Err(ApiError::no_such_resource()),
     };
     review["status"] = status;
@@ -119,7 +119,7 @@ fn user_info(user: &User) -> Value {
     info
 }
 
-fn token(call: &Call, review: &Value) -> Result<Value, ApiError> {
+async fn token(call: &Call, review: &Value) -> Result<Value, ApiError> {
     let token = tree::text_at(review, &["spec", "token"]);
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
@@ -127,6 +127,9 @@ fn token(call: &Call, review: &Value) -> Result<Value, ApiError> {
     let asked: Vec<String> =
         tree::list(&review["spec"], "audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let audiences = if asked.is_empty() { &call.server.audiences } else { &asked };
+    if let Some(oidc) = &call.server.authenticator.oidc {
+        oidc.prepare(token, &call.server.outbound).await;
+    }
     let answer = call.server.authenticator.token(token, audiences, &call.server.snapshot(), call.now);
     Ok(match answer {
         Ok((user, shared)) => json!({"authenticated": true, "user": user_info(&user), "audiences": shared}),

@@ -13,6 +13,7 @@ mod fixture;
 mod flow;
 mod lists;
 mod matrix;
+mod oidc;
 mod patches;
 mod pod_security;
 mod quota;

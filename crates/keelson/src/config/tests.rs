@@ -65,6 +65,26 @@ fn an_unreadable_or_malformed_file_is_named() {
 }
 
 #[test]
+fn a_provider_needs_https_and_a_client_and_known_algorithms() {
+    let file = |text: &str| written(&format!("oidc:\n  issuerUrl: https://x.io\n{text}"));
+    let good = file("  clientId: k\n  requiredClaims: [a=b, c=d]\n  signingAlgs: ES256,RS512\n");
+    let (config, _) = resolve(&Sources { file: Some(good.path()), ..sources() }).unwrap();
+    let provider = config.oidc.unwrap().provider;
+    assert_eq!((provider.username_claim.as_str(), provider.required_claims["c"].as_str()), ("sub", "d"));
+    assert_eq!(provider.signing_algorithms.len(), 2);
+    assert!(resolve(&sources()).unwrap().0.oidc.is_none());
+    for (text, key) in [
+        ("", "oidc.clientId"),
+        ("  clientId: k\n  signingAlgs: HS256\n", "oidc.signingAlgs"),
+        ("  clientId: k\n  requiredClaims: a\n", "oidc.requiredClaims"),
+    ] {
+        let file = file(text);
+        let error = resolve(&Sources { file: Some(file.path()), ..sources() }).err().unwrap().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
 fn keys_and_variables_are_unique() {
     for (i, a) in SETTINGS.iter().enumerate() {
         assert!(SETTINGS[i + 1..].iter().all(|b| a.key != b.key && a.environment != b.environment), "{}", a.key);

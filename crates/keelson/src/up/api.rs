@@ -2,13 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
 use ::store::Options;
 use anyhow::{Context, anyhow};
 use apiserver::{
-    ApiServer, ApiServerConfig, EncryptionAtRest,
+    ApiServer, ApiServerConfig, EncryptionAtRest, OidcConfig,
     allocation::Block,
     audit::{AuditConfig, Auditor, LogOptions, Policy},
     user::User,
@@ -111,7 +112,8 @@ pub(super) async fn start(
     });
     let (authority, signer) = (Arc::new(authority), Arc::new(signer));
     let auditor = auditor(&config.audit, layout)?;
-    let api_config = ApiServerConfig { service_block, auditor, seats: config.seats, ..ApiServerConfig::default() };
+    let oidc = oidc(config).map_err(|error| Exit::Configuration.because(error))?;
+    let api_config = ApiServerConfig { service_block, oidc, auditor, seats: config.seats, ..ApiServerConfig::default() };
     let server = ApiServer::new(store, api_config, signer.clone());
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
@@ -139,6 +141,14 @@ pub(super) async fn start(
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
     Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, signer, tls })
+}
+
+/// The identity provider with its authorities.
+fn oidc(config: &Config) -> anyhow::Result<Option<OidcConfig>> {
+    let Some(settings) = &config.oidc else { return Ok(None) };
+    let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("oidc.caFile {}", file.display()));
+    let ca_pem = settings.ca_file.as_ref().map(read).transpose()?;
+    Ok(Some(OidcConfig { ca_pem, ..settings.provider.clone() }))
 }
 
 fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Failure> {

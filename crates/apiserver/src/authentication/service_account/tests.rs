@@ -15,7 +15,7 @@ impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let signer = TokenSigner::load_or_create(&directory.path().join("sa.key"), "issuer").unwrap();
-        let authenticator = Authenticator::new(Arc::new(signer), vec!["api".into()]);
+        let authenticator = Authenticator::new(Arc::new(signer), vec!["api".into()], None);
         Self { store: crate::testing::store(directory.path()), authenticator, _directory: directory }
     }
 
