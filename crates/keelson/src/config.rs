@@ -463,7 +463,7 @@ fn audit(values: &mut Values<'_>) -> Audit {
         bytes_max: values.parsed("audit.log.maxSizeMiB", 0, |t| number(t, 1..=1_000_000)) << 20,
         backups_max: values.parsed("audit.log.maxBackups", 0, |t| number(t, 0..=10_000)) as usize,
         age_max: values
-            .parsed("audit.log.maxAgeDays", None, |t| Some(number(t, 0..=36_500)?).map(Some))
+            .parsed("audit.log.maxAgeDays", None, |t| Some(Some(number(t, 0..=36_500)?)))
             .filter(|days| *days > 0)
             .map(|days| std::time::Duration::from_secs(days * DAY)),
     }
