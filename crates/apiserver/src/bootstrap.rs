@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -66,10 +66,10 @@ impl ApiServer {
         if let Ok(uri) = path.parse() {
             *request.uri_mut() = uri;
         }
-        request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static("keelson"));
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("keelson"));
         let response = self.clone().handle(request, caller).await;
         let status = response.status();
-        if status.is_success() || (creates && status == http::StatusCode::CONFLICT) {
+        if status.is_success() || (creates && status == StatusCode::CONFLICT) {
             return Ok(());
         }
         let message = match response.into_body().collect().await {

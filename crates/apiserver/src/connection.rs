@@ -28,6 +28,7 @@ use crate::{
     authentication,
     body::{Body, BoxError},
     server::{ApiServer, Caller},
+    tls::SharedTls,
 };
 
 /// Connections open at once on one listener; each costs two buffers and a task, so this bounds memory at some 100 MiB.
@@ -53,13 +54,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until `stop`, then drains them.
-pub(crate) async fn serve(
-    server: Arc<ApiServer>,
-    listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
-    stop: CancellationToken,
-) {
-    let acceptor = TlsAcceptor::from(tls);
+pub(crate) async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: SharedTls, stop: CancellationToken) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -74,7 +69,8 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (server, acceptor, stop) = (server.clone(), acceptor.clone(), stop.clone());
+                let (server, stop) = (server.clone(), stop.clone());
+                let acceptor = TlsAcceptor::from(tls.current());
                 connections.spawn(async move {
                     connection(server, acceptor, stream, stop).await;
                     drop(permit);

@@ -61,6 +61,7 @@ mod server;
 mod status;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod turns;
 mod warnings;
 mod webhooks;
@@ -73,4 +74,5 @@ pub use flow::SEATS;
 pub use health::Check;
 pub use node::{NodeConnectError, NodeConnector};
 pub use server::{ApiServer, ApiServerConfig, ApiService};
+pub use tls::SharedTls;
 pub use user::User;

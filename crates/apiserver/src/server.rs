@@ -35,6 +35,7 @@ use crate::{
     openapi::Documents,
     outbound::Outbound,
     resources::Registry,
+    tls::SharedTls,
     turns::Turns,
     user::User,
     webhooks::{self, Webhooks},
@@ -273,14 +274,9 @@ impl ApiServer {
     }
 
     /// Answers on `listener` until `stop`, then drains: watches end at once, other requests may finish.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        stop: CancellationToken,
-    ) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: impl Into<SharedTls>, stop: CancellationToken) {
         let server = self.clone();
-        connection::serve(self, listener, tls, stop).await;
+        connection::serve(self, listener, tls.into(), stop).await;
         // told to end by the same signal
         server.tunnels.close();
         server.tunnels.wait().await;

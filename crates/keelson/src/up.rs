@@ -6,6 +6,7 @@
 
 mod address;
 mod api;
+mod certificates;
 mod cluster_objects;
 mod node;
 mod store;
@@ -119,7 +120,7 @@ async fn build(
         let (states, task) = (states.clone(), name.clone());
         api.server.add_readiness_check(&name.replace(' ', "-"), std::sync::Arc::new(move || states.check(&task)));
     }
-    api.write_admin_kubeconfig(&layout)?;
+    api.keep_certificates(&layout, supervisor)?;
     run_file.ready_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     Ok(run_file)
 }

@@ -9,24 +9,19 @@ use std::{
 use ::store::Options;
 use anyhow::{Context, anyhow};
 use apiserver::{
-    ApiServer, ApiServerConfig, EncryptionAtRest, OidcConfig,
+    ApiServer, ApiServerConfig, EncryptionAtRest, OidcConfig, SharedTls,
     allocation::Block,
     audit::{AuditConfig, Auditor, LogOptions, Policy},
     user::User,
 };
-use identity::{Authority, Kubeconfig, TokenSigner};
+use identity::{Authority, TokenSigner};
 use jiff::Timestamp;
 use network::Slot;
 use reconcile::{Election, ElectionError};
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{address, store};
+use super::{address, certificates::Certificates, store};
 use crate::{
     config::{Audit, AuditLog, Config},
     data_dir::Layout,
@@ -53,7 +48,7 @@ pub(super) struct Api {
     pub(super) service_block: Block,
     authority: Arc<Authority>,
     signer: Arc<TokenSigner>,
-    tls: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
 }
 
 impl Api {
@@ -63,27 +58,27 @@ impl Api {
         self.server.client(User { name: component.to_owned(), groups, ..User::default() })
     }
 
-    /// PEM of the cluster's root.
+    /// PEM of the cluster's roots.
     pub(super) fn authority_pem(&self) -> &str {
-        self.authority.certificate_pem()
+        self.authority.trusted_pem()
     }
 
     /// Answers on one more socket.
     pub(super) fn listen_also(&self, name: &str, listener: TcpListener, supervisor: &mut Supervisor) {
-        serve(name, self.server.clone(), listener, self.tls.clone(), supervisor);
+        serve(name, self.server.clone(), listener, self.certificates.tls(), supervisor);
     }
 
-    /// Writes the administrator's kubeconfig, valid from this start on.
-    pub(super) fn write_admin_kubeconfig(&self, layout: &Layout) -> anyhow::Result<()> {
-        let client = self.authority.client("kubernetes-admin", Some("system:masters"), Timestamp::now())?;
-        let kubeconfig = Kubeconfig {
-            name: "keelson".to_owned(),
-            server: self.url.clone(),
-            authority_pem: self.authority.certificate_pem().to_owned(),
-            client,
-        };
-        let document = serde_json::to_vec_pretty(&kubeconfig.document())?;
-        identity::write_private(&layout.admin_kubeconfig(), &document)?;
+    /// Writes the administrator's kubeconfig, and keeps it and the server's certificate valid from then on.
+    pub(super) fn keep_certificates(&self, layout: &Layout, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+        self.certificates.write_admin_kubeconfig(layout.admin_kubeconfig(), &self.url, Timestamp::now())?;
+        let (certificates, url) = (self.certificates.clone(), self.url.clone());
+        supervisor.start("certificates", Fate::Restarted, move |stop| {
+            let (certificates, url) = (certificates.clone(), url.clone());
+            async move {
+                certificates.run(url, stop).await;
+                anyhow::Ok(())
+            }
+        });
         Ok(())
     }
 }
@@ -113,12 +108,14 @@ pub(super) async fn start(
     let (authority, signer) = (Arc::new(authority), Arc::new(signer));
     let auditor = auditor(&config.audit, layout)?;
     let oidc = oidc(config).map_err(|error| Exit::Configuration.because(error))?;
-    let api_config = ApiServerConfig { service_block, oidc, auditor, seats: config.seats, ..ApiServerConfig::default() };
+    let api_config =
+        ApiServerConfig { service_block, oidc, auditor, seats: config.seats, ..ApiServerConfig::default() };
     let server = ApiServer::new(store, api_config, signer.clone());
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
-    let tls = tls(&authority, bound, slot, service_block, now)?;
-    serve("api", server.clone(), listener, tls.clone(), supervisor);
+    let (names, addresses) = reached_as(bound, slot, service_block);
+    let certificates = Arc::new(Certificates::new(authority.clone(), names, addresses, now)?);
+    serve("api", server.clone(), listener, certificates.tls(), supervisor);
     if config.store.is_some() {
         let following = server.clone();
         supervisor.start("changes of other servers", Fate::Restarted, move |stop| {
@@ -140,7 +137,7 @@ pub(super) async fn start(
     let host = if bound.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound.ip() };
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
-    Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, signer, tls })
+    Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, signer, certificates })
 }
 
 /// The identity provider with its authorities.
@@ -172,13 +169,7 @@ fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Fa
     Ok(Some(auditor))
 }
 
-fn serve(
-    name: &str,
-    server: Arc<ApiServer>,
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    supervisor: &mut Supervisor,
-) {
+fn serve(name: &str, server: Arc<ApiServer>, listener: TcpListener, tls: SharedTls, supervisor: &mut Supervisor) {
     let mut listener = Some(listener);
     supervisor.start(name, Fate::Essential, move |stop| {
         let (server, tls, listener) = (server.clone(), tls.clone(), listener.take());
@@ -190,13 +181,8 @@ fn serve(
     });
 }
 
-fn tls(
-    authority: &Authority,
-    bound: SocketAddr,
-    slot: Option<Slot>,
-    service_block: Block,
-    now: Timestamp,
-) -> Result<Arc<ServerConfig>, Failure> {
+/// Every name and address under which clients reach the API.
+fn reached_as(bound: SocketAddr, slot: Option<Slot>, service_block: Block) -> (Vec<String>, Vec<IpAddr>) {
     let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
         .into_iter()
         .map(str::to_owned)
@@ -211,22 +197,7 @@ fn tls(
     }
     addresses.sort_unstable();
     addresses.dedup();
-    let pair = authority.server("kube-apiserver", &names, &addresses, now)?;
-    let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?;
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes())?)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    // Without a certificate a client may still show a token.
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    (names, addresses)
 }
 
 /// The address of the Service `kubernetes`.
