@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::TokenSigner;
 use kinds::Resource;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     body::{self, Body},
@@ -95,11 +96,20 @@ fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-fn group_list<'a>(groups: impl Iterator<Item = &'a Group>, version: &str) -> Response<Body> {
+fn group_list<'a>(groups: impl Iterator<Item = &'a Group>, version: &str, headers: &HeaderMap) -> Response<Body> {
     let items: Vec<Value> = groups.map(aggregated_group).collect();
     let api_version = format!("apidiscovery.k8s.io/{version}");
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
-    let mut response = Response::new(body::full(list.to_string()));
+    let text = list.to_string();
+    let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(text.as_bytes())));
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag.as_str());
+    let mut response = Response::new(if known { body::empty() } else { body::full(text) });
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
     let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
     if let Ok(value) = HeaderValue::from_str(&content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
@@ -151,7 +161,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
 /// `/api`.
 pub(crate) fn core_versions(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     if let Some(version) = aggregated(headers) {
-        return Ok(group_list(table.group("").into_iter(), version));
+        return Ok(group_list(table.group("").into_iter(), version, headers));
     }
     Ok(json_response(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})))
 }
@@ -160,7 +170,7 @@ pub(crate) fn core_versions(table: &Table, headers: &HeaderMap) -> Result<Respon
 pub(crate) fn groups(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let named = table.groups.iter().filter(|group| !group.name.is_empty());
     if let Some(version) = aggregated(headers) {
-        return Ok(group_list(named, version));
+        return Ok(group_list(named, version, headers));
     }
     let groups: Vec<Value> = named.map(classic_group).collect();
     Ok(json_response(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})))
@@ -221,7 +231,6 @@ pub(crate) fn resources(table: &Table, group: &str, version: &str) -> Result<Res
 /// Tells clients whether two versions share one storage.
 fn version_hash(api_version: &str, kind: &str) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    use sha2::{Digest as _, Sha256};
     let digest = Sha256::digest(format!("{api_version}/{kind}"));
     STANDARD.encode(&digest[..8])
 }

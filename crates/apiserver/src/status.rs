@@ -36,6 +36,8 @@ pub(crate) struct Details {
     pub(crate) causes: Vec<Cause>,
     /// When a retry makes sense.
     pub(crate) retry_after_seconds: Option<u32>,
+    /// With what an expired list may go on, at the price of consistency.
+    pub(crate) continue_token: Option<String>,
 }
 
 /// One cause of a failure.
@@ -88,6 +90,12 @@ impl ApiError {
 
     fn with_causes(mut self, causes: Vec<Cause>) -> Self {
         self.details.get_or_insert_default().causes = causes;
+        self
+    }
+
+    /// Offers a token with which an expired list may go on.
+    pub(crate) fn with_continue(mut self, token: String) -> Self {
+        self.details.get_or_insert_default().continue_token = Some(token);
         self
     }
 
@@ -234,8 +242,18 @@ impl ApiError {
         {
             status.remove("reason");
         }
-        if let Some(details) = &self.details {
-            status["details"] = details.to_value();
+        if self.reason.is_empty()
+            && let Some(status) = status.as_object_mut()
+        {
+            status.remove("reason");
+        }
+        let Some(details) = &self.details else { return status };
+        if let Some(token) = &details.continue_token {
+            status["metadata"]["continue"] = token.as_str().into();
+        }
+        let value = details.to_value();
+        if value.as_object().is_some_and(|value| !value.is_empty()) {
+            status["details"] = value;
         }
         status
     }

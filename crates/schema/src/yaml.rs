@@ -24,6 +24,24 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<DuplicateField>), ParseError> {
         .map_err(|error| fail(error.to_string()))
 }
 
+/// The first key that a mapping sets twice, with its line, in the words of upstream's strict decoder.
+pub fn repeated_key(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    match serde_saphyr::from_str_with_options::<serde::de::IgnoredAny>(text, options) {
+        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => Some(format!(
+            "error converting YAML to JSON: yaml: unmarshal errors:\n  line {}: key {:?} already set in map",
+            location.line(),
+            key.unwrap_or_default()
+        )),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -50,6 +68,13 @@ mod tests {
             json!({"a": {"p": 1}, "b": {"p": 1, "q": [1, "two"]}, "c": "text\n", "b2": 2, "8080": "http"})
         );
         assert_eq!(duplicates.len(), 1);
+    }
+
+    #[test]
+    fn a_repeated_key_is_named_with_its_line() {
+        let repeated = repeated_key(b"\na: 1\nb:\n  c: 1\n  c: 2\n").unwrap();
+        assert!(repeated.ends_with("line 5: key \"c\" already set in map"), "{repeated}");
+        assert_eq!(repeated_key(b"a: {b: 1}\n"), None);
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod log;
 mod record;
 mod recovery;
 mod retained;
+mod rewind;
 mod snapshot;
 mod store;
 mod tree;

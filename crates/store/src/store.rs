@@ -25,6 +25,7 @@ use crate::{
     log::Log,
     recovery,
     retained::Retained,
+    rewind,
     watch::{Wake, WindowLimits, Windows},
 };
 
@@ -332,6 +333,27 @@ impl Store {
         retained.or_else(|| Some(self.snapshot()).filter(|head| head.revision() == revision))
     }
 
+    /// The state of one collection at exactly this revision, of which [`Store::snapshot_at`] or the watch window knows;
+    /// `None` when it lies behind both. Other collections of the snapshot are not of that revision.
+    pub fn rewound(&self, collection: &Arc<str>, revision: Revision) -> Option<Arc<Snapshot>> {
+        if let Some(known) = self.snapshot_at(revision) {
+            return Some(known);
+        }
+        let mut watch = self.watch(collection, "", revision).ok()?;
+        let mut events = watch.take(usize::MAX).ok()?;
+        // read after the events, whose announcement follows the publication: it holds them all, and perhaps more
+        for _ in 0..REWIND_TRIES {
+            let head = self.snapshot();
+            events.extend(watch.take(usize::MAX).ok()?);
+            if watch.position() >= head.revision() {
+                events.retain(|event| event.object.revision <= head.revision());
+                return Some(Arc::new(rewind::undo(&head, &events, revision))).filter(|_| revision <= head.revision());
+            }
+            std::thread::yield_now();
+        }
+        None
+    }
+
     /// Watches the objects of a collection whose path starts with `prefix`, from the first change after `after`.
     pub fn watch(&self, collection: &Arc<str>, prefix: &str, after: Revision) -> Result<Watch, WatchError> {
         self.inner.shared.windows.watch(collection, prefix, after)
@@ -342,6 +364,9 @@ impl Store {
         self.inner.shared.health.lock().clone()
     }
 }
+
+/// How often a rewind looks again when events of a published state are still on their way; that takes microseconds.
+const REWIND_TRIES: usize = 1000;
 
 impl Drop for Committing {
     fn drop(&mut self) {

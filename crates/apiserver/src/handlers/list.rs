@@ -22,9 +22,9 @@ use crate::{
 /// What a continue token says, opaque to clients.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Continue {
-    /// Revision of the snapshot the list began with.
+    /// Revision of the snapshot the list began with; negative goes on in the newest state.
     #[serde(rename = "rv")]
-    revision: u64,
+    revision: i64,
     /// Path of the last object of the page before.
     start: String,
 }
@@ -42,7 +42,9 @@ impl Continue {
 }
 
 const TOO_OLD_TO_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list result. \
-    You can start a new list without the continue parameter.";
+    You can start a new list without the continue parameter, or use the continue token in this response to retrieve the \
+    remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+    created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
 /// Answers a GET of a collection.
 pub(super) async fn list(call: &Call) -> Result<Response<Body>, ApiError> {
@@ -67,7 +69,8 @@ pub(super) async fn list(call: &Call) -> Result<Response<Body>, ApiError> {
     let mut meta = ListMeta { revision: snapshot.revision(), ..ListMeta::default() };
     if let (true, Some(last)) = (more, &last) {
         call.server.store.retain(&snapshot);
-        meta.continue_token = Some(Continue { revision: snapshot.revision().0, start: last.to_string() }.encode());
+        let revision = snapshot.revision().0.cast_signed();
+        meta.continue_token = Some(Continue { revision, start: last.to_string() }.encode());
         meta.remaining = selection.is_everything().then(|| snapshot.count(collection, &prefix, Some(last)));
     }
     output::list(call, items, &meta)
@@ -136,16 +139,26 @@ async fn past(call: &Call, revision: u64) -> Result<Option<Arc<Snapshot>>, ApiEr
 async fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Option<String>), ApiError> {
     if let Some(token) = &options.continue_token {
         let token = Continue::decode(token)?;
-        let snapshot = past(call, token.revision).await?;
-        let snapshot = snapshot.ok_or_else(|| ApiError::expired(TOO_OLD_TO_CONTINUE))?;
-        return Ok((snapshot, Some(token.start)));
+        let Ok(revision) = u64::try_from(token.revision) else {
+            return Ok((call.server.snapshot(), Some(token.start)));
+        };
+        return match past(call, revision).await? {
+            Some(snapshot) => Ok((snapshot, Some(token.start))),
+            None => {
+                let inconsistent = Continue { revision: -1, start: token.start };
+                Err(ApiError::expired(TOO_OLD_TO_CONTINUE).with_continue(inconsistent.encode()))
+            }
+        };
     }
     let head = call.server.snapshot();
     let current = head.revision().0;
     match (options.resource_version, options.version_match) {
         (Some(asked), _) if asked > current => Err(ApiError::too_large_resource_version(asked, current)),
         (Some(asked), Some(ResourceVersionMatch::Exact)) => {
-            let snapshot = past(call, asked).await?;
+            let snapshot = match call.server.store.rewound(&call.served.collection, Revision(asked)) {
+                Some(snapshot) => Some(snapshot),
+                None => past(call, asked).await?,
+            };
             let gone = || ApiError::expired(format!("The provided resource version {asked} is no longer available"));
             Ok((snapshot.ok_or_else(gone)?, None))
         }

@@ -19,7 +19,7 @@ use crate::{
     codec::{self, MediaType},
     dispatch::Call,
     meta,
-    options::WriteOptions,
+    options::{FieldValidation, WriteOptions},
     status::ApiError,
 };
 
@@ -31,7 +31,11 @@ pub(super) enum Patch {
     Json(Value),
     Merge(Value),
     Strategic(Value),
-    Apply(Value),
+    Apply {
+        config: Value,
+        /// What is wrong when a key is set twice.
+        repeated: Option<String>,
+    },
 }
 
 /// Decodes the patch in the media type the request names.
@@ -50,7 +54,12 @@ pub(super) fn decode(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
             ))
         }
         "application/strategic-merge-patch+json" => json().map(Patch::Strategic),
-        "application/apply-patch+yaml" => Ok(Patch::Apply(codec::decode(body, MediaType::Yaml)?.value)),
+        "application/apply-patch+yaml" => {
+            let decoded = codec::decode(body, MediaType::Yaml)?;
+            // said again with lines, as upstream does; rare enough to parse for it
+            let repeated = if decoded.duplicates.is_empty() { None } else { schema::yaml::repeated_key(body) };
+            Ok(Patch::Apply { config: decoded.value, repeated })
+        }
         _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
     }
 }
@@ -66,7 +75,7 @@ impl Patch {
             Self::Strategic(patch) => {
                 schema::patch::strategic(schema, &mut new, patch).map_err(|error| failed(error.to_string()))?;
             }
-            Self::Apply(_) => return Err(ApiError::unsupported_media_type(ACCEPTED)),
+            Self::Apply { .. } => return Err(ApiError::unsupported_media_type(ACCEPTED)),
         }
         Ok(new)
     }
@@ -76,8 +85,8 @@ impl Patch {
 pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
     let patch = decode(call, body)?;
-    if let Patch::Apply(config) = patch {
-        return apply(call, options, config).await;
+    if let Patch::Apply { config, repeated } = patch {
+        return apply(call, options, config, repeated).await;
     }
     if options.force.is_some() {
         let what = "force: Forbidden: may not be specified for non-apply patch";
@@ -116,13 +125,25 @@ fn complete(
     Ok(())
 }
 
-async fn apply(call: &Arc<Call>, options: WriteOptions, mut config: Value) -> Result<Response<Body>, ApiError> {
+async fn apply(
+    call: &Arc<Call>,
+    options: WriteOptions,
+    mut config: Value,
+    repeated: Option<String>,
+) -> Result<Response<Body>, ApiError> {
     if call.query().get("fieldManager").is_none() {
         return Err(invalid_options("fieldManager: Required value: is required for apply patch"));
     }
     let mut warnings = Vec::new();
     receive::check_kind(&call.served, &mut config)?;
-    receive::prune(&call.served, &mut config, Vec::new(), options.field_validation, &mut warnings)?;
+    receive::check_declared(call, &mut config)?;
+    match (options.field_validation, repeated) {
+        (FieldValidation::Strict, Some(repeated)) => {
+            return Err(ApiError::bad_request(format!("error strict decoding YAML: {repeated}")));
+        }
+        (FieldValidation::Warn, Some(repeated)) => warnings.push(repeated),
+        _ => {}
+    }
     receive::check_address(call, &mut config)?;
     let expected = write::expected(&config)?;
     let manager = write::manager(call, &options, Operation::Apply);

@@ -1,5 +1,6 @@
 //! From a request's body to an object of the resource's type: kind, unknown fields, defaults.
 
+use schema::Problem;
 use serde_json::Value;
 
 use crate::{
@@ -74,14 +75,50 @@ pub(super) fn prune(
     if let Some(problem) = problems.iter().find(|problem| problem.is_fatal()) {
         return Err(refused(problem.to_string()));
     }
-    let mut odd = duplicates;
-    odd.extend(problems.iter().map(ToString::to_string));
+    // custom resources are decoded before they are looked at against their schema, typed objects in one go
+    let unknown = problems.iter().map(ToString::to_string);
+    let odd: Vec<String> = match served.custom {
+        Some(_) => duplicates.into_iter().chain(unknown).collect(),
+        None => unknown.chain(duplicates).collect(),
+    };
     match validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => warnings.extend(odd.into_iter().take(WARNINGS_MAX)),
         FieldValidation::Strict => return Err(refused(format!("strict decoding error: {}", odd.join(", ")))),
     }
     Ok(())
+}
+
+/// Refuses an applied configuration with a field its type does not have, however lax the request: who applies a field
+/// wants to own it.
+pub(super) fn check_declared(call: &Call, config: &mut Value) -> Result<(), ApiError> {
+    let served = &call.served;
+    let problems = schema::prune(&served.schema, config);
+    let undeclared = |problem: &Problem| match problem {
+        Problem::Unknown { path } => Some(format!(".{path}: field not declared in schema")),
+        _ => None,
+    };
+    let unknown: Vec<String> = problems.iter().filter_map(undeclared).collect();
+    if let Some(problem) = problems.iter().find(|problem| problem.is_fatal()) {
+        let (kind, version) = (&served.resource.kind, &served.resource.version);
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {problem}"
+        )));
+    }
+    let what = match unknown.as_slice() {
+        [] => return Ok(()),
+        [only] => only.clone(),
+        several => format!("errors:\n  {}", several.join("\n  ")),
+    };
+    let (namespace, name, kind) = (&call.namespace, &call.name, &served.resource.kind);
+    let group_version = match served.resource.group.as_str() {
+        "" => format!("/{}", served.resource.version),
+        _ => served.api_version.clone(),
+    };
+    // upstream has no reason for this failure either
+    let message =
+        format!("failed to create typed patch object ({namespace}/{name}; {group_version}, Kind={kind}): {what}");
+    Err(ApiError::new(500, "", message))
 }
 
 /// Fills in the defaults of the type and of the kind.

@@ -102,7 +102,7 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
     set(call, &options, |live| {
         let mut scale = match &patch {
             // an applied Scale sets the replicas, which is all a Scale can set
-            Patch::Apply(config) => {
+            Patch::Apply { config, .. } => {
                 let mut scale = live.clone();
                 schema::patch::merge(&mut scale, config);
                 scale

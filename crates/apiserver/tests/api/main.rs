@@ -5,6 +5,7 @@
 mod access;
 mod admission;
 mod audit;
+mod conformance;
 mod connections;
 mod conversion;
 mod custom;

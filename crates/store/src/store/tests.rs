@@ -199,6 +199,21 @@ async fn retained_snapshots_are_found_by_revision_and_bounded() {
     assert!(store.snapshot_at(Revision(5)).is_none());
 }
 
+#[tokio::test]
+async fn a_collection_is_found_as_it_was_at_any_revision_of_the_window() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    for n in 1..=4 {
+        store.commit(vec![create(&format!("a/{n}"), "x")]).await.unwrap();
+    }
+    let pods: Arc<str> = "core/pods".into();
+    for revision in 1..=4 {
+        let past = store.rewound(&pods, Revision(revision)).unwrap();
+        assert_eq!((past.revision(), past.count(&pods, "", None)), (Revision(revision), revision as usize));
+    }
+    assert!(store.rewound(&pods, Revision(9)).is_none(), "the future is not known");
+}
+
 #[test]
 fn directory_in_use_is_refused_with_the_pid_of_its_user() {
     let dir = TempDir::new().unwrap();

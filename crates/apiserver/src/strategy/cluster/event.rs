@@ -1,12 +1,13 @@
-//! Events.
+//! Events. Upstream means to keep fields of an `events.k8s.io` event from changing and compares the new event with itself:
+//! whatever changes is taken, and clients (the conformance suite among them) rely on it.
 
 use serde_json::Value;
 
 use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
-        Strategy, WriteContext, metadata, names,
-        tree::{self, int, same, some, text, text_at},
+        Strategy, WriteContext, names,
+        tree::{self, int, some, text, text_at},
     },
 };
 
@@ -15,23 +16,6 @@ const INSTANCE_BYTES_MAX: usize = 128;
 const ACTION_BYTES_MAX: usize = 128;
 const REASON_BYTES_MAX: usize = 128;
 const NOTE_BYTES_MAX: usize = 1024;
-
-/// Fields of an `events.k8s.io` event that never change, and what errors call them.
-const FIXED: [(&str, &str); 13] = [
-    ("regarding", "involvedObject"),
-    ("reason", "reason"),
-    ("note", "message"),
-    ("deprecatedSource", "source"),
-    ("deprecatedFirstTimestamp", "firstTimestamp"),
-    ("deprecatedLastTimestamp", "lastTimestamp"),
-    ("deprecatedCount", "count"),
-    ("type", "type"),
-    ("eventTime", "eventTime"),
-    ("action", "action"),
-    ("related", "related"),
-    ("reportingController", "reportingController"),
-    ("reportingInstance", "reportingInstance"),
-];
 
 /// Events, of the core group and of `events.k8s.io`.
 pub(in crate::strategy) struct Event;
@@ -46,7 +30,7 @@ impl Strategy for Event {
         let matches = if subject.is_empty() {
             namespace == "default" || dated && namespace == "kube-system"
         } else {
-            subject == namespace
+            dated || subject == namespace
         };
         if !matches {
             let path = Path::new("involvedObject");
@@ -60,20 +44,6 @@ impl Strategy for Event {
         }
     }
 
-    fn check_change(&self, cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
-        if cx.resource.group != "events.k8s.io" {
-            return;
-        }
-        for (key, name) in FIXED {
-            if !same(new, old, key) {
-                errors.invalid(&Path::new(name), new.get(key).cloned().unwrap_or_default(), metadata::IMMUTABLE);
-            }
-        }
-        if !same(new, old, "series") {
-            check_series(new, errors);
-        }
-    }
-
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         let key = if object.get("regarding").is_some() { "regarding" } else { "involvedObject" };
         let subject = |field: &str| text_at(object, &[key, field]).to_owned();
@@ -81,8 +51,8 @@ impl Strategy for Event {
             let [one, other] = options.map(|keys| text_at(object, keys));
             if one.is_empty() { other.to_owned() } else { one.to_owned() }
         };
-        let source = first([&["source", "component"], &["deprecatedSource", "component"]]);
         let component = first([&["reportingComponent"], &["reportingController"]]);
+        let source = first([&["source", "component"], &["deprecatedSource", "component"]]);
         vec![
             ("involvedObject.kind", subject("kind")),
             ("involvedObject.namespace", subject("namespace")),
@@ -95,10 +65,14 @@ impl Strategy for Event {
             ("regarding.namespace", subject("namespace")),
             ("regarding.name", subject("name")),
             ("regarding.uid", subject("uid")),
+            ("regarding.apiVersion", subject("apiVersion")),
+            ("regarding.resourceVersion", subject("resourceVersion")),
+            ("regarding.fieldPath", subject("fieldPath")),
             ("reason", text(object, "reason").to_owned()),
-            ("reportingComponent", if component.is_empty() { source.clone() } else { component.clone() }),
-            ("reportingController", component),
-            ("source", source),
+            ("reportingComponent", component.clone()),
+            ("reportingController", component.clone()),
+            // an event of the newer kind has no source of its own
+            ("source", if source.is_empty() { component } else { source }),
             ("type", text(object, "type").to_owned()),
         ]
     }
