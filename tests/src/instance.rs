@@ -26,6 +26,8 @@ pub struct Options {
     pub node: bool,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// Authority and token key to start with, those of another server of the same cluster.
+    pub pki: Option<PathBuf>,
 }
 
 /// A running Keelson; dropping it takes it down and removes everything.
@@ -48,9 +50,26 @@ pub fn binary() -> PathBuf {
     beside
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a new folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        if entry.path().is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+        }
+    }
+}
+
+/// The binary, without the variable that names it: it refuses variables that look like settings and are none.
+fn command() -> Command {
+    let mut command = Command::new(binary());
+    command.env_remove("KEELSON_BIN");
+    command
+}
+
 /// Runs the binary with these arguments to its end.
 pub fn run(arguments: &[&str]) -> Output {
-    Command::new(binary()).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
+    command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
 }
 
 impl Instance {
@@ -61,6 +80,9 @@ impl Instance {
         let number = INSTANCES.fetch_add(1, Ordering::Relaxed);
         let gateway = format!("127.{}.{}.{number}", 64 + (pid >> 8) % 128, pid & 0xff);
         let data_dir = tempfile::Builder::new().prefix("keelson-test-").tempdir().expect("a temporary directory");
+        if let Some(pki) = &options.pki {
+            copy(pki, &data_dir.path().join("pki"));
+        }
         let mut instance = Self { data_dir, options, gateway, child: None, log: Arc::default() };
         instance.resume();
         instance
@@ -69,7 +91,7 @@ impl Instance {
     /// Starts the instance again from the same data directory.
     pub fn resume(&mut self) {
         assert!(self.child.is_none(), "the instance runs already");
-        let mut command = Command::new(binary());
+        let mut command = command();
         command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.data_dir.path());
         if !self.options.node {
             command.arg("--no-node");
@@ -130,7 +152,7 @@ impl Instance {
 
     /// Runs a command of the binary against this instance's data directory.
     pub fn keelson(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(binary());
+        let mut command = command();
         command.args(arguments).arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
         command.output().expect("the binary runs")
     }

@@ -8,8 +8,10 @@
 //! Environment: `KEELSON_BIN` (default: the binary beside the test), `KUBECTL` (default: the one on PATH), `EXAMPLE_BIN`
 //! (folder of the example's static binaries).
 
+pub mod clients;
 pub mod etcd;
 pub mod example;
+pub mod history;
 pub mod http;
 pub mod instance;
 pub mod kubectl;
