@@ -57,6 +57,10 @@ pub(super) async fn create_object(
     refuse_while_terminating(call)?;
     receive::default(served, &mut object);
     meta::begin(&mut object, call.now);
+    // before the server adds anything: what admission and allocation fill in is nobody's
+    if ownership == Ownership::Track {
+        write::track(call, options, None, &mut object)?;
+    }
     let admission = Admission::create(call, options);
     let snapshot = admission.mutate(Some(&mut object)).await?;
     let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
@@ -77,9 +81,6 @@ pub(super) async fn create_object(
         SERVICES => Some(claim(call, &mut object, None)?),
         _ => None,
     };
-    if ownership == Ownership::Track {
-        write::track(call, options, None, &mut object)?;
-    }
     meta::tidy(&mut object);
     warnings.extend(served.strategy.warnings(&object));
     if options.dry_run {

@@ -149,7 +149,9 @@ async fn set(
 ) -> Result<Response<Body>, ApiError> {
     let view = ScaleView(call);
     let pointer = paths(call).spec_replicas;
-    let main = call.about(&call.served, &call.path());
+    let mut main = call.about(&call.served, &call.path());
+    // whoever scales owns the replicas through this door
+    main.subresource = "scale".into();
     let change = |old: &Value| {
         let wanted = wanted(&scale_of(call, old))?;
         let mut object = old.clone();

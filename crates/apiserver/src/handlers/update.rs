@@ -88,15 +88,17 @@ pub(super) async fn change_object(
         if expected.is_some_and(|expected| expected != stored.revision) {
             return Err(ApiError::modified(call.group_resource(), &call.name));
         }
+        meta::carry_over(&mut new, &old);
+        // before the server adds anything: what admission and allocation fill in is nobody's
+        if ownership == Ownership::Track {
+            write::track(call, options, Some(&old), &mut new)?;
+        }
         prepare(call, options, gate, &mut new, &old).await?;
         let charge = Charge::of(call, &new, Some(&old));
         let claim = match &*served.collection {
             SERVICES if call.subresource.is_empty() => Some(create::claim(call, &mut new, Some(&old))?),
             _ => None,
         };
-        if ownership == Ownership::Track {
-            write::track(call, options, Some(&old), &mut new)?;
-        }
         meta::tidy(&mut new);
         warnings.extend(served.strategy.warnings(&new));
         if unchanged(&new, &old) {
@@ -162,7 +164,6 @@ async fn prepare(
     new: &mut Value,
     old: &Value,
 ) -> Result<(), ApiError> {
-    meta::carry_over(new, old);
     match gate {
         Gate::Open => prepare_and_check(call, options, new, old),
         Gate::Object => {

@@ -6,6 +6,7 @@ mod discovery;
 mod events;
 mod field_validation;
 mod namespaces;
+mod ownership;
 mod selectable_fields;
 mod shapes;
 mod watches;
