@@ -47,7 +47,7 @@ impl Env {
         EnvBuilder { env: self.clone() }
     }
 
-    /// The slot of a declared variable, for [`crate::Bindings::set`].
+    /// The slot of a declared variable, for [`crate::Bindings::set`]. Slots count up in the order of declaration.
     pub fn slot(&self, name: &str) -> Option<usize> {
         match self.idents.get(name)?.meaning {
             Meaning::Slot(slot) => Some(slot),

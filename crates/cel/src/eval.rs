@@ -99,17 +99,19 @@ impl<'a> Frame<'a, '_> {
             Node::Map(entries) => self.map(entries),
             Node::Object(construct) => self.object(construct),
             Node::Fold(fold) => self.fold(fold),
-            Node::Bind { local, sides } => {
-                let [value, result] = &**sides;
-                // An error of the value counts where the name is used; the end of the budget counts at once.
-                let value = self.eval(value);
-                if value.as_ref().err() == Some(&EvalError::BudgetExceeded) {
-                    return value;
-                }
-                self.locals[*local] = value;
-                self.eval(result)
-            }
+            Node::Bind { local, sides } => self.bind(*local, sides),
         }
+    }
+
+    fn bind(&mut self, local: usize, sides: &'a [Node; 2]) -> Outcome<'a> {
+        let [value, result] = sides;
+        // An error of the value counts where the name is used; the end of the budget counts at once.
+        let value = self.eval(value);
+        if value.as_ref().err() == Some(&EvalError::BudgetExceeded) {
+            return value;
+        }
+        self.locals[local] = value;
+        self.eval(result)
     }
 
     fn slot(&mut self, slot: usize, name: &str) -> Outcome<'a> {

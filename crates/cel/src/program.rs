@@ -24,8 +24,13 @@ pub enum CompileError {
     #[error("compilation failed: {0}")]
     Issues(#[from] Issues),
     /// It is of another type than is wanted.
-    #[error("must evaluate to {}", wanted(.0))]
-    ResultType(Vec<Type>),
+    #[error("must evaluate to {} but got {found}", wanted(.expected))]
+    ResultType {
+        /// The types that would do.
+        expected: Vec<Type>,
+        /// The type it is of.
+        found: Type,
+    },
 }
 
 fn wanted(types: &[Type]) -> String {
@@ -56,7 +61,7 @@ impl Env {
         if expected.is_empty() || expected.contains(program.result_type()) {
             Ok(program)
         } else {
-            Err(CompileError::ResultType(expected.to_vec()))
+            Err(CompileError::ResultType { expected: expected.to_vec(), found: program.result_type().clone() })
         }
     }
 }
@@ -93,7 +98,7 @@ impl Program {
         result
     }
 
-    /// Names of the environment's variables that the expression uses, by slot.
+    /// Whether the expression uses the variable of a slot.
     pub fn uses_slot(&self, slot: usize) -> bool {
         use crate::checker::Reference;
         use crate::env::Meaning;

@@ -109,9 +109,9 @@ fn mistakes_show_their_place() {
 fn the_type_of_the_result_is_checked() {
     let env = env();
     let error = env.compile("self.replicas", &[Type::Bool]).expect_err("an int");
-    assert_eq!(error.to_string(), "must evaluate to bool");
+    assert_eq!(error.to_string(), "must evaluate to bool but got int");
     let error = env.compile("1", &[Type::String, Type::Null]).expect_err("an int");
-    assert_eq!(error.to_string(), "must evaluate to one of [string null]");
+    assert_eq!(error.to_string(), "must evaluate to one of [string null] but got int");
     assert_eq!(
         env.compile("d.flag || true", &[Type::Bool]).map(|program| program.result_type().clone()),
         Ok(Type::Bool)

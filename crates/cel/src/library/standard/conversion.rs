@@ -19,11 +19,17 @@ const TWO_63: f64 = 9_223_372_036_854_775_808.0;
 const TWO_64: f64 = 18_446_744_073_709_551_616.0;
 
 pub(super) fn library() -> Library {
-    use Type::{Bool, Bytes, Double, Duration, Int, String, Timestamp, Uint};
-    let one = |id, from: Type, to: Type| {
-        let target = to.clone();
-        Overload::global(id, vec![from], to, move |_, args| convert(&args[0], &target))
-    };
+    numbers().with(texts()).with(times())
+}
+
+/// A conversion.
+fn one(id: &'static str, from: Type, to: Type) -> Overload {
+    let target = to.clone();
+    Overload::global(id, vec![from], to, move |_, args| convert(&args[0], &target))
+}
+
+fn numbers() -> Library {
+    use Type::{Bool, Double, Duration, Int, String, Timestamp, Uint};
     Library::new()
         .function("bool", vec![one("bool_to_bool", Bool, Bool), one("string_to_bool", String, Bool)])
         .function(
@@ -55,6 +61,11 @@ pub(super) fn library() -> Library {
                 one("uint64_to_double", Uint, Double),
             ],
         )
+}
+
+fn texts() -> Library {
+    use Type::{Bool, Bytes, Double, Duration, Int, String, Timestamp, Uint};
+    Library::new()
         .function(
             "string",
             vec![
@@ -81,6 +92,11 @@ pub(super) fn library() -> Library {
                 }),
             ],
         )
+}
+
+fn times() -> Library {
+    use Type::{Duration, Int, String, Timestamp};
+    Library::new()
         .function(
             "timestamp",
             vec![

@@ -62,7 +62,6 @@ pub(super) fn library() -> Library {
     let list = || Type::list(Type::param("A"));
     let map = || Type::map(Type::param("A"), Type::param("B"));
     let (a, b) = (|| Type::param("A"), || Type::param("B"));
-    let optional = |ty: Type| Type::optional(ty);
     let bools = |id| Overload::global(id, vec![Type::Bool, Type::Bool], Type::Bool, lazy);
     let mut library = Library::new()
         .function(names::CONDITIONAL, vec![Overload::global("conditional", vec![Type::Bool, a(), a()], a(), lazy)])
@@ -106,6 +105,23 @@ pub(super) fn library() -> Library {
                 Overload::global("in_map", vec![a(), map()], Type::Bool, is_in),
             ],
         )
+        // The checker looks at the field itself.
+        .function(
+            names::SELECT_OPTIONAL,
+            vec![Overload::global("select_optional_field", vec![Type::Dyn, Type::String], Type::optional(b()), lazy)],
+        )
+        .function(names::NEGATE, vec![negate("negate_int64", Type::Int), negate("negate_double", Type::Double)]);
+    for (name, overloads) in arithmetic() {
+        library = library.function(name, overloads);
+    }
+    orders(library.with(indexes()))
+}
+
+fn indexes() -> Library {
+    let list = || Type::list(Type::param("A"));
+    let map = || Type::map(Type::param("A"), Type::param("B"));
+    let (a, b, optional) = (|| Type::param("A"), || Type::param("B"), Type::optional);
+    Library::new()
         .function(
             names::INDEX,
             vec![
@@ -134,16 +150,6 @@ pub(super) fn library() -> Library {
                 ),
             ],
         )
-        // The checker looks at the field itself.
-        .function(
-            names::SELECT_OPTIONAL,
-            vec![Overload::global("select_optional_field", vec![Type::Dyn, Type::String], optional(b()), lazy)],
-        )
-        .function(names::NEGATE, vec![negate("negate_int64", Type::Int), negate("negate_double", Type::Double)]);
-    for (name, overloads) in arithmetic() {
-        library = library.function(name, overloads);
-    }
-    orders(library)
 }
 
 /// Evaluated by the interpreter itself, because not all of its arguments always are.
