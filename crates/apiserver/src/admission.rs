@@ -11,12 +11,14 @@ use serde_json::Value;
 
 use crate::{field_error::FieldErrors, user::User};
 
+pub(crate) use expressions::MatchConditions;
 pub use pod_security::{PodSecurity, PodSecurityLevel, PodSecurityPolicy, PodSecurityVersion};
 pub use request::RequestOptions;
 
 pub(crate) mod certificates;
 mod claim_resize;
 mod default_class;
+pub(crate) mod expressions;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;

@@ -34,6 +34,7 @@ use crate::{
     node::NodeConnector,
     openapi::Documents,
     outbound::Outbound,
+    policies::{self, Policies},
     resources::Registry,
     tls::SharedTls,
     turns::Turns,
@@ -102,6 +103,7 @@ pub struct ApiServer {
     pub(crate) health: Health,
     pub(crate) documents: Documents,
     pub(crate) webhooks: Webhooks,
+    pub(crate) policies: Policies,
     pub(crate) outbound: Outbound,
     node_connector: RwLock<Option<Arc<dyn NodeConnector>>>,
     /// Upgraded connections on their way through to pods and nodes.
@@ -141,6 +143,7 @@ impl ApiServer {
             health: Health::default(),
             documents: Documents::default(),
             webhooks: Webhooks::default(),
+            policies: Policies::default(),
             outbound: Outbound::new(store.clone()),
             node_connector: RwLock::new(None),
             tunnels: TaskTracker::new(),
@@ -174,6 +177,9 @@ impl ApiServer {
         for (collection, name, object) in [webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects) {
             self.webhooks.apply(collection, &name, || Some(object));
         }
+        for (collection, name, object) in [policies::POLICIES, policies::BINDINGS].into_iter().flat_map(objects) {
+            self.policies.apply(collection, &name, || Some(object));
+        }
         let services: Vec<Value> = objects(SERVICES).map(|(_, _, object)| object).collect();
         self.services.load(services.iter());
         self.flow.reload(&self.store);
@@ -195,6 +201,7 @@ impl ApiServer {
             self.flow.reload(&self.store);
         }
         self.webhooks.apply(collection, path, read);
+        self.policies.apply(collection, path, read);
     }
 
     /// Keeps what the server holds in memory besides the store current with what other servers change, until `stop`. A store

@@ -29,6 +29,7 @@ mod names;
 mod network;
 pub(crate) mod pod;
 mod pod_spec;
+mod policies;
 mod quantity;
 mod rbac;
 mod scaling;
@@ -305,6 +306,8 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("storage.k8s.io", "volumeattachments") => &storage::Attachment,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &definition::Definition,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &webhooks::Webhooks { mutating: false },
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &policies::Policy,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => &policies::Binding,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &webhooks::Webhooks { mutating: true },
         // only what a definition adds has no type of its own
         _ if resource.schema.is_empty() => &custom::Custom,

@@ -12,15 +12,13 @@ use serde_json::Value;
 
 mod exchange;
 mod hook;
-mod matching;
 mod review;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use exchange::{Failure, Ruling, ask};
 pub(crate) use hook::Hook;
-pub(crate) use matching::{Place, Siblings, concerns};
-pub(crate) use review::Sent;
+pub(crate) use review::{Sent, request_object};
 
 /// Collections of configurations.
 pub(crate) const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";

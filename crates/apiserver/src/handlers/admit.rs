@@ -2,7 +2,7 @@
 //!
 //! The order is upstream's. [`Admission::mutate`]: built-in plug-ins, mutating webhooks (and both again where a webhook
 //! changed something that another wants to see), the escalation check of access rules. After it the kind's strategy
-//! prepares and validates. [`Admission::validate`]: built-in plug-ins, validating webhooks; quota comes last, so that
+//! prepares and validates. [`Admission::validate`]: built-in plug-ins, admission policies, validating webhooks; quota comes last, so that
 //! nothing is counted that something else refuses.
 
 use std::{sync::Arc, time::Duration};
@@ -24,6 +24,7 @@ use crate::{
     user::GROUP_MASTERS,
 };
 
+mod policies;
 mod webhooks;
 
 /// The store as admission reads it.
@@ -157,6 +158,9 @@ impl<'a> Admission<'a> {
             for (key, value) in notes.audit {
                 self.call.trail.annotate(key, value);
             }
+        }
+        if !self.call.server.policies.bound().is_empty() && !webhooks::is_exempt(&request) {
+            Box::pin(self.judge_by_policies(&request, snapshot, object)).await?;
         }
         if !self.call.server.webhooks.validating().is_empty() && !webhooks::is_exempt(&request) {
             Box::pin(self.ask_validating(&request, snapshot, object)).await?;

@@ -14,7 +14,7 @@ use super::{
     write::{self, Committed, Outcome},
 };
 use crate::{
-    allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
+    allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload, policies,
     server::SERVICES, status::ApiError, strategy,
 };
 
@@ -73,6 +73,9 @@ pub(super) async fn create_object(
     served.strategy.prepare_create(&cx, &mut object);
     if &*served.collection == crate::crd::COLLECTION {
         definitions::prepare(call, &mut object);
+    }
+    if &*served.collection == policies::POLICIES {
+        policies::observe(&mut object);
     }
     rules::check(call, &object, None, served.strategy.validate_create(&cx, &object))?;
     admission.validate(&snapshot, Some(&object)).await?;

@@ -15,7 +15,7 @@ use super::{
     write::{self, ATTEMPTS_MAX, Committed, Outcome},
 };
 use crate::{
-    body::Body, codec, conversion, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload,
+    body::Body, codec, conversion, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload, policies,
     server::SERVICES, status::ApiError,
 };
 
@@ -190,6 +190,9 @@ fn prepare_and_check(call: &Call, options: &WriteOptions, new: &mut Value, old: 
     served.strategy.prepare_update(&cx, new, old);
     if &*served.collection == crate::crd::COLLECTION && call.subresource.is_empty() {
         definitions::prepare(call, new);
+    }
+    if &*served.collection == policies::POLICIES && call.subresource.is_empty() {
+        policies::observe(new);
     }
     rules::check(call, new, Some(old), served.strategy.validate_update(&cx, new, old))
 }

@@ -9,7 +9,10 @@ use super::{
     pod_spec::validate_label_selector,
     tree::{self, default_to, int, list, some, text},
 };
-use crate::field_error::{FieldErrors, Path};
+use crate::{
+    admission::expressions,
+    field_error::{FieldErrors, Path},
+};
 
 /// ValidatingWebhookConfigurations and MutatingWebhookConfigurations.
 pub(super) struct Webhooks {
@@ -58,7 +61,11 @@ impl Strategy for Webhooks {
         let mut seen = HashSet::new();
         for (index, webhook) in list(object, "webhooks").iter().enumerate() {
             let path = path.index(index);
-            self.check_webhook(webhook, &path, any_effects, errors);
+            // what compiled once is not compiled again, so that old conditions do not get in the way of other changes
+            let same = |other: &&Value| text(other, "name") == text(webhook, "name");
+            let known = old.and_then(|old| list(old, "webhooks").iter().find(same));
+            let known = known.map_or(&[][..], |known| list(known, "matchConditions"));
+            self.check_webhook(webhook, &path, (any_effects, known), errors);
             check_review_versions(webhook, &path.child("admissionReviewVersions"), any_version, errors);
             let name = text(webhook, "name");
             if !name.is_empty() && !seen.insert(name) {
@@ -74,7 +81,13 @@ fn knows_version(webhook: &Value) -> bool {
 }
 
 impl Webhooks {
-    fn check_webhook(&self, webhook: &Value, path: &Path<'_>, any_effects: bool, errors: &mut FieldErrors) {
+    fn check_webhook(
+        &self,
+        webhook: &Value,
+        path: &Path<'_>,
+        (any_effects, known): (bool, &[Value]),
+        errors: &mut FieldErrors,
+    ) {
         check_name(text(webhook, "name"), &path.child("name"), errors);
         for (index, rule) in list(webhook, "rules").iter().enumerate() {
             check_rule(rule, &path.child("rules").index(index), errors);
@@ -105,7 +118,8 @@ impl Webhooks {
             }
         }
         check_client(webhook.get("clientConfig").unwrap_or(&Value::Null), &path.child("clientConfig"), errors);
-        check_conditions(list(webhook, "matchConditions"), &path.child("matchConditions"), errors);
+        let conditions = list(webhook, "matchConditions");
+        check_conditions(conditions, &path.child("matchConditions"), (false, known), errors);
     }
 }
 
@@ -146,7 +160,8 @@ fn texts<'a>(holder: &'a Value, key: &str) -> (Vec<&'a str>, bool) {
     (texts, wild)
 }
 
-fn check_rule(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+/// Checks which resources and operations a rule means.
+pub(super) fn check_rule(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
     let lists = [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")];
     for (key, what) in lists {
@@ -216,15 +231,27 @@ fn check_resources(resources: &[&str], path: &Path<'_>, errors: &mut FieldErrors
     }
 }
 
-fn check_conditions(conditions: &[Value], path: &Path<'_>, errors: &mut FieldErrors) {
+/// Checks match conditions: `params` says whether they may use parameters, `known` which of them were accepted before.
+pub(super) fn check_conditions(
+    conditions: &[Value],
+    path: &Path<'_>,
+    (params, known): (bool, &[Value]),
+    errors: &mut FieldErrors,
+) {
     if conditions.len() > CONDITIONS_MAX {
         errors.too_many(path, conditions.len(), CONDITIONS_MAX);
     }
     let mut seen = HashSet::new();
     for (index, condition) in conditions.iter().enumerate() {
         let path = path.index(index);
-        if text(condition, "expression").trim().is_empty() {
+        let expression = text(condition, "expression");
+        if expression.trim().is_empty() {
             errors.required(&path.child("expression"), "");
+        } else if !known.contains(condition)
+            && let Some(mistake) =
+                expressions::mistake(expressions::environment(params), expression, &[cel::Type::Bool])
+        {
+            errors.invalid(&path.child("expression"), expression, mistake);
         }
         let name = text(condition, "name");
         if name.is_empty() {

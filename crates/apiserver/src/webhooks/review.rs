@@ -117,30 +117,42 @@ fn resource_of(resource: &kinds::Resource) -> GroupVersionResource<'_> {
 
 /// The bytes of a review.
 pub(super) fn encode(version: Version, uid: &str, sent: &Sent<'_>) -> Result<Vec<u8>, serde_json::Error> {
+    let request = Request { uid, object: sent.object, old_object: sent.old, ..describe(sent) };
+    serde_json::to_vec(&Review { kind: "AdmissionReview", api_version: version.api_version(), request })
+}
+
+/// The request as expressions see it: without the objects, which are variables of their own.
+pub(crate) fn request_object(sent: &Sent<'_>) -> Value {
+    let mut request = serde_json::to_value(describe(sent)).unwrap_or_default();
+    if let Some(request) = request.as_object_mut() {
+        for field in ["uid", "object", "oldObject"] {
+            request.remove(field);
+        }
+    }
+    request
+}
+
+fn describe<'a>(sent: &Sent<'a>) -> Request<'a> {
     let request = sent.request;
     let subresource = request.subresource.unwrap_or_default();
     let in_version = AdmissionRequest { resource: &sent.served.resource, ..*request };
-    serde_json::to_vec(&Review {
-        kind: "AdmissionReview",
-        api_version: version.api_version(),
-        request: Request {
-            uid,
-            kind: in_version.kind(),
-            resource: resource_of(&sent.served.resource),
-            sub_resource: subresource,
-            request_kind: request.kind(),
-            request_resource: resource_of(request.resource),
-            request_sub_resource: subresource,
-            name: request.name,
-            namespace: request.review_namespace(),
-            operation: request.operation.name(),
-            user_info: UserInfo::of(request.user),
-            object: sent.object,
-            old_object: sent.old,
-            dry_run: request.dry_run,
-            options: request.options(),
-        },
-    })
+    Request {
+        uid: "",
+        kind: in_version.kind(),
+        resource: resource_of(&sent.served.resource),
+        sub_resource: subresource,
+        request_kind: request.kind(),
+        request_resource: resource_of(request.resource),
+        request_sub_resource: subresource,
+        name: request.name,
+        namespace: request.review_namespace(),
+        operation: request.operation.name(),
+        user_info: UserInfo::of(request.user),
+        object: None,
+        old_object: None,
+        dry_run: request.dry_run,
+        options: request.options(),
+    }
 }
 
 /// What a webhook decided.

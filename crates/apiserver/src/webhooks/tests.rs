@@ -1,54 +1,9 @@
 use serde_json::json;
 
 use super::{
-    hook::{Rule, Scope},
     review::{Version, decode, refusal},
     *,
 };
-use crate::admission::Operation;
-
-fn rule(resources: &[&str], scope: Scope) -> Rule {
-    Rule {
-        operations: vec!["CREATE".into(), "UPDATE".into()],
-        groups: vec!["".into()],
-        versions: vec!["*".into()],
-        resources: resources.iter().map(|name| (*name).to_owned()).collect(),
-        scope,
-    }
-}
-
-fn place<'a>(resource: &'a str, subresource: &'a str, namespace: &'a str) -> Place<'a> {
-    Place { operation: Operation::Create, group: "", version: "v1", resource, subresource, namespace }
-}
-
-#[test]
-fn rules_tell_objects_from_their_subresources() {
-    let table = [
-        ("pods", "pods", "", true),
-        ("pods", "pods", "exec", false),
-        ("pods/exec", "pods", "exec", true),
-        ("pods/*", "pods", "exec", true),
-        ("*", "pods", "", true),
-        ("*", "pods", "status", false),
-        ("*/status", "pods", "status", true),
-        ("*/*", "pods", "", true),
-    ];
-    for (wanted, resource, subresource, expected) in table {
-        let matched = rule(&[wanted], Scope::Any).matches(&place(resource, subresource, "n"));
-        assert_eq!(matched, expected, "{wanted} on {resource}/{subresource}");
-    }
-    let delete = Place { operation: Operation::Delete, ..place("pods", "", "n") };
-    assert!(!rule(&["*"], Scope::Any).matches(&delete));
-}
-
-#[test]
-fn a_namespace_counts_as_cluster_wide_although_it_is_in_itself() {
-    assert!(rule(&["*"], Scope::Cluster).matches(&place("namespaces", "", "n")));
-    assert!(!rule(&["*"], Scope::Namespaced).matches(&place("namespaces", "", "n")));
-    assert!(rule(&["*"], Scope::Namespaced).matches(&place("pods", "", "n")));
-    assert!(!rule(&["*"], Scope::Namespaced).matches(&place("nodes", "", "")));
-}
-
 #[test]
 fn an_answer_has_to_fit_its_question() {
     let answer = |version: &str, response: Value| json!({"apiVersion": format!("admission.k8s.io/{version}"), "kind": "AdmissionReview", "response": response});

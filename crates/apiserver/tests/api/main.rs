@@ -17,6 +17,7 @@ mod matrix;
 mod oidc;
 mod patches;
 mod pod_security;
+mod policies;
 mod quota;
 mod verbs;
 mod watches;

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::{Admission, refused};
 use crate::{
-    admission::{AdmissionRequest, Operation},
+    admission::{AdmissionError, AdmissionRequest, Operation, expressions::Inputs},
     conversion,
     handlers::receive,
+    matching::{Place, Siblings},
     meta,
     resources::Served,
     status::ApiError,
-    webhooks::{self, Failure, Hook, Place, Ruling, Sent, Siblings},
+    webhooks::{self, Failure, Hook, Ruling, Sent},
 };
 
 /// How long all mutating webhooks together may hold a request up, as long as upstream lets a write take.
@@ -98,8 +99,11 @@ impl Admission<'_> {
             if again.round > 0 && !again.due.contains(&index) {
                 continue;
             }
-            let concerned = webhooks::concerns(hook, &place, &siblings, &reader, object.as_deref(), self.old);
+            let concerned = hook.matcher.concerns(&place, &siblings, &reader, object.as_deref(), self.old);
             let Some(served) = concerned.map_err(refused)? else { continue };
+            if !self.holds(hook, &served, request, object.as_deref()).await? {
+                continue;
+            }
             let left = again.end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let why = "Timeout: request did not complete within requested timeout - context deadline exceeded";
@@ -125,6 +129,31 @@ impl Admission<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the webhook's match conditions hold. Where they cannot be evaluated, its failure policy decides.
+    async fn holds(
+        &self,
+        hook: &Hook,
+        served: &Arc<Served>,
+        request: &AdmissionRequest<'_>,
+        object: Option<&Value>,
+    ) -> Result<bool, ApiError> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let converted = self.converted(served, request, object).await?;
+        let (object, old) = match &converted {
+            None => (object, self.old),
+            Some((object, old)) => (object.as_ref(), old.as_ref()),
+        };
+        let described = webhooks::request_object(&Sent { request, served, object, old });
+        let inputs = Inputs { object, old, request: &described, namespace: None, params: None };
+        match hook.conditions.evaluate(&inputs) {
+            Ok(holds) => Ok(holds),
+            Err(_) if hook.fails_open => Ok(false),
+            Err(why) => Err(refused(AdmissionError::forbidden(request, why))),
+        }
     }
 
     /// Asks one webhook and does what it wants; gives whether that changed the object.
@@ -184,8 +213,10 @@ impl Admission<'_> {
         let (place, reader) = (Place::of(request), self.reader(snapshot));
         let mut concerned = Vec::new();
         for (index, hook) in hooks.iter().enumerate() {
-            let wanted = webhooks::concerns(hook, &place, &siblings, &reader, object, self.old);
-            if let Some(served) = wanted.map_err(refused)? {
+            let wanted = hook.matcher.concerns(&place, &siblings, &reader, object, self.old);
+            if let Some(served) = wanted.map_err(refused)?
+                && self.holds(hook, &served, request, object).await?
+            {
                 let converted = self.converted(&served, request, object).await?;
                 concerned.push((index, hook, served, converted));
             }
@@ -240,7 +271,7 @@ impl Admission<'_> {
     }
 
     /// The objects in the version a webhook wants to see; `None` when that is the request's own.
-    async fn converted(
+    pub(super) async fn converted(
         &self,
         served: &Arc<Served>,
         request: &AdmissionRequest<'_>,

@@ -1,0 +1,81 @@
+//! ValidatingAdmissionPolicies: the policies with their bindings in memory, compiled, and what they say of a request.
+//!
+//! The index is fed by commits and loaded at start. A policy counts once a binding refers to it. A request while no
+//! policy is bound costs one load of a pointer: [`Policies::bound`] is an empty list then.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+mod judge;
+mod params;
+mod policy;
+mod status;
+
+pub(crate) use judge::{Verdict, judge};
+pub(crate) use params::{ParamSource, params};
+pub(crate) use policy::{Binding, Policy, variable_environment};
+pub(crate) use status::observe;
+
+/// Collection of policies.
+pub(crate) const POLICIES: &str = "admissionregistration.k8s.io/validatingadmissionpolicies";
+/// Collection of their bindings.
+pub(crate) const BINDINGS: &str = "admissionregistration.k8s.io/validatingadmissionpolicybindings";
+
+/// A policy and the bindings that put it to use.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) bindings: Vec<Arc<Binding>>,
+}
+
+/// All policies.
+#[derive(Default)]
+pub(crate) struct Policies {
+    known: Mutex<Known>,
+    bound: ArcSwap<Vec<Bound>>,
+}
+
+#[derive(Default)]
+struct Known {
+    policies: BTreeMap<String, Arc<Policy>>,
+    bindings: BTreeMap<String, Arc<Binding>>,
+}
+
+impl Known {
+    fn bound(&self) -> Vec<Bound> {
+        let of = |policy: &Arc<Policy>| {
+            let bindings = self.bindings.values().filter(|binding| binding.policy == policy.name).cloned().collect();
+            Bound { policy: policy.clone(), bindings }
+        };
+        self.policies.values().map(of).filter(|bound| !bound.bindings.is_empty()).collect()
+    }
+}
+
+impl Policies {
+    /// Takes over what is stored now at `name` of a collection; other collections than the two are ignored.
+    pub(crate) fn apply(&self, collection: &str, name: &str, read: impl FnOnce() -> Option<Value>) {
+        if collection != POLICIES && collection != BINDINGS {
+            return;
+        }
+        // reading and applying are one step, so that of two concurrent changes the later state wins
+        let mut known = self.known.lock();
+        let object = read();
+        match (collection, object) {
+            (POLICIES, Some(object)) => {
+                drop(known.policies.insert(name.to_owned(), Arc::new(Policy::compile(&object))))
+            }
+            (POLICIES, None) => drop(known.policies.remove(name)),
+            (_, Some(object)) => drop(known.bindings.insert(name.to_owned(), Arc::new(Binding::decode(&object)))),
+            (_, None) => drop(known.bindings.remove(name)),
+        }
+        self.bound.store(Arc::new(known.bound()));
+    }
+
+    /// The policies that are in force.
+    pub(crate) fn bound(&self) -> Guard<Arc<Vec<Bound>>> {
+        self.bound.load()
+    }
+}
