@@ -24,13 +24,18 @@ pub enum CompileError {
     #[error("compilation failed: {0}")]
     Issues(#[from] Issues),
     /// It is of another type than is wanted.
-    #[error("must evaluate to {} but got {found}", wanted(.expected))]
-    ResultType {
-        /// The types that would do.
-        expected: Vec<Type>,
-        /// The type it is of.
-        found: Type,
-    },
+    #[error(transparent)]
+    ResultType(#[from] WrongType),
+}
+
+/// An expression is of another type than is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must evaluate to {} but got {found}", wanted(.expected))]
+pub struct WrongType {
+    /// The types that would do.
+    pub expected: Vec<Type>,
+    /// The type it is of.
+    pub found: Type,
 }
 
 fn wanted(types: &[Type]) -> String {
@@ -61,7 +66,7 @@ impl Env {
         if expected.is_empty() || expected.contains(program.result_type()) {
             Ok(program)
         } else {
-            Err(CompileError::ResultType { expected: expected.to_vec(), found: program.result_type().clone() })
+            Err(WrongType { expected: expected.to_vec(), found: program.result_type().clone() }.into())
         }
     }
 }
