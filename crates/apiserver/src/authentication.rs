@@ -10,7 +10,10 @@ use identity::{BootstrapToken, TokenSigner, jwt::Unverified};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use store::Snapshot;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::{
+    asn1_rs::{Oid, oid},
+    prelude::{FromDer, X509Certificate},
+};
 
 use crate::user::{GROUP_AUTHENTICATED, User};
 
@@ -23,6 +26,9 @@ pub(crate) use oidc::Oidc;
 pub use oidc::OidcConfig;
 
 pub(crate) use last_used::{LastUsed, patch as last_used_patch};
+
+/// `1.3.6.1.4.1.57683.2`: the attribute of a certificate's subject that names the user's uid.
+const UID_ATTRIBUTE: Oid<'static> = oid!(1.3.6.1.4.1.57683.2);
 
 /// Checks credentials.
 pub(crate) struct Authenticator {
@@ -55,8 +61,16 @@ pub(crate) enum RefusedToken {
     Invalidated(String),
 }
 
-/// Whom a token stands for, and for which of the audiences that were asked about it is meant.
-pub(crate) type Identified = (Arc<User>, Vec<String>);
+/// What a good token says.
+#[derive(Debug)]
+pub(crate) struct Identified {
+    /// Whom it stands for.
+    pub(crate) user: Arc<User>,
+    /// For which of the audiences that were asked about it is meant.
+    pub(crate) audiences: Vec<String>,
+    /// Key and value of what the audit is told about it.
+    pub(crate) note: Option<(&'static str, String)>,
+}
 
 impl Authenticator {
     pub(crate) fn new(signer: Arc<TokenSigner>, audiences: Vec<String>, oidc: Option<OidcConfig>) -> Self {
@@ -107,13 +121,16 @@ impl Authenticator {
             return Err(RefusedToken::Audience { found: own.to_vec(), wanted: audiences.to_vec() });
         }
         known.check(token, snapshot, now, &self.last_used)?;
-        Ok((known.user.clone(), shared))
+        Ok(Identified { user: known.user.clone(), audiences: shared, note: known.note(now) })
     }
 
     /// Credentials that name no audience are meant for this API.
     fn for_this_api(&self, user: Arc<User>, audiences: &[String]) -> Result<Identified, RefusedToken> {
         let shared: Vec<String> = self.audiences.iter().filter(|own| audiences.contains(own)).cloned().collect();
-        if shared.is_empty() { Err(RefusedToken::Unknown) } else { Ok((user, shared)) }
+        if shared.is_empty() {
+            return Err(RefusedToken::Unknown);
+        }
+        Ok(Identified { user, audiences: shared, note: None })
     }
 }
 
@@ -127,6 +144,9 @@ pub(crate) fn certificate(der: &[u8]) -> Option<User> {
     let mut user = User::new(name, &[]);
     user.groups.extend(parsed.subject().iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned));
     user.groups.push(GROUP_AUTHENTICATED.to_owned());
+    // an attribute of Kubernetes' own arc carries the uid, where the authority gives one
+    let uid = parsed.subject().iter_by_oid(&UID_ATTRIBUTE).next().and_then(|uid| uid.as_str().ok());
+    user.uid = uid.unwrap_or_default().to_owned();
     let digest = format!("X509SHA256={}", hex::encode(Sha256::digest(der)));
     user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![digest]);
     Some(user)

@@ -146,9 +146,13 @@ impl ApiServer {
         {
             oidc.prepare(&token, &self.outbound).await;
         }
-        let authenticated = self.authenticate(&parts.headers, &caller, passage.received);
+        let mut note = None;
+        let authenticated = self.authenticate(&parts.headers, &caller, passage.received, &mut note);
         let user = authenticated.as_ref().ok().and_then(Option::as_ref);
         self.begin_trail(passage, &parts, &caller, &route, verb.clone(), user).await;
+        if let Some((key, value)) = note {
+            passage.trail.annotate(key, value);
+        }
         let user = match authenticated {
             Ok(Some(user)) => user,
             refused => {
@@ -273,19 +277,23 @@ impl ApiServer {
         passage.trail = auditor.begin(arrival, &attributes).await;
     }
 
-    /// The user behind a request, `None` when it carries no credentials.
+    /// The user behind a request, `None` when it carries no credentials; and what the audit is told about them.
     fn authenticate(
         &self,
         headers: &HeaderMap,
         caller: &Caller,
         now: Timestamp,
+        note: &mut Option<(&'static str, String)>,
     ) -> Result<Option<Arc<User>>, ApiError> {
         if let Some(user) = &caller.user {
             return Ok(Some(user.clone()));
         }
         let Some(token) = authentication::bearer(headers) else { return Ok(None) };
         match self.authenticator.token(&token, &self.audiences, &self.snapshot(), now) {
-            Ok((user, _)) => Ok(Some(user)),
+            Ok(found) => {
+                *note = found.note;
+                Ok(Some(found.user))
+            }
             Err(error) => {
                 tracing::debug!(peer = ?caller.peer, %error, "a bearer token was refused");
                 Err(ApiError::unauthorized())

@@ -16,7 +16,8 @@ const EXTRA: &str = "impersonate-extra-";
 pub(crate) fn requested(headers: &HeaderMap) -> Result<Option<User>, ApiError> {
     // one look-up decides for nearly every request
     let Some(name) = headers.get("impersonate-user") else {
-        return if headers.contains_key("impersonate-group") || headers.contains_key("impersonate-uid") {
+        let others = ["impersonate-group", "impersonate-uid"].iter().any(|name| headers.contains_key(*name));
+        return if others || headers.keys().any(|name| name.as_str().starts_with(EXTRA)) {
             Err(ApiError::bad_request("requested [impersonation] without impersonating a user"))
         } else {
             Ok(None)
@@ -90,8 +91,9 @@ fn check(
             } else {
                 format!("in the namespace {namespace:?}")
             };
+            let what = if subresource.is_empty() { resource.to_owned() } else { format!("{resource}/{subresource}") };
             let why =
-                format!("User {:?} cannot impersonate resource {resource:?} in API group {group:?} {place}", user.name);
+                format!("User {:?} cannot impersonate resource {what:?} in API group {group:?} {place}", user.name);
             Err(ApiError::forbidden(GroupResource { group, resource }, name, why))
         }
     }
@@ -120,5 +122,42 @@ mod tests {
             refused.message,
             "users \"bob\" is forbidden: User \"eve\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
         );
+    }
+
+    #[test]
+    fn uid_and_extras_need_a_permission_each() {
+        let mut headers = HeaderMap::new();
+        headers.insert("impersonate-extra-Example.com%2fScopes", HeaderValue::from_static("view"));
+        assert_eq!(requested(&headers).unwrap_err().code, 400);
+        headers.insert("impersonate-user", HeaderValue::from_static("system:serviceaccount:n:robot"));
+        headers.insert("impersonate-uid", HeaderValue::from_static("u"));
+        let wanted = requested(&headers).unwrap().unwrap();
+        assert_eq!(wanted.extra["example.com/scopes"], ["view"]);
+        let authorizer = Authorizer::new();
+        let mut rules =
+            vec![serde_json::json!({"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["impersonate"]})];
+        let missing = [
+            (
+                "uids",
+                serde_json::json!({"apiGroups": ["authentication.k8s.io"], "resources": ["uids"], "verbs": ["impersonate"], "resourceNames": ["u"]}),
+            ),
+            (
+                "userextras/example.com/scopes",
+                serde_json::json!({"apiGroups": ["authentication.k8s.io"], "resources": ["userextras/example.com/scopes"], "verbs": ["impersonate"], "resourceNames": ["view"]}),
+            ),
+        ];
+        let binding = serde_json::json!({"roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "User", "name": "eve"}]});
+        authorizer.apply("rbac.authorization.k8s.io/clusterrolebindings", "b", Some(&binding));
+        for (resource, rule) in missing {
+            let role = serde_json::json!({"rules": rules});
+            authorizer.apply("rbac.authorization.k8s.io/clusterroles", "r", Some(&role));
+            let refused = impersonate(&authorizer, &User::new("eve", &[]), wanted.clone()).unwrap_err().message;
+            assert!(refused.contains(&format!("cannot impersonate resource {resource:?}")), "{refused}");
+            rules.push(rule);
+        }
+        let role = serde_json::json!({"rules": rules});
+        authorizer.apply("rbac.authorization.k8s.io/clusterroles", "r", Some(&role));
+        let robot = impersonate(&authorizer, &User::new("eve", &[]), wanted).unwrap();
+        assert_eq!(robot.groups, ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"]);
     }
 }

@@ -50,7 +50,7 @@ impl CertificateRequest {
     /// # Errors
     /// Says whether the PEM, its content or the signature is wrong.
     pub fn parse(text: &[u8]) -> Result<Self, CertificateRequestError> {
-        use CertificateRequestError::{Malformed, Pem, Signature};
+        use CertificateRequestError::Pem;
         if text.len() > REQUEST_BYTES_MAX {
             return Err(Pem);
         }
@@ -58,7 +58,16 @@ impl CertificateRequest {
         if block.tag() != "CERTIFICATE REQUEST" {
             return Err(Pem);
         }
-        let (rest, request) = X509CertificationRequest::from_der(block.contents()).map_err(|_| Malformed)?;
+        Self::parse_der(block.contents())
+    }
+
+    /// Reads a request in DER and checks its signature.
+    ///
+    /// # Errors
+    /// Says whether the content or the signature is wrong.
+    pub fn parse_der(bytes: &[u8]) -> Result<Self, CertificateRequestError> {
+        use CertificateRequestError::{Malformed, Signature};
+        let (rest, request) = X509CertificationRequest::from_der(bytes).map_err(|_| Malformed)?;
         if !rest.is_empty() {
             return Err(Malformed);
         }

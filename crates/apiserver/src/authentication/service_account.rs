@@ -74,6 +74,18 @@ impl Remembered {
         }
     }
 
+    /// What the audit is told: that a token is one that a Secret keeps, or should have been replaced.
+    pub(super) fn note(&self, now: Timestamp) -> Option<(&'static str, String)> {
+        match &self.verified {
+            Verified::Legacy(claims) => Some(("authentication.k8s.io/legacy-token", claims.sub.clone())),
+            Verified::Bound(claims) => {
+                let late = now.as_second() - claims.kubernetes.warnafter.filter(|at| *at != 0)?;
+                let text = || format!("subject: {}, seconds after warning threshold: {late}", claims.sub);
+                (late > 0).then(|| ("authentication.k8s.io/stale-token", text()))
+            }
+        }
+    }
+
     /// Whether the token's time is not over, and all it is bound to lives.
     pub(super) fn check(
         &self,

@@ -132,7 +132,7 @@ async fn token(call: &Call, review: &Value) -> Result<Value, ApiError> {
     }
     let answer = call.server.authenticator.token(token, audiences, &call.server.snapshot(), call.now);
     Ok(match answer {
-        Ok((user, shared)) => json!({"authenticated": true, "user": user_info(&user), "audiences": shared}),
+        Ok(found) => json!({"authenticated": true, "user": user_info(&found.user), "audiences": found.audiences}),
         // no more than upstream says: whether the token is good, and why not
         Err(error) => json!({"user": {}, "error": error.to_string()}),
     })

@@ -42,6 +42,8 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
     check(&request)?;
     admission.validate(&snapshot, Some(&request)).await?;
     let claims = claims(call, &snapshot, &account, &request)?;
+    // who reads the audit finds the token again by its id, which it shows wherever it is used
+    call.trail.annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={}", claims.jti));
     let expires = jiff::Timestamp::from_second(claims.iat + seconds(&request)).map_err(ApiError::internal)?;
     let token = call.server.authenticator.signer().sign(claims).map_err(ApiError::internal)?;
     request["status"] = serde_json::json!({"token": token, "expirationTimestamp": meta::time(expires)});

@@ -1,7 +1,8 @@
-//! Objects that every cluster has: the Services `kubernetes` in front of the API and `kube-dns` in front of DNS, and the
+//! Objects that every cluster has: what joining machines are told, the Services `kubernetes` in front of the API and `kube-dns` in front of DNS, and the
 //! classes that name what this node offers: a default StorageClass, a GatewayClass and a default IngressClass.
 
 use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use kube::api::{Api as Objects, DynamicObject, Patch, PatchParams};
 use network::Slot;
 use serde_json::{Value, json};
@@ -11,9 +12,10 @@ use super::api::{Api, first_of};
 /// Name under which we own the fields.
 const FIELD_MANAGER: &str = "keelson";
 
-/// Creates or updates both. Without a node nobody can route to a service, and only the address is reserved.
+/// Creates or updates them. Without a node nobody can route to a service, and only the address is reserved.
 pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()> {
     let client = api.client("system:apiserver");
+    apply(&client, cluster_info(&api.url, api.authority_pem())).await?;
     apply(&client, kubernetes(&first_of(api.service_block).to_string())).await?;
     let Some(slot) = slot else { return Ok(()) };
     let bridge = slot.bridge_ip().to_string();
@@ -44,6 +46,15 @@ fn classes() -> [Value; 3] {
             "metadata": {"name": "keelson", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
             "spec": {"controller": "keelson.dev/ingress"}}),
     ]
+}
+
+/// Where the cluster is and how to know it, for machines that join; a controller signs it with every bootstrap token.
+fn cluster_info(url: &str, roots_pem: &str) -> Value {
+    let cluster = json!({"certificate-authority-data": BASE64.encode(roots_pem), "server": url});
+    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}],
+        "contexts": [], "current-context": "", "preferences": {}, "users": []});
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": kubeconfig.to_string()}})
 }
 
 fn kubernetes(address: &str) -> Value {

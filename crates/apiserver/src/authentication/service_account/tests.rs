@@ -3,7 +3,7 @@ use serde_json::json;
 use store::Store;
 
 use super::*;
-use crate::authentication::Authenticator;
+use crate::authentication::{Authenticator, Identified};
 
 struct World {
     store: Store,
@@ -24,6 +24,10 @@ impl World {
     }
 
     fn ask(&self, token: &str, audience: &str, second: i64) -> Result<(Arc<User>, Vec<String>), String> {
+        self.identify(token, audience, second).map(|found| (found.user, found.audiences))
+    }
+
+    fn identify(&self, token: &str, audience: &str, second: i64) -> Result<Identified, String> {
         let snapshot = self.store.snapshot();
         let answer = self.authenticator.token(token, &[audience.to_owned()], &snapshot, at(second));
         answer.map_err(|error| error.to_string())
@@ -135,4 +139,15 @@ async fn what_is_no_token_of_ours_is_unknown() {
     for token in ["", "x", "a.b.c", "abcdef.0123456789abcdef"] {
         assert_eq!(world.refusal(token, 100), "invalid bearer token", "{token}");
     }
+}
+
+#[tokio::test]
+async fn the_audit_is_told_of_tokens_that_should_have_been_replaced() {
+    let world = World::new();
+    world.put("core/serviceaccounts", "default/web", object("web", "u1")).await;
+    let token = world.authenticator.signer().sign(claims(|kubernetes| kubernetes.warnafter = Some(100))).unwrap();
+    assert_eq!(world.identify(&token, "api", 100).unwrap().note, None);
+    let subject = "system:serviceaccount:default:web";
+    let stale = format!("subject: {subject}, seconds after warning threshold: 20");
+    assert_eq!(world.identify(&token, "api", 120).unwrap().note, Some(("authentication.k8s.io/stale-token", stale)));
 }

@@ -1,0 +1,94 @@
+//! Credentials that the cluster gives out, by real kubectl: certificates and tokens.
+
+use std::path::PathBuf;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use serde_json::{Value, json};
+use system_tests::{Instance, Options, eventually, kubectl};
+
+/// Somebody else's kubeconfig for the same cluster.
+fn kubeconfig(instance: &Instance, name: &str, user: Value) -> PathBuf {
+    let admin = std::fs::read(instance.kubeconfig()).unwrap();
+    let mut document: Value = serde_json::from_slice(&admin).unwrap();
+    document["users"][0]["user"] = user;
+    let path = instance.data_dir().join(format!("{name}.kubeconfig"));
+    std::fs::write(&path, document.to_string()).unwrap();
+    path
+}
+
+/// Who the holder of a kubeconfig is, as the server sees it; the server's refusal when it is nobody.
+fn whoami(instance: &Instance, kubeconfig: &PathBuf) -> Result<Value, String> {
+    let mut command = std::process::Command::new(kubectl::binary());
+    command.arg("--kubeconfig").arg(kubeconfig).args(["auth", "whoami", "-o", "json"]);
+    let output = command.env("HOME", instance.data_dir()).env_remove("KUBECONFIG").output().unwrap();
+    if output.status.success() {
+        let review: Value = serde_json::from_slice(&output.stdout).unwrap();
+        Ok(review["status"]["userInfo"].clone())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+fn an_approved_certificate_authenticates_and_a_denied_request_gets_none() {
+    let instance = Instance::start(Options::default());
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "jane");
+    params.distinguished_name.push(DnType::OrganizationName, "developers");
+    let request = BASE64_STANDARD.encode(params.serialize_request(&key).unwrap().pem().unwrap());
+    for name in ["jane", "joe"] {
+        let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"name": name}, "spec": {"request": request, "expirationSeconds": 3600,
+                "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["digital signature", "client auth"]}});
+        instance.apply(&object.to_string());
+    }
+    assert!(instance.kubectl(&["get", "csr"]).contains("Pending"));
+    instance.kubectl(&["certificate", "approve", "jane"]);
+    instance.kubectl(&["certificate", "deny", "joe"]);
+    let issued = eventually("the certificate", || {
+        let request = instance.get(&["csr", "jane"])?;
+        request["status"]["certificate"].as_str().map(str::to_owned)
+    });
+    let listed = instance.kubectl(&["get", "csr"]);
+    assert!(listed.contains("Approved,Issued") && listed.contains("Denied"), "{listed}");
+    assert!(instance.get(&["csr", "joe"]).unwrap()["status"]["certificate"].is_null());
+    let user =
+        json!({"client-certificate-data": issued, "client-key-data": BASE64_STANDARD.encode(key.serialize_pem())});
+    let jane = whoami(&instance, &kubeconfig(&instance, "jane", user)).unwrap();
+    assert_eq!((&jane["username"], &jane["groups"]), (&json!("jane"), &json!(["developers", "system:authenticated"])));
+}
+
+#[test]
+fn tokens_are_made_bound_and_end_with_what_they_are_bound_to() {
+    let instance = Instance::start(Options::default());
+    eventually("the default account", || instance.get(&["serviceaccount", "default"]));
+    let who = |name: &str, token: &str| whoami(&instance, &kubeconfig(&instance, name, json!({"token": token.trim()})));
+    let plain = who("plain", &instance.kubectl(&["create", "token", "default", "--duration=10m"])).unwrap();
+    assert_eq!(plain["username"], "system:serviceaccount:default:default");
+    let elsewhere = instance.kubectl(&["create", "token", "default", "--audience=https://vault.example.com"]);
+    assert!(who("elsewhere", &elsewhere).unwrap_err().contains("Unauthorized"));
+    instance.kubectl(&["create", "secret", "generic", "anchor"]);
+    let secret = instance.get(&["secret", "anchor"]).unwrap();
+    let uid = secret["metadata"]["uid"].as_str().unwrap();
+    let bound = ["create", "token", "default", "--bound-object-kind=Secret", "--bound-object-name=anchor"];
+    let token = instance.kubectl(&[&bound[..], &["--bound-object-uid", uid]].concat());
+    who("bound", &token).unwrap();
+    let error = instance.kubectl_fails(&[&bound[..], &["--bound-object-uid", "other"]].concat(), "");
+    assert!(error.contains("does not match the UID in record"), "{error}");
+    instance.kubectl(&["delete", "secret", "anchor"]);
+    assert!(who("bound", &token).unwrap_err().contains("Unauthorized"));
+    let error = instance.kubectl_fails(&["create", "token", "default", "--duration=1m"], "");
+    assert!(error.contains("may not specify a duration less than 10 minutes"), "{error}");
+    let account = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "kept", "annotations": {"kubernetes.io/service-account.name": "default"}}});
+    instance.apply(&account.to_string());
+    let kept = eventually("the token", || {
+        let secret = instance.get(&["secret", "kept"])?;
+        secret["data"]["token"].as_str().map(str::to_owned)
+    });
+    let kept = String::from_utf8(BASE64_STANDARD.decode(kept).unwrap()).unwrap();
+    assert_eq!(who("kept", &kept).unwrap()["username"], "system:serviceaccount:default:default");
+}
