@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::{PATIENCE, eventually};
+use crate::{Instance, Options, PATIENCE, eventually};
 
 /// Whether Debian's etcd-server is there. Says why a test is skipped where it is not.
 pub fn need_etcd(test: &str) -> bool {
@@ -65,6 +65,18 @@ impl Etcd {
             .expect("etcd starts");
         self.child = Some(child);
         eventually("etcd accepts connections", || TcpStream::connect_timeout(&self.client, PATIENCE).ok());
+    }
+
+    /// Servers that share it. They share one authority too, as the servers of a cluster do everywhere.
+    pub fn servers(&self, count: usize, environment: &[(String, String)]) -> Vec<Instance> {
+        let mut all = vec![("KEELSON_STORE".to_owned(), self.url())];
+        all.extend_from_slice(environment);
+        let mut servers: Vec<Instance> = Vec::new();
+        for _ in 0..count {
+            let pki = servers.first().map(|first| first.data_dir().join("pki"));
+            servers.push(Instance::start(Options { environment: all.clone(), pki, ..Options::default() }));
+        }
+        servers
     }
 
     fn scheme(&self) -> &'static str {

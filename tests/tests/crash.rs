@@ -101,12 +101,7 @@ async fn killing_one_of_two_servers_on_one_etcd_loses_nothing() {
         return;
     }
     let mut etcd = Etcd::start();
-    let environment = vec![("KEELSON_STORE".to_owned(), etcd.url())];
-    let first = Instance::start(Options { environment: environment.clone(), ..Options::default() });
-    // servers of one cluster share its authority, as everywhere
-    let pki = Some(first.data_dir().join("pki"));
-    let second = Instance::start(Options { environment, pki, ..Options::default() });
-    let mut instances = [first, second];
+    let mut instances = etcd.servers(2, &[]);
     let servers = Servers::default();
     for (number, instance) in instances.iter().enumerate() {
         servers.set_up(number, instance).await;
@@ -130,7 +125,7 @@ async fn killing_one_of_two_servers_on_one_etcd_loses_nothing() {
 }
 
 /// The one server does the controllers' work after the other, which held the lease, died.
-fn takes_over(instances: &mut [Instance; 2]) {
+fn takes_over(instances: &mut [Instance]) {
     let lease = || ["lease", "kube-controller-manager", "-n", "kube-system"];
     let holder = |instance: &Instance| {
         let lease = instance.get(&lease())?;

@@ -15,8 +15,10 @@ use crate::{
 };
 
 mod bitmap;
+mod turns;
 
 use bitmap::Bitmap;
+pub(crate) use turns::AllocationTurns;
 
 /// Node ports when nothing else is configured.
 pub const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
@@ -57,6 +59,19 @@ struct Taken {
     ports: Bitmap,
 }
 
+impl Taken {
+    fn nothing(block: Block, ports: &RangeInclusive<u16>) -> Self {
+        // Network and broadcast address are no one's.
+        let addresses = block.size().saturating_sub(2);
+        let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
+        Taken {
+            // What users ask for by name comes from the lower band first, so that it seldom meets a dynamic one.
+            addresses: Bitmap::new(addresses, (addresses / 16).clamp(16, 256)),
+            ports: Bitmap::new(port_count, (port_count / 32).clamp(16, 128)),
+        }
+    }
+}
+
 /// What one Service holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Holding {
@@ -89,18 +104,7 @@ impl Drop for Claim {
 impl ServiceAllocator {
     /// An allocator over `block` and `ports` with nothing taken.
     pub fn new(block: Block, ports: RangeInclusive<u16>) -> Arc<Self> {
-        // Network and broadcast address are no one's.
-        let addresses = block.size().saturating_sub(2);
-        let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
-        Arc::new(Self {
-            block,
-            taken: Mutex::new(Taken {
-                // What users ask for by name comes from the lower band first, so that it seldom meets a dynamic one.
-                addresses: Bitmap::new(addresses, (addresses / 16).clamp(16, 256)),
-                ports: Bitmap::new(port_count, (port_count / 32).clamp(16, 128)),
-            }),
-            ports,
-        })
+        Arc::new(Self { block, taken: Mutex::new(Taken::nothing(block, &ports)), ports })
     }
 
     /// The block of cluster IPs.
@@ -110,7 +114,17 @@ impl ServiceAllocator {
 
     /// Takes what stored Services hold.
     pub fn load<'a>(&self, services: impl IntoIterator<Item = &'a Value>) {
-        let mut taken = self.taken.lock();
+        self.load_into(&mut self.taken.lock(), services);
+    }
+
+    /// Takes what stored Services hold, and frees everything else. Nothing may be claimed meanwhile.
+    pub(crate) fn reload<'a>(&self, services: impl IntoIterator<Item = &'a Value>) {
+        let mut taken = Taken::nothing(self.block, &self.ports);
+        self.load_into(&mut taken, services);
+        *self.taken.lock() = taken;
+    }
+
+    fn load_into<'a>(&self, taken: &mut Taken, services: impl IntoIterator<Item = &'a Value>) {
         for service in services {
             let holding = self.holding(service);
             holding.addresses.iter().for_each(|offset| {

@@ -29,6 +29,7 @@ mod receive;
 mod reviews;
 mod rules;
 mod scale;
+mod services;
 mod tokens;
 mod update;
 mod watch;
@@ -85,6 +86,7 @@ async fn change_once(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, A
     match (call.verb, call.subresource.is_empty()) {
         ("delete", true) => delete::delete(call, body).await,
         ("deletecollection", true) => delete::delete_collection(call, body).await,
+        _ if services::concerns(call) => services::take_turn(call, || store(call, body)).await,
         _ => store(call, body).await,
     }
 }

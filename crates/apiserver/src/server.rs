@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::PodSecurity,
-    allocation::{Block, NODE_PORTS, ServiceAllocator},
+    allocation::{AllocationTurns, Block, NODE_PORTS, ServiceAllocator},
     audit::Auditor,
     authentication::{Authenticator, OidcConfig},
     authorization::{Authorizer, NodeAuthorizer},
@@ -96,6 +96,7 @@ pub struct ApiServer {
     rbac_changing: Mutex<()>,
     pub(crate) authenticator: Authenticator,
     pub(crate) services: Arc<ServiceAllocator>,
+    pub(crate) allocation_turns: AllocationTurns,
     pub(crate) decoded: Decoded,
     pub(crate) pod_security: PodSecurity,
     pub(crate) quota_turns: Turns,
@@ -136,6 +137,7 @@ impl ApiServer {
             rbac_changing: Mutex::new(()),
             authenticator: Authenticator::new(signer, audiences, config.oidc),
             services: ServiceAllocator::new(config.service_block, config.node_ports),
+            allocation_turns: AllocationTurns::default(),
             decoded: Decoded::default(),
             pod_security: config.pod_security,
             quota_turns: Turns::default(),

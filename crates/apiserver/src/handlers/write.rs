@@ -7,7 +7,10 @@ use schema::apply::{ApplyError, Manager, Operation};
 use serde_json::Value;
 use store::{CommitError, Encoded, Key, Mutation, Precondition, Revision, Write};
 
-use super::charge::{self, Charge};
+use super::{
+    charge::{self, Charge},
+    services,
+};
 use crate::{
     body::Body,
     codec, conversion,
@@ -169,9 +172,37 @@ pub(super) async fn put(
     // the tree is many times the size of its bytes, and the commit takes a while
     drop(object);
     match charge {
+        _ if services::concerns(call) => put_allocated(call, path, precondition, encoded, charge).await,
         Some(charge) => put_charged(call, path, precondition, encoded, charge).await,
         None => commit_one(call, path, precondition, Mutation::Put(encoded), frees).await,
     }
+}
+
+/// Commits a Service together with the count of allocations, which only this server's turn may have changed.
+async fn put_allocated(
+    call: &Call,
+    path: &str,
+    precondition: Precondition,
+    encoded: Encoded,
+    charge: Option<&Charge>,
+) -> Result<Committed, ApiError> {
+    let (server, collection) = (&call.server, &call.served.collection);
+    let key = Key { collection: collection.clone(), path: Arc::from(path) };
+    let mut writes = vec![Write { key: key.clone(), precondition, mutation: Mutation::Put(encoded) }];
+    writes.push(server.allocation_turns.write());
+    if let Some(charge) = charge {
+        writes.extend(charge.writes(call)?);
+    }
+    let outcome = server.store.commit(writes).await;
+    match &outcome {
+        Ok(committed) => server.allocation_turns.written(committed.revision),
+        Err(CommitError::Precondition { key: lost, .. }) if server.allocation_turns.lost(lost) || *lost != key => {
+            let why = "another server changed what it was judged by; please try again";
+            return Err(ApiError::conflict(call.group_resource(), &call.name, why));
+        }
+        Err(_) => {}
+    }
+    settle(call, path, outcome)
 }
 
 async fn put_charged(

@@ -228,10 +228,51 @@ impl Mirror {
         let loaded = self.reader.load(&self.client, range, 0).await?;
         let head = loaded.snapshot.revision();
         warn!(etcd = %self.client, revision = %head, "etcd's history was compacted meanwhile, everything was read anew");
+        let changed = differences(&self.state, &loaded.snapshot);
         self.state = loaded.snapshot;
         self.shared.restart(self.state.clone());
-        let _ = self.changes.send(Change::Everything);
+        for key in changed {
+            let _ = self.changes.send(Change::Object(key));
+        }
         self.waiters.reach(head.0);
         Ok(())
+    }
+}
+
+/// The objects that are not the same in both states.
+fn differences(old: &Snapshot, new: &Snapshot) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for (from, to) in [(old, new), (new, old)] {
+        for collection in from.collections() {
+            for (path, object) in from.range(collection, "", None) {
+                let other = to.get(collection, path).map(|other| other.revision);
+                // what both have is told once
+                let told_already = other.is_some() && std::ptr::eq(from, new);
+                if other != Some(object.revision) && !told_already {
+                    keys.push(Key { collection: Arc::clone(collection), path: Arc::clone(path) });
+                }
+            }
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_what_was_added_changed_or_removed() {
+        let state = |objects: &[(&str, u64)]| {
+            let mut snapshot = Snapshot::default();
+            for (path, revision) in objects {
+                let key = Key { collection: "core/pods".into(), path: (*path).into() };
+                snapshot.apply(&key, Some(Object { revision: Revision(*revision), bytes: Bytes::new() }));
+            }
+            snapshot
+        };
+        let (old, new) = (state(&[("a", 1), ("b", 2), ("c", 3)]), state(&[("b", 2), ("c", 4), ("d", 5)]));
+        let paths: Vec<_> = differences(&old, &new).iter().map(|key| key.path.to_string()).collect();
+        assert_eq!(paths, ["a", "c", "d"]);
     }
 }
