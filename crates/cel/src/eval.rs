@@ -51,7 +51,7 @@ impl<'a> Frame<'a, '_> {
             }
             Node::SelectOptional(select) => {
                 let operand = self.eval(&select.operand)?;
-                self.charge(SELECT)?;
+                self.charge(select.cost)?;
                 operators::select_optional(&operand, &select.field)
             }
             Node::And(sides) => self.logical(sides, false),
@@ -85,12 +85,14 @@ impl<'a> Frame<'a, '_> {
                 self.charge(if let Value::List(list) = &b { list.len() as u64 } else { 1 })?;
                 operators::is_in(&a, &b).map(Value::Bool)
             }
-            Node::Index(sides) => {
-                let (a, b) = self.indexed(sides)?;
+            Node::Index { sides, cost } => {
+                let (a, b) = self.both(sides)?;
+                self.charge(*cost)?;
                 operators::index(&a, &b)
             }
-            Node::IndexOptional(sides) => {
-                let (a, b) = self.indexed(sides)?;
+            Node::IndexOptional { sides, cost } => {
+                let (a, b) = self.both(sides)?;
+                self.charge(*cost)?;
                 operators::index_optional(&a, &b)
             }
             Node::OrElse { sides, unwrap } => self.or_else(sides, *unwrap),
@@ -137,7 +139,7 @@ impl<'a> Frame<'a, '_> {
 
     fn select(&mut self, select: &'a Select) -> Outcome<'a> {
         let operand = self.eval(&select.operand)?;
-        self.charge(SELECT)?;
+        self.charge(select.cost)?;
         if let (Value::Object(object), Some((ty, at))) = (&operand, &select.declared)
             && let Some(found) = object.declared(ty, *at)
         {
@@ -149,13 +151,6 @@ impl<'a> Frame<'a, '_> {
     fn both(&mut self, sides: &'a [Node; 2]) -> Result<(Value<'a>, Value<'a>), EvalError> {
         let a = self.eval(&sides[0])?;
         Ok((a, self.eval(&sides[1])?))
-    }
-
-    /// Operand and index. A variable that is an index costs nothing by itself, as in the reference.
-    fn indexed(&mut self, sides: &'a [Node; 2]) -> Result<(Value<'a>, Value<'a>), EvalError> {
-        let pair = self.both(sides)?;
-        self.charge(SELECT)?;
-        Ok(pair)
     }
 
     /// `&&` and `||`: `decisive` on either side is the answer, whatever the other side is.

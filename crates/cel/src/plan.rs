@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::ast::{Expr, Fold, FoldKind, Kind};
 use crate::checker::{Checked, Reference};
 use crate::context::Context;
+use crate::cost::SELECT;
 use crate::env::Meaning;
 use crate::error::EvalError;
 use crate::issue::Issue;
@@ -53,8 +54,15 @@ pub(crate) enum Node {
         apply: Binary,
     },
     In(Box<[Self; 2]>),
-    Index(Box<[Self; 2]>),
-    IndexOptional(Box<[Self; 2]>),
+    /// An element or entry, with what looking it up costs.
+    Index {
+        sides: Box<[Self; 2]>,
+        cost: u64,
+    },
+    IndexOptional {
+        sides: Box<[Self; 2]>,
+        cost: u64,
+    },
     /// `a.or(b)` and `a.orValue(b)`: the second only if the first is absent.
     OrElse {
         sides: Box<[Self; 2]>,
@@ -77,6 +85,8 @@ pub(crate) enum Node {
 pub(crate) struct Select {
     pub(crate) operand: Node,
     pub(crate) field: Arc<str>,
+    /// What reading it costs.
+    pub(crate) cost: u64,
     /// Where the operand's declared type has the field.
     pub(crate) declared: Option<(Arc<ObjectType>, usize)>,
 }
@@ -134,7 +144,7 @@ impl Planner<'_> {
                 Meaning::Constant(value) => Node::Const(value.clone()),
                 Meaning::Slot(slot) => {
                     let name = expr.qualified_name().unwrap_or_default();
-                    let cost = crate::cost::SELECT * (1 + name.trim_start_matches('.').matches('.').count() as u64);
+                    let cost = SELECT * (1 + name.trim_start_matches('.').matches('.').count() as u64);
                     Node::Slot { slot: *slot, cost, name: name.into() }
                 }
             };
@@ -185,7 +195,8 @@ impl Planner<'_> {
             }
             _ => None,
         };
-        Box::new(Select { operand: self.expr(operand), field: Arc::clone(field), declared })
+        let operand = self.expr(operand);
+        Box::new(Select { cost: select_cost(&operand), operand, field: Arc::clone(field), declared })
     }
 
     fn call(&mut self, expr: &Expr, function: &str, target: Option<&Expr>, args: &[Expr]) -> Node {
@@ -213,8 +224,14 @@ impl Planner<'_> {
             (names::DIVIDE, [..]) => return self.binary(args, operators::divide),
             (names::MODULO, [..]) => return self.binary(args, operators::modulo),
             (names::IN, [..]) => return Node::In(self.pair(args)),
-            (names::INDEX, [..]) => return Node::Index(self.pair(args)),
-            (names::INDEX_OPTIONAL, [..]) => return Node::IndexOptional(self.pair(args)),
+            (names::INDEX, [..]) => {
+                let sides = self.pair(args);
+                return Node::Index { cost: index_cost(&sides), sides };
+            }
+            (names::INDEX_OPTIONAL, [..]) => {
+                let sides = self.pair(args);
+                return Node::IndexOptional { cost: index_cost(&sides), sides };
+            }
             (names::SELECT_OPTIONAL, [operand, Expr { kind: Kind::Literal(Value::String(field)), .. }]) => {
                 return Node::SelectOptional(self.select(operand, &Arc::from(&**field)));
             }
@@ -321,6 +338,30 @@ fn parts(fold: &Fold) -> (Option<&Expr>, Option<&Expr>) {
         }
         FoldKind::Bind => (None, None),
     }
+}
+
+/// Whether a step reads a variable, or something inside one.
+fn is_attribute(node: &Node) -> bool {
+    matches!(
+        node,
+        Node::Slot { .. }
+            | Node::Local(_)
+            | Node::Select(_)
+            | Node::SelectOptional(_)
+            | Node::Index { .. }
+            | Node::IndexOptional { .. }
+            | Node::Conditional(_)
+    )
+}
+
+/// What selecting from an operand costs: the reference counts an operand that is no variable as one.
+fn select_cost(operand: &Node) -> u64 {
+    if is_attribute(operand) { SELECT } else { 2 * SELECT }
+}
+
+/// As [`select_cost`], of an index: the reference does not count a variable that is read to index with.
+fn index_cost([operand, index]: &[Node; 2]) -> u64 {
+    select_cost(operand) - if is_attribute(index) { SELECT } else { 0 }
 }
 
 fn constant(node: &Node) -> Option<&Value<'static>> {

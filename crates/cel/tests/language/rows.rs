@@ -416,6 +416,10 @@ pub(crate) const COSTS: &[(&str, u64, u64, u64)] = &[
     ("self.ports.filter(p, p.port > 80)", 13, 13 + 10 * 16, 2 + (3 + 13) + (3 + 1) + 1),
     ("self.ports.exists_one(p, p.port == 80)", 4, 4 + 10 * 5, 2 + (3 + 2) + (3 + 1) + 2),
     ("self.tags.all(t, t == 'a')", 3, u64::MAX, 2 + (3 + 1 + 1) + (3 + 1 + 1) + 1),
+    // A variable to index with is estimated, but not counted; what is no variable is counted when it is selected from.
+    ("[1, 2, 3, 4, 5, 6][x]", 12, 12, 2),
+    ("self.ports[x - 5].port", 6, 6, 2 + 2 + 1 + 1),
+    ("self.labels[self.name] == 'x' || true", 6, 6, 2 + 2),
     ("duration('1h') < duration('2h')", 3, 3, 1),
     ("cel.bind(y, x, y + y)", 10 + 1 + 3, 10 + 1 + 3, 1 + 3),
 ];
