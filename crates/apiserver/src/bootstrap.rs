@@ -39,6 +39,7 @@ impl ApiServer {
         }
         self.install_policy(jiff::Timestamp::now()).await?;
         self.ensure_flow_objects().await?;
+        self.complete_local_api_services().await?;
         self.health.started();
         Ok(())
     }
@@ -48,7 +49,8 @@ impl ApiServer {
         self.health.add(name, check);
     }
 
-    async fn ensure(self: &Arc<Self>, path: &str, object: &Value) -> Result<(), BootstrapError> {
+    /// Creates an object unless it is there.
+    pub(crate) async fn ensure(self: &Arc<Self>, path: &str, object: &Value) -> Result<(), BootstrapError> {
         let mut request = Request::new(body::full(Bytes::from(object.to_string())));
         *request.method_mut() = Method::POST;
         self.ask_itself(path, request).await

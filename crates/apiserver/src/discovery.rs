@@ -1,5 +1,7 @@
 //! Discovery: which groups, versions and resources there are, in the classic and the aggregated form; and the version.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::TokenSigner;
 use kinds::Resource;
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    aggregation::{self, Remote},
     body::{self, Body},
     output,
     resources::{Group, GroupVersion, Table},
@@ -96,8 +99,7 @@ fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-fn group_list<'a>(groups: impl Iterator<Item = &'a Group>, version: &str, headers: &HeaderMap) -> Response<Body> {
-    let items: Vec<Value> = groups.map(aggregated_group).collect();
+fn group_list(items: Vec<Value>, version: &str, headers: &HeaderMap) -> Response<Body> {
     let api_version = format!("apidiscovery.k8s.io/{version}");
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
     let text = list.to_string();
@@ -161,18 +163,25 @@ fn aggregated_resource(resource: &Resource) -> Value {
 /// `/api`.
 pub(crate) fn core_versions(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     if let Some(version) = aggregated(headers) {
-        return Ok(group_list(table.group("").into_iter(), version, headers));
+        return Ok(group_list(table.group("").into_iter().map(aggregated_group).collect(), version, headers));
     }
     Ok(json_response(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})))
 }
 
 /// `/apis`.
-pub(crate) fn groups(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+pub(crate) fn groups(table: &Table, remotes: &[Arc<Remote>], headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let is_custom = |group: &&Group| {
+        group.versions.iter().flat_map(|version| &version.resources).all(|served| served.custom.is_some())
+    };
     let named = table.groups.iter().filter(|group| !group.name.is_empty());
+    let custom = named.clone().take_while(|group| !is_custom(group)).count();
     if let Some(version) = aggregated(headers) {
-        return Ok(group_list(named, version, headers));
+        let mut items = named.map(aggregated_group).collect();
+        aggregation::aggregated(&mut items, custom, remotes);
+        return Ok(group_list(items, version, headers));
     }
-    let groups: Vec<Value> = named.map(classic_group).collect();
+    let mut groups: Vec<Value> = named.map(classic_group).collect();
+    aggregation::classic(&mut groups, custom, remotes);
     Ok(json_response(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})))
 }
 
@@ -183,8 +192,11 @@ fn classic_group(group: &Group) -> Value {
 }
 
 /// `/apis/GROUP`.
-pub(crate) fn group(table: &Table, name: &str) -> Result<Response<Body>, ApiError> {
-    let mut group = classic_group(table.group(name).ok_or_else(ApiError::no_such_resource)?);
+pub(crate) fn group(table: &Table, remotes: &[Arc<Remote>], name: &str) -> Result<Response<Body>, ApiError> {
+    let mut known: Vec<Value> = table.group(name).map(classic_group).into_iter().collect();
+    let remotes: Vec<Arc<Remote>> = remotes.iter().filter(|remote| remote.group == name).cloned().collect();
+    aggregation::classic(&mut known, 0, &remotes);
+    let mut group = known.pop().ok_or_else(ApiError::no_such_resource)?;
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
     Ok(json_response(&group))

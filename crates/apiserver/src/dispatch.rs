@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use schema::selector::FieldSelector;
 
 use crate::{
+    aggregation,
     audit::{Arrival, Trail},
     authentication,
     authorization::{Attributes, Decision},
@@ -181,6 +182,10 @@ impl ApiServer {
             None => None,
         };
         self.authorize(&attributes, &fields, &passage.trail)?;
+        if let Some(remote) = self.aggregation.find(&route) {
+            let limit = deadline(&parts, passage.span)?;
+            return Ok(aggregation::carry(&self, &remote, &user, (parts, body), &caller, limit).await);
+        }
         let Route::Resource(path) = route else { return self.non_resource(route, &parts) };
         let limit = deadline(&parts, passage.span)?;
         let call = self.call(path, parts, caller, user.clone(), passage)?;
@@ -320,8 +325,8 @@ impl ApiServer {
         let table = self.registry.table();
         match route {
             Route::CoreVersions => discovery::core_versions(&table, &parts.headers),
-            Route::Groups => discovery::groups(&table, &parts.headers),
-            Route::Group(name) => discovery::group(&table, name),
+            Route::Groups => discovery::groups(&table, &self.aggregation.remotes(), &parts.headers),
+            Route::Group(name) => discovery::group(&table, &self.aggregation.remotes(), name),
             Route::Resources { group, version } => discovery::resources(&table, group, version),
             Route::Resource(_) => Err(ApiError::no_such_resource()),
             Route::Other("/backup") => Ok(backup::answer(self.store.clone())),
@@ -335,7 +340,7 @@ impl ApiServer {
                 None => Err(ApiError::no_such_resource()),
             },
             Route::Other("/") => Ok(discovery::paths(&table)),
-            Route::Other(path) => self.documents.answer(&table, path, &parts.headers),
+            Route::Other(path) => self.documents.answer(&table, &self.aggregation, path, &parts.headers),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod strategy;
 pub mod table;
 pub mod user;
 
+mod aggregation;
 mod at_rest;
 mod authentication;
 mod backup;

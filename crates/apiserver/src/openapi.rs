@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    aggregation::{self, Aggregation},
     body::{self, Body},
     negotiation,
     resources::{Served, Table},
@@ -21,6 +22,8 @@ use crate::{
 #[derive(Default)]
 struct Kept {
     table: Weak<Table>,
+    /// What other servers added.
+    aggregated: u64,
     documents: Vec<(String, Document)>,
 }
 
@@ -44,36 +47,38 @@ impl Documents {
     pub(crate) fn answer(
         &self,
         table: &Arc<Table>,
+        aggregation: &Aggregation,
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, ApiError> {
         match path.strip_prefix("/openapi/v3") {
-            Some("" | "/") => return Ok(respond(&self.document(table, "v3")?, headers)),
+            Some("" | "/") => return Ok(respond(&self.document(table, aggregation, "v3")?, headers)),
             Some(rest) => {
                 let group_version = rest.trim_start_matches('/');
                 parse(table, group_version).ok_or_else(ApiError::no_such_resource)?;
-                return Ok(respond(&self.document(table, group_version)?, headers));
+                return Ok(respond(&self.document(table, aggregation, group_version)?, headers));
             }
             None => {}
         }
         if path == "/openapi/v2" {
             let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
             if accept.contains(V2_PROTOBUF_ACCEPTED) {
-                return Ok(respond(&self.document(table, V2_PROTOBUF)?, headers));
+                return Ok(respond(&self.document(table, aggregation, V2_PROTOBUF)?, headers));
             }
             if !accept.contains("json") && !accept.contains("*/*") {
                 return Err(ApiError::not_acceptable("application/json"));
             }
-            return Ok(respond(&self.document(table, "v2")?, headers));
+            return Ok(respond(&self.document(table, aggregation, "v2")?, headers));
         }
         Err(ApiError::no_such_resource())
     }
 
-    fn document(&self, table: &Arc<Table>, name: &str) -> Result<Document, ApiError> {
+    fn document(&self, table: &Arc<Table>, aggregation: &Aggregation, name: &str) -> Result<Document, ApiError> {
+        let aggregated = aggregation.generation();
         {
             let mut kept = self.0.lock();
-            if kept.table.as_ptr() != Arc::as_ptr(table) {
-                *kept = Kept { table: Arc::downgrade(table), documents: Vec::new() };
+            if kept.table.as_ptr() != Arc::as_ptr(table) || kept.aggregated != aggregated {
+                *kept = Kept { table: Arc::downgrade(table), aggregated, documents: Vec::new() };
             }
             if let Some((_, document)) = kept.documents.iter().find(|(known, _)| known == name) {
                 return Ok(document.clone());
@@ -81,12 +86,16 @@ impl Documents {
         }
         // made without the lock: it takes milliseconds, and making one twice does no harm
         let (plain, media_type) = match name {
-            "v2" => json_bytes(&openapi::v2(&entries(table, |_| true))),
+            "v2" => json_bytes(&merged_v2(table, aggregation)),
             V2_PROTOBUF => {
-                let document = openapi::v2(&entries(table, |_| true));
+                let document = merged_v2(table, aggregation);
                 (Bytes::from(openapi::v2_protobuf(&document)), openapi::V2_PROTOBUF_MEDIA_TYPE)
             }
-            "v3" => json_bytes(&index(table)),
+            "v3" => {
+                let mut index = index(table);
+                aggregation::open_api_v3(&mut index, &aggregation.remotes());
+                json_bytes(&index)
+            }
             path => {
                 let (group, version) = parse(table, path).ok_or_else(ApiError::no_such_resource)?;
                 let of_version = |served: &Served| served.resource.group == group && served.resource.version == version;
@@ -96,11 +105,18 @@ impl Documents {
         let hash = hex::encode(Sha256::digest(&plain));
         let document = Document { gzip: compress(&plain)?, hash, plain, media_type };
         let mut kept = self.0.lock();
-        if kept.table.as_ptr() == Arc::as_ptr(table) {
+        if kept.table.as_ptr() == Arc::as_ptr(table) && kept.aggregated == aggregated {
             kept.documents.push((name.to_owned(), document.clone()));
         }
         Ok(document)
     }
+}
+
+/// The v2 document of everything, what other servers answer included.
+fn merged_v2(table: &Table, aggregation: &Aggregation) -> Value {
+    let mut document = openapi::v2(&entries(table, |_| true));
+    aggregation::open_api_v2(&mut document, &aggregation.remotes());
+    document
 }
 
 fn json_bytes(value: &Value) -> (Bytes, &'static str) {

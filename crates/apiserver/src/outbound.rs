@@ -68,7 +68,6 @@ pub(crate) enum Trust {
     /// Those the machine trusts.
     System,
     /// Everybody's.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only aggregated servers may be believed without proof"))]
     Insecure,
 }
 

@@ -88,7 +88,8 @@ type Outgoing = UnsyncBoxBody<Bytes, RequestBodyError>;
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+/// A connection that has to be driven.
+pub(crate) type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 fn unreachable(error: impl std::fmt::Display) -> ApiError {
     ApiError::unavailable(format!("error trying to reach service: {error}"))
@@ -153,7 +154,8 @@ async fn carry(mut request: Request<Body>, way: Forward) -> Result<Response<Body
     Ok(Response::from_parts(parts, body))
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+/// Whether a request asks for another protocol.
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     let mut connection = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     connection.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")))
 }
@@ -166,10 +168,7 @@ fn host(request: &Request<Body>) -> Option<String> {
 
 fn outgoing(headers: &mut HeaderMap, way: &Forward, host: Option<String>, upgrade: bool) {
     if !upgrade {
-        for name in &HOP_BY_HOP {
-            headers.remove(name);
-        }
-        headers.remove("keep-alive");
+        drop_hop_by_hop(headers);
     }
     let host = host.unwrap_or_else(|| way.target.address.to_string());
     if let Ok(host) = HeaderValue::from_str(&host) {
@@ -187,11 +186,16 @@ fn outgoing(headers: &mut HeaderMap, way: &Forward, host: Option<String>, upgrad
     }
 }
 
-fn incoming(headers: &mut HeaderMap) {
+/// Removes what is about one connection only.
+pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     headers.remove("keep-alive");
+}
+
+fn incoming(headers: &mut HeaderMap) {
+    drop_hop_by_hop(headers);
     // what a backend allows other origins must not hold for the API, under whose address its answer appears
     let cors: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
@@ -229,7 +233,7 @@ async fn read_page(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// Copies between two upgraded connections until one of them ends.
-async fn tunnel(
+pub(crate) async fn tunnel(
     client: hyper::upgrade::OnUpgrade,
     backend: hyper::upgrade::OnUpgrade,
     connection: Option<Connection>,

@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::PodSecurity,
+    aggregation::{self, Aggregation},
     allocation::{AllocationTurns, Block, NODE_PORTS, ServiceAllocator},
     audit::Auditor,
     authentication::{Authenticator, OidcConfig},
@@ -106,6 +107,7 @@ pub struct ApiServer {
     pub(crate) webhooks: Webhooks,
     pub(crate) policies: Policies,
     pub(crate) outbound: Outbound,
+    pub(crate) aggregation: Aggregation,
     node_connector: RwLock<Option<Arc<dyn NodeConnector>>>,
     /// Upgraded connections on their way through to pods and nodes.
     pub(crate) tunnels: TaskTracker,
@@ -147,6 +149,7 @@ impl ApiServer {
             webhooks: Webhooks::default(),
             policies: Policies::default(),
             outbound: Outbound::new(store.clone()),
+            aggregation: Aggregation::default(),
             node_connector: RwLock::new(None),
             tunnels: TaskTracker::new(),
             store,
@@ -176,9 +179,8 @@ impl ApiServer {
         let _one_at_a_time = self.rbac_changing.lock();
         self.authorizer.replace_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, object)));
         self.registry.load(objects(crd::COLLECTION).filter_map(|(_, _, object)| crd::Definition::decode(&object)));
-        for (collection, name, object) in [webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects) {
-            self.webhooks.apply(collection, &name, || Some(object));
-        }
+        self.webhooks.load([webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects));
+        self.aggregation.load(objects(aggregation::COLLECTION).map(|(_, name, object)| (name, object)));
         for (collection, name, object) in [policies::POLICIES, policies::BINDINGS].into_iter().flat_map(objects) {
             self.policies.apply(collection, &name, || Some(object));
         }
@@ -204,6 +206,7 @@ impl ApiServer {
         }
         self.webhooks.apply(collection, path, read);
         self.policies.apply(collection, path, read);
+        self.aggregation.apply(collection, path, read);
     }
 
     /// Keeps what the server holds in memory besides the store current with what other servers change, until `stop`. A store

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{field_error::FieldErrors, user::User};
 
+mod api_service;
 mod batch;
 mod certificate;
 pub(crate) mod cluster;
@@ -292,7 +293,8 @@ pub fn of(resource: &Resource) -> &'static dyn Strategy {
         ("rbac.authorization.k8s.io", "roles" | "clusterroles") => &rbac::Role,
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &rbac::Binding,
         ("certificates.k8s.io", "certificatesigningrequests") => &certificate::SigningRequest,
-        ("certificates.k8s.io", "clustertrustbundles") | ("apiregistration.k8s.io", "apiservices") => &FreelyNamed,
+        ("certificates.k8s.io", "clustertrustbundles") => &FreelyNamed,
+        ("apiregistration.k8s.io", "apiservices") => &api_service::ApiService,
         ("coordination.k8s.io", "leases") => &cluster::Lease,
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => &flow::FlowSchema,
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &flow::PriorityLevel,

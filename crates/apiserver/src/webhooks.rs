@@ -46,6 +46,16 @@ impl Index {
             Some(configuration) => configurations.insert(name.to_owned(), Hook::decode_all(name, &configuration)),
             None => configurations.remove(name),
         };
+        self.publish(&configurations);
+    }
+
+    fn replace(&self, all: BTreeMap<String, Vec<Arc<Hook>>>) {
+        let mut configurations = self.configurations.lock();
+        *configurations = all;
+        self.publish(&configurations);
+    }
+
+    fn publish(&self, configurations: &BTreeMap<String, Vec<Arc<Hook>>>) {
         self.hooks.store(Arc::new(configurations.values().flatten().cloned().collect()));
     }
 }
@@ -58,6 +68,17 @@ impl Webhooks {
             VALIDATING => self.validating.apply(name, read),
             _ => {}
         }
+    }
+
+    /// Takes over all stored configurations, given with collection and name.
+    pub(crate) fn load<'a>(&self, configurations: impl Iterator<Item = (&'a str, String, Value)>) {
+        let (mut mutating, mut validating) = (BTreeMap::new(), BTreeMap::new());
+        for (collection, name, object) in configurations {
+            let hooks = Hook::decode_all(&name, &object);
+            if collection == MUTATING { &mut mutating } else { &mut validating }.insert(name, hooks);
+        }
+        self.mutating.replace(mutating);
+        self.validating.replace(validating);
     }
 
     /// The webhooks that may change objects.

@@ -8,6 +8,7 @@ mod address;
 mod api;
 mod certificates;
 mod cluster_objects;
+mod front_proxy;
 mod node;
 mod store;
 

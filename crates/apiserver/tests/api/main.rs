@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod aggregation;
 mod at_rest;
 mod audit;
 mod conformance;

@@ -1,4 +1,4 @@
-//! A server behind webhooks: real TLS with a certificate of its own authority, answers by a function of the test.
+//! A server that ours calls: behind webhooks or APIServices. Real TLS with a certificate of its own authority, answers by a function of the test.
 
 use std::{
     convert::Infallible,
@@ -7,7 +7,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -27,12 +27,17 @@ pub(crate) enum Reply {
 
 type Handler = dyn Fn(&str, &Value) -> Reply + Send + Sync;
 
+/// The name of a Service the server may be behind.
+const SERVICE: &str = "wardle.default.svc";
+
 /// The server, gone when dropped.
 pub(crate) struct WebhookServer {
     pub(crate) port: u16,
     pub(crate) bundle: String,
     /// Paths and bodies that came.
     pub(crate) seen: Arc<Mutex<Vec<(String, Value)>>>,
+    /// Paths and headers that came.
+    pub(crate) heads: Arc<Mutex<Vec<(String, HeaderMap)>>>,
     serving: JoinHandle<()>,
     _directory: tempfile::TempDir,
 }
@@ -45,7 +50,9 @@ impl Drop for WebhookServer {
 
 fn tls(authority: &identity::Authority) -> rustls::ServerConfig {
     let address = std::net::IpAddr::from([127, 0, 0, 1]);
-    let pair = authority.server("webhook", &["localhost".to_owned()], &[address], jiff::Timestamp::now()).unwrap();
+    let pair = authority
+        .server("webhook", &["localhost".to_owned(), SERVICE.to_owned()], &[address], jiff::Timestamp::now())
+        .unwrap();
     let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
     rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -65,15 +72,17 @@ impl WebhookServer {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (handler, seen): (Arc<Handler>, _) = (Arc::new(handler), Arc::new(Mutex::new(Vec::new())));
-        let for_task = seen.clone();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let for_task = (seen.clone(), heads.clone());
         let serving = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, handler, seen) = (acceptor.clone(), handler.clone(), for_task.clone());
+                let (acceptor, handler, (seen, heads)) = (acceptor.clone(), handler.clone(), for_task.clone());
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = hyper::service::service_fn(move |request| {
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                        heads.lock().unwrap().push((request.uri().path().to_owned(), request.headers().clone()));
                         let (handler, seen) = (handler.clone(), seen.clone());
                         async move { Ok::<_, Infallible>(answer(&*handler, &seen, request).await) }
                     });
@@ -85,7 +94,7 @@ impl WebhookServer {
             }
         });
         let bundle = STANDARD.encode(authority.certificate_pem());
-        Self { port, bundle, seen, serving, _directory: directory }
+        Self { port, bundle, seen, heads, serving, _directory: directory }
     }
 
     /// The `clientConfig` of a webhook at a path.

@@ -21,7 +21,7 @@ use reconcile::{Election, ElectionError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{address, certificates::Certificates, store};
+use super::{address, certificates::Certificates, front_proxy::FrontProxy, store};
 use crate::{
     config::{Audit, AuditLog, Config},
     data_dir::Layout,
@@ -48,6 +48,8 @@ pub(super) struct Api {
     pub(super) service_block: Block,
     authority: Arc<Authority>,
     signer: Arc<TokenSigner>,
+    /// How aggregated servers recognise this one.
+    pub(super) front_proxy: Arc<FrontProxy>,
     certificates: Arc<Certificates>,
 }
 
@@ -134,10 +136,37 @@ pub(super) async fn start(
             anyhow::Ok(())
         }
     });
+    let aggregating = server.clone();
+    supervisor.start("aggregation", Fate::Restarted, move |stop| {
+        let server = aggregating.clone();
+        async move {
+            server.aggregate(stop).await;
+            anyhow::Ok(())
+        }
+    });
+    let front_proxy = Arc::new(FrontProxy::start(layout, server.clone(), now).map_err(|e| Exit::Data.because(e))?);
+    let renewing = front_proxy.clone();
+    supervisor.start("front proxy", Fate::Restarted, move |stop| {
+        let proxy = renewing.clone();
+        async move {
+            proxy.run(stop).await;
+            anyhow::Ok(())
+        }
+    });
     let host = if bound.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound.ip() };
     let url = format!("https://{}", SocketAddr::new(host, bound.port()));
     tracing::info!(url, node = config.node_enabled, "the API answers");
-    Ok(Api { server, url, port: bound.port(), listen: bound.ip(), service_block, authority, signer, certificates })
+    Ok(Api {
+        server,
+        url,
+        port: bound.port(),
+        listen: bound.ip(),
+        service_block,
+        authority,
+        signer,
+        certificates,
+        front_proxy,
+    })
 }
 
 /// The identity provider with its authorities.

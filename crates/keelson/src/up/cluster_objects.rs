@@ -17,6 +17,7 @@ pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()>
     let client = api.client("system:apiserver");
     apply(&client, cluster_info(&api.url, api.authority_pem())).await?;
     apply(&client, kubernetes(&first_of(api.service_block).to_string())).await?;
+    apply(&client, api.front_proxy.published(api.authority_pem())).await?;
     let Some(slot) = slot else { return Ok(()) };
     let bridge = slot.bridge_ip().to_string();
     let ports = json!([{"name": "https", "port": api.port, "protocol": "TCP"}]);
