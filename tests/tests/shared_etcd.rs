@@ -93,6 +93,13 @@ fn what_one_server_is_told_the_other_knows() {
     // a namespace of the one takes objects of the other
     servers[0].kubectl(&["create", "namespace", "team"]);
     servers[1].kubectl(&["create", "configmap", "first", "-n", "team"]);
+    // Secrets are sealed in etcd, with the key that the servers share
+    servers[0].kubectl(&["create", "secret", "generic", "secret", "--from-literal=password=not-for-the-disk"]);
+    let secret = servers[1].get(&["secret", "secret"]).expect("the other server opens it");
+    let encoded = secret["data"]["password"].as_str().unwrap().to_owned();
+    let kept = files_below(etcd.data_dir());
+    let lies_there = |text: &str| kept.iter().any(|bytes| bytes.windows(text.len()).any(|w| w == text.as_bytes()));
+    assert!(lies_there("/registry/secrets/default/secret") && !lies_there(&encoded));
     // what is kept in memory besides the objects follows
     servers[0].apply(DEFINITION);
     eventually("the other server serves the new kind", || servers[1].get(&["widgets"]));
@@ -103,6 +110,16 @@ fn what_one_server_is_told_the_other_knows() {
     eventually("the other server grants it", || may(&servers[1]).then_some(()));
     servers[0].kubectl(&["delete", "clusterrolebinding", "jane"]);
     eventually("the other server takes it back", || (!may(&servers[1])).then_some(()));
+}
+
+/// The content of all files below a folder.
+fn files_below(folder: &std::path::Path) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(std::fs::read(path).unwrap()) }
+    }
+    found
 }
 
 #[test]

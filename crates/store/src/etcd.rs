@@ -133,12 +133,6 @@ pub(crate) struct Running {
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.backend.shared.windows.close();
-    }
-}
-
 impl Running {
     /// Reads everything and begins to follow.
     pub(crate) async fn start(

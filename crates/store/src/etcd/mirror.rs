@@ -128,6 +128,14 @@ pub(super) struct Mirror {
     pub(super) state: Snapshot,
 }
 
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        // without it nothing here is current any more, whatever ended it
+        self.shared.set_health(Health::Broken(Arc::new(io::Error::other("the store does not follow etcd any more"))));
+        self.shared.windows.close();
+    }
+}
+
 impl Mirror {
     /// Follows etcd for ever.
     pub(super) async fn run(mut self) {
