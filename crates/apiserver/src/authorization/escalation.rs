@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Attributes, Authorizer, Decision, Rule};
+use super::{Attributes, Authorizer, Decision, Rule, rules::quoted};
 use crate::{
     admission::{AdmissionError, AdmissionRequest, Operation},
     strategy::tree,
@@ -87,14 +87,13 @@ fn covered(authorizer: &Authorizer, request: &AdmissionRequest<'_>, rules: &[Rul
     if missing.is_empty() {
         return Ok(());
     }
-    let missing: Vec<String> = missing.iter().map(Rule::compact).collect();
     Err(AdmissionError::forbidden(
         request,
         format!(
-            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+            "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
             request.user.name,
-            request.user.groups,
-            missing.join("\n")
+            quoted(&request.user.groups),
+            Rule::compact_all(&missing).join("\n")
         ),
     ))
 }
@@ -143,6 +142,8 @@ mod tests {
             write("ann", "roles", &role(&["get", "list"])).unwrap_err().to_string(),
             "roles.rbac.authorization.k8s.io \"x\" is forbidden: user \"ann\" (groups=[\"g\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\"]}"
         );
+        let two = write("ann", "roles", &role(&["list", "watch"])).unwrap_err().to_string();
+        assert!(two.ends_with("\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\" \"watch\"]}"), "{two}");
         assert_eq!(write("bob", "roles", &role(&["list"])), Ok(()));
         assert_eq!(write("ann", "rolebindings", &bind("reader")), Ok(()));
         assert!(write("ann", "rolebindings", &bind("writer")).is_err());

@@ -114,19 +114,44 @@ impl Rule {
     }
 
     /// The rule on one line, as upstream shows a missing grant.
-    pub fn compact(&self) -> String {
+    fn compact(&self) -> String {
         let parts: Vec<String> = [
-            ("NonResourceURLs", &self.non_resource_urls),
             ("APIGroups", &self.api_groups),
             ("Resources", &self.resources),
+            ("NonResourceURLs", &self.non_resource_urls),
             ("ResourceNames", &self.resource_names),
             ("Verbs", &self.verbs),
         ]
         .into_iter()
         .filter(|(_, values)| !values.is_empty())
-        .map(|(name, values)| format!("{name}:{values:?}"))
+        .map(|(name, values)| format!("{name}:{}", quoted(values)))
         .collect();
         format!("{{{}}}", parts.join(", "))
+    }
+
+    /// Single grants on one line each, in order; those that differ in their verb only are one.
+    pub fn compact_all(grants: &[Self]) -> Vec<String> {
+        let mut merged: Vec<Self> = Vec::new();
+        for grant in grants {
+            let same = |other: &&mut Self| {
+                other.api_groups == grant.api_groups
+                    && other.resources == grant.resources
+                    && other.resource_names == grant.resource_names
+                    && other.non_resource_urls == grant.non_resource_urls
+            };
+            match merged.iter_mut().find(same) {
+                Some(known) => {
+                    let new = grant.verbs.iter().filter(|verb| !known.verbs.contains(verb));
+                    let new: Vec<String> = new.cloned().collect();
+                    known.verbs.extend(new);
+                }
+                None => merged.push(grant.clone()),
+            }
+        }
+        let mut lines: Vec<String> = merged.iter().map(Self::compact).collect();
+        lines.sort();
+        lines.dedup();
+        lines
     }
 
     /// Whether this rule covers `grant`, which has one verb and one of everything else.
@@ -150,6 +175,12 @@ impl Rule {
             || grant.resource_names.first().is_some_and(|name| has(&self.resource_names, name));
         has_or_all(&self.api_groups, group) && covers_resource && covers_name
     }
+}
+
+/// Texts as upstream lists them: `["a" "b"]`.
+pub(super) fn quoted(values: &[String]) -> String {
+    let each: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
+    format!("[{}]", each.join(" "))
 }
 
 fn matches_resource(own: &str, resource: &str, subresource: &str) -> bool {

@@ -9,6 +9,7 @@ use crate::{
     authorization::{Attributes, Decision},
     body::Body,
     dispatch::Call,
+    field_error::{FieldErrors, Path},
     meta,
     output::{self, Payload},
     status::ApiError,
@@ -25,15 +26,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
     let admission = Admission::create(call, &options);
     let snapshot = admission.mutate(Some(&mut review)).await?;
     admission.validate(&snapshot, Some(&review)).await?;
-    if call.served.resource.plural == "localsubjectaccessreviews" {
-        let asked = &mut review["spec"]["resourceAttributes"];
-        if asked.is_object() && asked["namespace"].as_str().unwrap_or_default() != call.namespace {
-            return Err(ApiError::bad_request(format!(
-                "spec.resourceAttributes.namespace must match the namespace {:?}",
-                call.namespace
-            )));
-        }
-    }
+    check(call, &review)?;
     let status = match call.served.resource.plural.as_str() {
         "selfsubjectaccessreviews" => access(call, &review, &call.user),
         "subjectaccessreviews" | "localsubjectaccessreviews" => access(call, &review, &subject(&review["spec"])),
@@ -62,6 +55,116 @@ fn subject(spec: &Value) -> User {
     user
 }
 
+/// What every access review must say, and what the ones about others must.
+fn check(call: &Call, review: &Value) -> Result<(), ApiError> {
+    let (plural, spec) = (call.served.resource.plural.as_str(), &review["spec"]);
+    let mut errors = FieldErrors::default();
+    let path = Path::new("spec");
+    let text = |field: &str| spec[field].as_str().unwrap_or_default();
+    match plural {
+        "selfsubjectrulesreviews" if text("namespace").is_empty() => {
+            return Err(ApiError::bad_request("no namespace on request"));
+        }
+        "selfsubjectaccessreviews" | "subjectaccessreviews" | "localsubjectaccessreviews" => {}
+        _ => return Ok(()),
+    }
+    let (resource, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    match (resource.is_object(), other.is_object()) {
+        (true, true) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            errors.invalid(&path.child("nonResourceAttributes"), other.clone(), why);
+        }
+        (false, false) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            errors.invalid(&path.child("resourceAttributes"), Value::Null, why);
+        }
+        (true, false) => check_selectors(resource, &path.child("resourceAttributes"), &mut errors),
+        (false, true) => {}
+    }
+    let nobody = text("user").is_empty() && spec["groups"].as_array().is_none_or(Vec::is_empty);
+    if plural != "selfsubjectaccessreviews" && nobody {
+        errors.invalid(&path.child("user"), "", "at least one of user or group must be specified");
+    }
+    if plural == "localsubjectaccessreviews" {
+        if resource.is_object() && resource["namespace"].as_str().unwrap_or_default() != call.namespace {
+            return Err(ApiError::bad_request(format!(
+                "spec.resourceAttributes.namespace must match namespace: {}",
+                call.namespace
+            )));
+        }
+        if other.is_object() {
+            let why = "disallowed on this kind of request";
+            errors.invalid(&path.child("nonResourceAttributes"), other.clone(), why);
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let resource = &call.served.resource;
+    Err(ApiError::invalid(&resource.group, &resource.kind, "", super::rules::causes(&errors)))
+}
+
+/// A selector is given as text or as requirements.
+fn check_selectors(attributes: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    for field in ["fieldSelector", "labelSelector"] {
+        let selector = &attributes[field];
+        if !selector.is_object() {
+            continue;
+        }
+        let path = path.child(field);
+        let raw = selector["rawSelector"].as_str().unwrap_or_default();
+        let requirements = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if !raw.is_empty() && !requirements.is_empty() {
+            let why = "may not specified at the same time as requirements";
+            errors.invalid(&path.child("rawSelector"), raw, why);
+        }
+        if raw.is_empty() && requirements.is_empty() {
+            let why = format!("when {path} is specified, requirements or rawSelector is required");
+            errors.required(&path.child("requirements"), why);
+        }
+        for (index, requirement) in requirements.iter().enumerate() {
+            let (list, has_values) =
+                (path.child("requirements"), requirement["values"].as_array().is_some_and(|v| !v.is_empty()));
+            let path = list.index(index);
+            if requirement["key"].as_str().unwrap_or_default().is_empty() {
+                errors.required(&path.child("key"), "must be specified");
+            }
+            match requirement["operator"].as_str().unwrap_or_default() {
+                "In" | "NotIn" if !has_values => {
+                    errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+                }
+                "Exists" | "DoesNotExist" if has_values => {
+                    errors.forbidden(
+                        &path.child("values"),
+                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                    );
+                }
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
+            }
+        }
+    }
+}
+
+/// The field selector of a review, as a list would have it.
+fn asked_fields(attributes: &Value) -> String {
+    let selector = &attributes["fieldSelector"];
+    if let Some(raw) = selector["rawSelector"].as_str().filter(|raw| !raw.is_empty()) {
+        return raw.to_owned();
+    }
+    let requirements = selector["requirements"].as_array().into_iter().flatten();
+    let equal = requirements.filter_map(|requirement| {
+        match (requirement["operator"].as_str(), requirement["values"].as_array()) {
+            (Some("In"), Some(values)) if values.len() == 1 => {
+                Some(format!("{}={}", requirement["key"].as_str()?, values[0].as_str()?))
+            }
+            // what is not an equality narrows no access rule
+            _ => None,
+        }
+    });
+    equal.collect::<Vec<_>>().join(",")
+}
+
 fn access(call: &Call, review: &Value, user: &User) -> Value {
     let asked = &review["spec"]["resourceAttributes"];
     let path = review["spec"]["nonResourceAttributes"]["path"].as_str();
@@ -77,11 +180,16 @@ fn access(call: &Call, review: &Value, user: &User) -> Value {
         name: text("name"),
         path,
     };
-    match call.server.authorizer.authorize(&attributes) {
-        Decision::Allow => json!({"allowed": true}),
-        Decision::NoOpinion { reason } if reason.is_empty() => json!({"allowed": false}),
-        Decision::NoOpinion { reason } => json!({"allowed": false, "reason": reason}),
+    let authorizer = &call.server.authorizer;
+    let (allowed, reason) = match authorizer.authorize_selected(&attributes, &asked_fields(asked)) {
+        Decision::Allow => (true, authorizer.why(&attributes)),
+        Decision::NoOpinion { reason } => (false, reason),
+    };
+    let mut status = json!({"allowed": allowed});
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
     }
+    status
 }
 
 fn rules(call: &Call, review: &Value) -> Value {
@@ -104,6 +212,11 @@ fn rules(call: &Call, review: &Value) -> Value {
     });
     if !missing.is_empty() {
         status["evaluationError"] = missing.join(", ").into();
+    }
+    if call.user.node_name().is_some() {
+        // what a node may read follows from its pods
+        status["incomplete"] = true.into();
+        status["evaluationError"] = "node authorizer does not support user rule resolution".into();
     }
     status
 }

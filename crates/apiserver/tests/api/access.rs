@@ -267,3 +267,42 @@ async fn what_the_server_keeps_in_memory_is_there_again_after_a_restart() {
     let bob = server.service(Some(User::new("bob", &["system:authenticated"])));
     send(bob, request(Method::GET, "/api/v1/nodes", "", "")).await.ok();
 }
+
+#[tokio::test]
+async fn access_reviews_say_what_is_wrong_with_them_and_why_they_allow() {
+    let fixture = Fixture::new().await;
+    let root = "/apis/authorization.k8s.io/v1";
+    let ask = |spec: serde_json::Value| {
+        let fixture = &fixture;
+        async move { fixture.post(&format!("{root}/subjectaccessreviews"), &json!({"spec": spec})).await }
+    };
+    let (code, _, message) = ask(json!({"user": "u"})).await.failed();
+    assert_eq!(code, 422);
+    assert!(
+        message.ends_with("exactly one of nonResourceAttributes or resourceAttributes must be specified"),
+        "{message}"
+    );
+    let get = json!({"verb": "get", "resource": "pods", "namespace": "default"});
+    let (_, _, message) = ask(json!({"resourceAttributes": get})).await.failed();
+    assert!(
+        message.contains("spec.user: Invalid value: \"\": at least one of user or group must be specified"),
+        "{message}"
+    );
+    let mut selected = get.clone();
+    selected["fieldSelector"] = json!({});
+    let (_, _, message) = ask(json!({"user": "u", "resourceAttributes": selected})).await.failed();
+    assert!(message.contains("spec.resourceAttributes.fieldSelector.requirements: Required value"), "{message}");
+    let node = |selector: serde_json::Value| {
+        let list = json!({"verb": "list", "resource": "pods", "fieldSelector": selector});
+        ask(json!({"user": "system:node:a", "groups": ["system:nodes"], "resourceAttributes": list}))
+    };
+    let own = json!({"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["a"]}]});
+    assert_eq!(node(own).await.ok()["status"]["allowed"], true);
+    let status = node(json!({"rawSelector": "spec.nodeName=b"})).await.ok()["status"].clone();
+    assert_eq!(status["allowed"], false);
+    assert_eq!(status["reason"], "can only list/watch pods with spec.nodeName field selector");
+    let scheduler = json!({"user": "system:kube-scheduler", "resourceAttributes":
+        {"verb": "create", "resource": "pods", "subresource": "binding"}});
+    let reason = ask(scheduler).await.ok()["status"]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("RBAC: allowed by ClusterRoleBinding \"system:kube-scheduler\""), "{reason}");
+}
