@@ -18,6 +18,7 @@ use crate::{
 mod cluster_roles;
 mod controller_roles;
 mod install;
+mod keelson_roles;
 mod namespace_roles;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,7 @@ fn service_account(name: &str) -> Value {
 pub fn objects() -> Vec<PolicyObject> {
     let mut objects = cluster_roles::roles();
     objects.extend(controller_roles::roles());
+    objects.extend(keelson_roles::roles());
     objects.extend(namespace_roles::roles());
     // In the order of names, as the controller that keeps them up to date goes through them.
     let mut sorted: Vec<&Value> = objects.iter().map(|role| &role.object).collect();
@@ -153,6 +155,7 @@ pub fn objects() -> Vec<PolicyObject> {
     }
     objects.extend(cluster_roles::bindings());
     objects.extend(controller_roles::bindings());
+    objects.extend(keelson_roles::bindings());
     objects.extend(namespace_roles::bindings());
     objects
 }

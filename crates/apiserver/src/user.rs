@@ -32,6 +32,13 @@ impl User {
         Self { name: name.into(), groups: groups.iter().map(|group| (*group).to_owned()).collect(), ..Self::default() }
     }
 
+    /// The service account of a namespace, in the groups that all of them are in.
+    pub fn service_account_of(namespace: &str, name: &str) -> Self {
+        let own = format!("system:serviceaccounts:{namespace}");
+        let groups = ["system:serviceaccounts", &own, GROUP_AUTHENTICATED];
+        Self::new(format!("system:serviceaccount:{namespace}:{name}"), &groups)
+    }
+
     /// The user of a request without credentials.
     pub fn anonymous() -> Self {
         Self::new(USER_ANONYMOUS, &[GROUP_UNAUTHENTICATED])

@@ -121,17 +121,27 @@ pub(crate) fn cause(error: &kube::Error) -> String {
     }
 }
 
+/// Gives the client of a service account in `kube-system`.
+pub(crate) type Clients = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
 /// Client, informers and settings; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) client: Client,
+    clients: Clients,
     pub(crate) informers: Informers,
     pub(crate) config: Arc<ControllersConfig>,
 }
 
 impl Context {
-    pub(crate) fn new(informers: Informers, client: Client, config: ControllersConfig) -> Self {
-        Self { client, informers, config: Arc::new(config) }
+    pub(crate) fn new(informers: &Informers, account: &str, clients: Clients, config: Arc<ControllersConfig>) -> Self {
+        let client = clients(account);
+        Self { informers: informers.for_client(client.clone()), client, clients, config }
+    }
+
+    /// A client for what another account is responsible for.
+    pub(crate) fn client_of(&self, account: &str) -> Client {
+        (self.clients)(account)
     }
 
     /// The API of a kind in one namespace.

@@ -37,7 +37,9 @@ mod volume_protection;
 
 pub use context::{ControllersConfig, ControllersError, Keys};
 
-use context::Context;
+use std::sync::Arc;
+
+use context::{Clients, Context};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::Client;
@@ -47,44 +49,58 @@ use tokio_util::sync::CancellationToken;
 
 type Start = fn(Context, CancellationToken) -> BoxFuture<'static, ()>;
 
-/// Name and start of every controller; adding one is a module and a line here.
-fn registry() -> Vec<(&'static str, Start)> {
+/// Name, service account in `kube-system` and start of every controller; adding one is a module and a line here.
+fn registry() -> Vec<(&'static str, &'static str, Start)> {
     vec![
-        ("bootstrap-signer", |context, stop| bootstrap_tokens::sign(context, stop).boxed()),
-        ("clusterrole-aggregation", |context, stop| clusterrole_aggregation::run(context, stop).boxed()),
-        ("csr-approver", |context, stop| certificates::approver::run(context, stop).boxed()),
-        ("csr-cleaner", |context, stop| certificates::cleaner::run(context, stop).boxed()),
-        ("csr-signer", |context, stop| certificates::signer::run(context, stop).boxed()),
-        ("deployment", |context, stop| deployment::run(context, stop).boxed()),
-        ("endpoints", |context, stop| endpoints::run(context, stop).boxed()),
-        ("endpointslice", |context, stop| endpointslice::run(context, stop).boxed()),
-        ("garbage-collector", |context, stop| garbage_collector::run(context, stop).boxed()),
-        ("namespace", |context, stop| namespace::run(context, stop).boxed()),
-        ("node-lifecycle", |context, stop| node_lifecycle::run(context, stop).boxed()),
-        ("pod-gc", |context, stop| pod_gc::run(context, stop).boxed()),
-        ("replicaset", |context, stop| replicaset::run(context, stop).boxed()),
-        ("replicationcontroller", |context, stop| replicaset::run_replication_controllers(context, stop).boxed()),
-        ("root-ca", |context, stop| root_ca::run(context, stop).boxed()),
-        ("serviceaccount", |context, stop| serviceaccount::run(context, stop).boxed()),
-        ("taint-eviction", |context, stop| taint_eviction::run(context, stop).boxed()),
-        ("token-cleaner", |context, stop| bootstrap_tokens::clean(context, stop).boxed()),
-        ("token-secrets", |context, stop| token_secrets::run(context, stop).boxed()),
-        ("persistentvolume-binder", |context, stop| volume_binder::run(context, stop).boxed()),
-        ("volume-protection", |context, stop| volume_protection::run(context, stop).boxed()),
+        ("bootstrap-signer", "bootstrap-signer", |context, stop| bootstrap_tokens::sign(context, stop).boxed()),
+        ("clusterrole-aggregation", "clusterrole-aggregation-controller", |context, stop| {
+            clusterrole_aggregation::run(context, stop).boxed()
+        }),
+        ("csr-approver", "certificate-controller", |context, stop| {
+            certificates::approver::run(context, stop).boxed()
+        }),
+        ("csr-cleaner", "certificate-controller", |context, stop| certificates::cleaner::run(context, stop).boxed()),
+        ("csr-signer", "certificate-controller", |context, stop| certificates::signer::run(context, stop).boxed()),
+        ("deployment", "deployment-controller", |context, stop| deployment::run(context, stop).boxed()),
+        ("endpoints", "endpoint-controller", |context, stop| endpoints::run(context, stop).boxed()),
+        ("endpointslice", "endpointslice-controller", |context, stop| endpointslice::run(context, stop).boxed()),
+        ("garbage-collector", "generic-garbage-collector", |context, stop| {
+            garbage_collector::run(context, stop).boxed()
+        }),
+        ("namespace", "namespace-controller", |context, stop| namespace::run(context, stop).boxed()),
+        ("node-lifecycle", "node-controller", |context, stop| node_lifecycle::run(context, stop).boxed()),
+        ("pod-gc", "pod-garbage-collector", |context, stop| pod_gc::run(context, stop).boxed()),
+        ("replicaset", "replicaset-controller", |context, stop| replicaset::run(context, stop).boxed()),
+        ("replicationcontroller", "replication-controller", |context, stop| {
+            replicaset::run_replication_controllers(context, stop).boxed()
+        }),
+        ("root-ca", "root-ca-cert-publisher", |context, stop| root_ca::run(context, stop).boxed()),
+        ("serviceaccount", "service-account-controller", |context, stop| serviceaccount::run(context, stop).boxed()),
+        ("taint-eviction", "node-controller", |context, stop| taint_eviction::run(context, stop).boxed()),
+        ("token-cleaner", "token-cleaner", |context, stop| bootstrap_tokens::clean(context, stop).boxed()),
+        ("token-secrets", "tokens-controller", |context, stop| token_secrets::run(context, stop).boxed()),
+        ("persistentvolume-binder", "persistent-volume-binder", |context, stop| {
+            volume_binder::run(context, stop).boxed()
+        }),
+        ("volume-protection", "pvc-protection-controller", |context, stop| {
+            volume_protection::run(context, stop).boxed()
+        }),
     ]
 }
 
-/// Runs all controllers until `stop`; an error names the controller that ended early.
+/// Runs all controllers until `stop`; an error names the controller that ended early. Each writes under its own service
+/// account in `kube-system`, for which `clients` gives a client.
 pub async fn run(
     informers: Informers,
-    client: Client,
+    clients: impl Fn(&str) -> Client + Send + Sync + 'static,
     config: ControllersConfig,
     stop: CancellationToken,
 ) -> Result<(), ControllersError> {
-    let context = Context::new(informers, client, config);
+    let shared = (Arc::new(clients) as Clients, Arc::new(config));
     let mut running = JoinSet::new();
-    for (name, start) in registry() {
-        let task = start(context.clone(), stop.clone());
+    for (name, account, start) in registry() {
+        let context = Context::new(&informers, account, Arc::clone(&shared.0), Arc::clone(&shared.1));
+        let task = start(context, stop.clone());
         running.spawn(async move {
             let result = std::panic::AssertUnwindSafe(task).catch_unwind().await;
             (name, result.is_err())

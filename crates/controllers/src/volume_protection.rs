@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::{
     ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Api, ListParams, Patch, PatchParams},
 };
 use reconcile::{Change, Index, Informer, Key, Queue, feed, run_controller};
 use serde_json::json;
@@ -94,6 +94,9 @@ fn used_claims(pod: &Pod) -> impl Iterator<Item = Key> {
     })
 }
 
+/// Volumes are another account's business than claims, as upstream.
+const VOLUMES_ACCOUNT: &str = "pv-protection-controller";
+
 fn is_bound(volume: &PersistentVolume) -> bool {
     volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
 }
@@ -128,7 +131,7 @@ impl Protection {
         if !is_held(&*volume, VOLUME) || is_bound(&volume) {
             return Ok(None);
         }
-        let volumes = self.context.api_all::<PersistentVolume>();
+        let volumes: Api<PersistentVolume> = Api::all(self.context.client_of(VOLUMES_ACCOUNT));
         let freed = volumes.patch(name, &PatchParams::default(), &without(&*volume, VOLUME)).await;
         gone_is_done(freed).map_err(failed("free", name))?;
         Ok(None)

@@ -99,7 +99,7 @@ async fn build(
     let claim = if config.node_enabled { Some(node::claim_slot(&layout)?) } else { None };
     let slot = claim.as_ref().map(network::SlotClaim::slot);
     let api = api::start(config, &layout, listener, slot, supervisor).await?;
-    gateway_crds::install(api.client("system:apiserver")).await?;
+    gateway_crds::install(api.administrator()).await?;
     cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
     let informers = reconcile::Informers::new(api.client("system:kube-controller-manager"));
     api::start_controllers(config, &api, &informers, supervisor);

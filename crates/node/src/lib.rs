@@ -18,6 +18,7 @@
 
 mod config;
 mod container;
+mod followed;
 mod housekeeping;
 mod logs;
 mod pod;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
 use reconcile::{Change, Informers, Selector};
 use runtime::api::{RuntimeEvent, SandboxId};
 use tokio::{
@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    followed::{Followed, Kind, Source},
     sources::References,
     worker::{Adopted, Desired, Shared, Worker, clean_up, stop_orphan},
 };
@@ -24,6 +25,12 @@ struct Handle {
     desired: watch::Sender<Desired>,
     poke: Arc<Notify>,
     references: References,
+}
+
+impl Handle {
+    fn namespace(&self) -> String {
+        self.desired.borrow().pod.metadata.namespace.clone().unwrap_or_default()
+    }
 }
 
 /// What has ended.
@@ -36,6 +43,7 @@ enum Ended {
 pub(crate) struct Pods {
     shared: Arc<Shared>,
     informers: Informers,
+    followed: Followed,
     handles: HashMap<String, Handle>,
     tasks: JoinSet<Ended>,
     stop: CancellationToken,
@@ -60,45 +68,36 @@ fn references(pod: &Pod) -> References {
 
 impl Pods {
     pub(crate) fn new(shared: Arc<Shared>, informers: Informers, stop: CancellationToken) -> Self {
-        Self { shared, informers, handles: HashMap::new(), tasks: JoinSet::new(), stop }
+        let followed = Followed::new(informers.clone());
+        Self { shared, informers, followed, handles: HashMap::new(), tasks: JoinSet::new(), stop }
     }
 
     /// Runs until the stop signal; pods live on.
     pub(crate) async fn run(mut self) {
         let selector = Selector::fields(format!("spec.nodeName={}", self.shared.config.name));
         let pods = self.informers.of_selected::<Pod>(selector);
-        let config_maps = self.informers.of::<ConfigMap>();
-        let secrets = self.informers.of::<Secret>();
         let mut events = self.shared.runtime.events();
         let stop = self.stop.clone();
         if stop.run_until_cancelled(pods.synced()).await != Some(true) {
             return;
         }
         let mut pod_changes = pods.subscribe();
-        let mut config_map_changes = config_maps.subscribe();
-        let mut secret_changes = secrets.subscribe();
         self.adopt(&pods.list());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(change) = pod_changes.next() => self.pod_changed(change),
-                Some(change) = config_map_changes.next() => {
-                    let object = change.object();
-                    let (namespace, name) = (object.metadata.namespace.as_deref(), object.metadata.name.as_deref());
-                    self.source_changed(namespace, |references| name.is_some_and(|name| references.config_maps.contains(name)));
-                }
-                Some(change) = secret_changes.next() => {
-                    let object = change.object();
-                    let (namespace, name) = (object.metadata.namespace.as_deref(), object.metadata.name.as_deref());
-                    self.source_changed(namespace, |references| name.is_some_and(|name| references.secrets.contains(name)));
-                }
+                Some(source) = self.followed.changed() => self.source_changed(&source),
                 event = events.recv() => match event {
                     Ok(RuntimeEvent::Container { sandbox, .. } | RuntimeEvent::Sandbox { sandbox }) => self.poke(&sandbox),
                     Err(RecvError::Lagged(_)) => self.handles.values().for_each(|handle| handle.poke.notify_one()),
                     Err(RecvError::Closed) => break,
                 },
                 Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(Ended::Worker(uid)) => drop(self.handles.remove(&uid)),
+                    Ok(Ended::Worker(uid)) => {
+                        self.handles.remove(&uid);
+                        self.follow();
+                    }
                     Ok(Ended::Orphan) => {}
                     Err(error) => tracing::error!(%error, "a pod's task ended abnormally"),
                 },
@@ -137,8 +136,13 @@ impl Pods {
 
     fn apply(&mut self, pod: Arc<Pod>, adopted: Option<Adopted>) {
         if let Some(handle) = self.handles.get_mut(uid_of(&pod)) {
-            handle.references = references(&pod);
+            let references = references(&pod);
+            let same = handle.references == references;
+            handle.references = references;
             handle.desired.send_modify(|desired| desired.pod = pod);
+            if !same {
+                self.follow();
+            }
             return;
         }
         let uid = uid_of(&pod).to_owned();
@@ -147,6 +151,7 @@ impl Pods {
         let poke = Arc::new(Notify::new());
         let worker = Worker::new(Arc::clone(&self.shared), wanted, Arc::clone(&poke), adopted.unwrap_or_default());
         self.handles.insert(uid.clone(), Handle { desired, poke, references });
+        self.follow();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             worker.run(stop).await;
@@ -154,10 +159,19 @@ impl Pods {
         });
     }
 
-    fn source_changed(&self, namespace: Option<&str>, refers: impl Fn(&References) -> bool) {
+    /// Follows what the pods that are here refer to.
+    fn follow(&mut self) {
+        let of = |handle: &Handle| Source::of(&handle.namespace(), &handle.references);
+        self.followed.set(self.handles.values().flat_map(of).collect());
+    }
+
+    fn source_changed(&self, source: &Source) {
+        let refers = |references: &References| match source.kind {
+            Kind::ConfigMap => references.config_maps.contains(&source.name),
+            Kind::Secret => references.secrets.contains(&source.name),
+        };
         for handle in self.handles.values().filter(|handle| refers(&handle.references)) {
-            let same = handle.desired.borrow().pod.metadata.namespace.as_deref() == namespace;
-            if same {
+            if handle.namespace() == source.namespace {
                 handle.desired.send_modify(|desired| desired.sources += 1);
             }
         }

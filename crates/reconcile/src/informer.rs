@@ -33,17 +33,24 @@ pub struct Selector {
     pub labels: Option<String>,
     /// Field selector, for example `spec.nodeName=node-a`.
     pub fields: Option<String>,
+    /// The one namespace that is looked at.
+    pub namespace: Option<String>,
 }
 
 impl Selector {
     /// Objects matching a field selector.
     pub fn fields(selector: impl Into<String>) -> Self {
-        Self { labels: None, fields: Some(selector.into()) }
+        Self { fields: Some(selector.into()), ..Self::default() }
     }
 
     /// Objects matching a label selector.
     pub fn labels(selector: impl Into<String>) -> Self {
-        Self { labels: Some(selector.into()), fields: None }
+        Self { labels: Some(selector.into()), ..Self::default() }
+    }
+
+    /// The one object of that name in a namespace.
+    pub fn one(namespace: impl Into<String>, name: &str) -> Self {
+        Self { namespace: Some(namespace.into()), ..Self::fields(format!("metadata.name={name}")) }
     }
 }
 
@@ -84,6 +91,7 @@ struct Registry {
 #[derive(Clone)]
 pub struct Informers {
     registry: Arc<Registry>,
+    client: Client,
 }
 
 impl Informers {
@@ -91,12 +99,18 @@ impl Informers {
     pub fn new(client: Client) -> Self {
         let (start, started) = mpsc::unbounded_channel();
         let started = Mutex::new(Some(started));
-        Self { registry: Arc::new(Registry { client, informers: Mutex::default(), start, started }) }
+        let registry = Registry { client: client.clone(), informers: Mutex::default(), start, started };
+        Self { registry: Arc::new(registry), client }
     }
 
-    /// The client the informers read through.
+    /// The client for whoever holds this handle: the one the informers read through, unless it was given its own.
     pub fn client(&self) -> &Client {
-        &self.registry.client
+        &self.client
+    }
+
+    /// The same informers for somebody who writes under a name of their own.
+    pub fn for_client(&self, client: Client) -> Self {
+        Self { registry: Arc::clone(&self.registry), client }
     }
 
     /// The shared informer of all objects of a kind.
@@ -128,8 +142,17 @@ impl Informers {
         }
     }
 
+    /// Ends the informer of selected objects; whoever still has it is told no more.
+    pub fn release<K: Object + Resource<DynamicType = ()>>(&self, selector: &Selector) {
+        let url = K::url_path(&(), selector.namespace.as_deref());
+        let identity = Identity { object: TypeId::of::<K>(), url, selector: selector.clone() };
+        if let Some(registered) = self.registry.informers.lock().remove(&identity) {
+            registered.stop.cancel();
+        }
+    }
+
     fn register<K: Object>(&self, resource: &K::DynamicType, selector: Selector) -> Informer<K> {
-        let url = K::url_path(resource, None);
+        let url = K::url_path(resource, selector.namespace.as_deref());
         let identity = Identity { object: TypeId::of::<K>(), url: url.clone(), selector: selector.clone() };
         let mut informers = self.registry.informers.lock();
         if let Some(registered) = informers.get(&identity)

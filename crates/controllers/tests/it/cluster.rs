@@ -52,7 +52,11 @@ impl Cluster {
         let mut running = JoinSet::new();
         let (run, token) = (informers.clone(), stop.clone());
         running.spawn(async move { run.run(token).await.unwrap() });
-        let work = controllers::run(informers.clone(), client.clone(), config, stop.clone());
+        let work = {
+            let server = server.clone();
+            let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
+            controllers::run(informers.clone(), clients, config, stop.clone())
+        };
         running.spawn(async move { work.await.unwrap() });
         let work = Scheduler::new(&informers, client.clone(), 7).run(stop.clone());
         running.spawn(async move { work.await.unwrap() });

@@ -54,10 +54,19 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// A client in this process, under the name of a component. Components of the process are as trusted as the process.
+    /// A client in this process that may do everything: for what a start makes sure of.
+    pub(super) fn administrator(&self) -> kube::Client {
+        self.server.client(User::new("system:apiserver", &["system:masters", "system:authenticated"]))
+    }
+
+    /// A client in this process for a component, which may do what is bound to its name.
     pub(super) fn client(&self, component: &str) -> kube::Client {
-        let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
-        self.server.client(User { name: component.to_owned(), groups, ..User::default() })
+        self.server.client(User::new(component, &["system:authenticated"]))
+    }
+
+    /// A client in this process for a node, which may do what its pods need.
+    pub(super) fn node_client(&self, node: &str) -> kube::Client {
+        self.server.client(User::new(format!("system:node:{node}"), &["system:nodes", "system:authenticated"]))
     }
 
     /// PEM of the cluster's roots.
@@ -257,10 +266,11 @@ pub(super) fn start_controllers(
     let mut controllers = controllers::ControllersConfig::new(api.authority_pem());
     controllers.keys = Some(controllers::Keys { authority: api.authority.clone(), tokens: api.signer.clone() });
     let manager = "system:kube-controller-manager";
-    let (client, shared, elected) = (api.client(manager), informers.clone(), election(manager));
+    let (server, shared, elected) = (api.server.clone(), informers.clone(), election(manager));
     supervisor.start("controllers", Fate::Restarted, move |stop| {
-        let (shared, client, config) = (shared.clone(), client.clone(), controllers.clone());
-        led(elected.clone(), stop, move |stop| controllers::run(shared, client, config, stop))
+        let (shared, server, config) = (shared.clone(), server.clone(), controllers.clone());
+        let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
+        led(elected.clone(), stop, move |stop| controllers::run(shared, clients, config, stop))
     });
     let scheduler = "system:kube-scheduler";
     let (client, shared, elected) = (api.client(scheduler), informers.clone(), election(scheduler));

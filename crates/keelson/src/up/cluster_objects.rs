@@ -14,7 +14,7 @@ const FIELD_MANAGER: &str = "keelson";
 
 /// Creates or updates them. Without a node nobody can route to a service, and only the address is reserved.
 pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()> {
-    let client = api.client("system:apiserver");
+    let client = api.administrator();
     apply(&client, cluster_info(&api.url, api.authority_pem())).await?;
     apply(&client, kubernetes(&first_of(api.service_block).to_string())).await?;
     apply(&client, api.front_proxy.published(api.authority_pem())).await?;

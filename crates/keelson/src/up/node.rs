@@ -84,7 +84,7 @@ pub(super) async fn start(
     start_provisioner(config, layout, api, informers, supervisor);
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
-    start_gateway(&gateway_addresses, informers, supervisor);
+    start_gateway(&gateway_addresses, &informers.for_client(api.client("keelson:gateway")), supervisor);
     Ok(Ports { registry, gateway_addresses })
 }
 
@@ -176,7 +176,7 @@ fn start_node(
         pods_max: PODS_MAX,
     };
     // Its own informers: they show the node only what a kubelet may see.
-    let informers = Informers::new(api.client(&format!("system:node:{}", config.node_name)));
+    let informers = Informers::new(api.node_client(&config.node_name));
     let watching = informers.clone();
     supervisor.start("node informers", Fate::Essential, move |stop| {
         let informers = watching.clone();
@@ -198,7 +198,7 @@ fn start_node(
 }
 
 fn start_provisioner(config: &Config, layout: &Layout, api: &Api, informers: &Informers, supervisor: &mut Supervisor) {
-    let (client, shared) = (api.client("system:node-provisioner"), informers.clone());
+    let (client, shared) = (api.client("keelson:volume-provisioner"), informers.clone());
     let (name, root) = (config.node_name.clone(), layout.node().join("volumes"));
     supervisor.start("directory provisioner", Fate::Restarted, move |stop| {
         let running = node::provisioner::run(shared.clone(), client.clone(), name.clone(), root.clone(), stop);

@@ -1,0 +1,88 @@
+//! What the parts of Keelson need that upstream has no role for: parts of our own, and controllers that patch what
+//! upstream's update.
+
+use serde_json::{Value, json};
+
+use super::{
+    API_VERSION, EVENTS, GROUP, PolicyObject, READ, RoleRow, cluster_binding, cluster_role, metadata, on,
+    service_account, subject,
+};
+
+const CONTROLLER: &str = "keelson:controller:";
+/// The gateway, and its user.
+const GATEWAY: &str = "keelson:gateway";
+/// The user that provisions volumes.
+const PROVISIONER: &str = "keelson:volume-provisioner";
+
+const ROLES: &[RoleRow] = &[
+    RoleRow {
+        name: "keelson:controller:deployment-controller",
+        rules: &[on("patch", "apps", "deployments deployments/status")],
+    },
+    RoleRow { name: "keelson:controller:endpoint-controller", rules: &[on("patch", "core", "endpoints")] },
+    RoleRow {
+        name: "keelson:controller:endpointslice-controller",
+        rules: &[on("patch", "discovery.k8s.io", "endpointslices")],
+    },
+    RoleRow { name: "keelson:controller:namespace-controller", rules: &[on("patch", "core", "namespaces/status")] },
+    RoleRow {
+        name: "keelson:controller:persistent-volume-binder",
+        rules: &[on(
+            "patch",
+            "core",
+            "persistentvolumeclaims persistentvolumeclaims/status persistentvolumes persistentvolumes/status",
+        )],
+    },
+    RoleRow { name: "keelson:controller:pv-protection-controller", rules: &[on("patch", "core", "persistentvolumes")] },
+    RoleRow {
+        name: "keelson:controller:pvc-protection-controller",
+        rules: &[on("patch", "core", "persistentvolumeclaims")],
+    },
+    RoleRow { name: "keelson:controller:replicaset-controller", rules: &[on("patch", "apps", "replicasets/status")] },
+    RoleRow {
+        name: "keelson:controller:replication-controller",
+        rules: &[on("patch", "core", "replicationcontrollers replicationcontrollers/status")],
+    },
+    RoleRow { name: "keelson:controller:root-ca-cert-publisher", rules: &[on("patch", "core", "configmaps")] },
+    RoleRow {
+        name: "keelson:controller:tokens-controller",
+        rules: &[on("delete get update", "core", "secrets"), on("get update", "core", "serviceaccounts")],
+    },
+    RoleRow {
+        name: GATEWAY,
+        rules: &[
+            on(READ, "core", "namespaces secrets services"),
+            on(READ, "discovery.k8s.io", "endpointslices"),
+            on(READ, "networking.k8s.io", "ingressclasses ingresses"),
+            on("patch update", "networking.k8s.io", "ingresses/status"),
+            on(READ, "gateway.networking.k8s.io", "gatewayclasses gateways httproutes referencegrants"),
+            on("patch update", "gateway.networking.k8s.io", "gatewayclasses/status gateways/status httproutes/status"),
+            EVENTS,
+        ],
+    },
+];
+
+pub(super) fn roles() -> Vec<PolicyObject> {
+    ROLES.iter().map(|row| cluster_role(row, &[])).collect()
+}
+
+pub(super) fn bindings() -> Vec<PolicyObject> {
+    let bound = |row: &RoleRow| {
+        let subjects: Value = match row.name.strip_prefix(CONTROLLER) {
+            Some(account) => json!([service_account(account)]),
+            None => json!([subject("User", row.name)]),
+        };
+        cluster_binding(row.name, subjects)
+    };
+    let mut bindings: Vec<PolicyObject> = ROLES.iter().map(bound).collect();
+    let role = json!({"apiGroup": GROUP, "kind": "ClusterRole", "name": "system:persistent-volume-provisioner"});
+    bindings.push(PolicyObject {
+        collection: "rbac.authorization.k8s.io/clusterrolebindings",
+        path: PROVISIONER.to_owned(),
+        object: json!({
+            "apiVersion": API_VERSION, "kind": "ClusterRoleBinding", "metadata": metadata(PROVISIONER, "", &[]),
+            "roleRef": role, "subjects": [subject("User", PROVISIONER)]
+        }),
+    });
+    bindings
+}
