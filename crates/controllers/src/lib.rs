@@ -27,6 +27,7 @@ mod pending;
 mod pod_gc;
 mod pods;
 mod replicaset;
+mod resource_quota;
 mod root_ca;
 mod selector;
 mod serviceaccount;
@@ -74,6 +75,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("replicationcontroller", "replication-controller", |context, stop| {
             replicaset::run_replication_controllers(context, stop).boxed()
         }),
+        ("resource-quota", "resourcequota-controller", |context, stop| resource_quota::run(context, stop).boxed()),
         ("root-ca", "root-ca-cert-publisher", |context, stop| root_ca::run(context, stop).boxed()),
         ("serviceaccount", "service-account-controller", |context, stop| serviceaccount::run(context, stop).boxed()),
         ("taint-eviction", "node-controller", |context, stop| taint_eviction::run(context, stop).boxed()),

@@ -47,6 +47,11 @@ impl Amounts {
         self.0.insert(name.to_owned(), amount);
     }
 
+    /// Sets the amount of a resource that is counted in whole numbers.
+    pub fn set_count(&mut self, name: &str, count: i64) {
+        self.set(name, Quantity::from_units(count, Format::DecimalSi));
+    }
+
     /// Sets a resource that is not there to zero.
     pub fn ensure(&mut self, name: &str) {
         self.0.entry(name.to_owned()).or_insert_with(|| Quantity::from_units(0, Format::DecimalSi));

@@ -28,7 +28,7 @@ pub struct Item {
 }
 
 /// How objects of a resource are counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Pods, with what their containers ask for.
     Pods,

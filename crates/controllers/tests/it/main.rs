@@ -9,5 +9,6 @@ mod collection;
 mod nodes;
 #[cfg(test)]
 mod security;
+mod quotas;
 #[cfg(test)]
 mod workloads;
