@@ -57,9 +57,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("clusterrole-aggregation", "clusterrole-aggregation-controller", |context, stop| {
             clusterrole_aggregation::run(context, stop).boxed()
         }),
-        ("csr-approver", "certificate-controller", |context, stop| {
-            certificates::approver::run(context, stop).boxed()
-        }),
+        ("csr-approver", "certificate-controller", |context, stop| certificates::approver::run(context, stop).boxed()),
         ("csr-cleaner", "certificate-controller", |context, stop| certificates::cleaner::run(context, stop).boxed()),
         ("csr-signer", "certificate-controller", |context, stop| certificates::signer::run(context, stop).boxed()),
         ("deployment", "deployment-controller", |context, stop| deployment::run(context, stop).boxed()),

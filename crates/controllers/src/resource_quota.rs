@@ -260,7 +260,7 @@ fn is_scoped(quota: &ResourceQuota) -> bool {
     let selects = spec
         .scope_selector
         .as_ref()
-        .is_some_and(|selector| !selector.match_expressions.iter().flatten().next().is_none());
+        .is_some_and(|selector| selector.match_expressions.iter().flatten().next().is_some());
     selects || spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty())
 }
 

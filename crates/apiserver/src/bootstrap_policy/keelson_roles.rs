@@ -16,6 +16,14 @@ const PROVISIONER: &str = "keelson:volume-provisioner";
 
 const ROLES: &[RoleRow] = &[
     RoleRow {
+        name: "keelson:controller:certificate-controller",
+        rules: &[on(
+            "patch",
+            "certificates.k8s.io",
+            "certificatesigningrequests/approval certificatesigningrequests/status",
+        )],
+    },
+    RoleRow {
         name: "keelson:controller:deployment-controller",
         rules: &[on("patch", "apps", "deployments deployments/status")],
     },

@@ -90,7 +90,12 @@ pub(super) fn bindings() -> Vec<PolicyObject> {
             AUTHENTICATION_READER,
             json!([controllers, scheduler]),
         ),
-        binding(SYSTEM, LOCK_CONTROLLERS, LOCK_CONTROLLERS, json!([controllers, service_account("kube-controller-manager")])),
+        binding(
+            SYSTEM,
+            LOCK_CONTROLLERS,
+            LOCK_CONTROLLERS,
+            json!([controllers, service_account("kube-controller-manager")]),
+        ),
         binding(SYSTEM, LOCK_SCHEDULER, LOCK_SCHEDULER, json!([scheduler, service_account("kube-scheduler")])),
         binding(SYSTEM, BOOTSTRAP_SIGNER, BOOTSTRAP_SIGNER, json!([service_account("bootstrap-signer")])),
         binding(SYSTEM, CLOUD_PROVIDER, CLOUD_PROVIDER, json!([service_account("cloud-provider")])),

@@ -80,6 +80,9 @@ impl Cluster {
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready",
                 "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
         nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        // a new node is tainted until a controller has seen that it is ready
+        let open = |node: &Node| node.spec.as_ref().is_none_or(|spec| spec.taints.as_ref().is_none_or(Vec::is_empty));
+        self.until_one::<Node>(name, "takes pods", open).await;
     }
 
     /// Bound pods run and become ready unless their image is `broken`; deleted ones end.

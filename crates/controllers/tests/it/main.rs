@@ -7,8 +7,8 @@ mod cluster;
 mod collection;
 #[cfg(test)]
 mod nodes;
+mod quotas;
 #[cfg(test)]
 mod security;
-mod quotas;
 #[cfg(test)]
 mod workloads;

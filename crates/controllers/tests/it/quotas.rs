@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, object};
 
 fn used(quota: &ResourceQuota) -> Value {
-    serde_json::to_value(quota.status.clone().unwrap_or_default().used).unwrap()
+    serde_json::to_value(quota.status.clone().unwrap_or_default().used).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
