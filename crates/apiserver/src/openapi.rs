@@ -4,6 +4,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use descriptions::Descriptions;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
 use schema::openapi::{self, Entry, V2_PROTOBUF_ACCEPTED};
@@ -99,7 +100,9 @@ impl Documents {
             path => {
                 let (group, version) = parse(table, path).ok_or_else(ApiError::no_such_resource)?;
                 let of_version = |served: &Served| served.resource.group == group && served.resource.version == version;
-                json_bytes(&openapi::v3(group, version, &entries(table, of_version)))
+                let mut document = openapi::v3(group, version, &entries(table, of_version));
+                describe(&mut document["components"]["schemas"], References::Alone);
+                json_bytes(&document)
             }
         };
         let hash = hex::encode(Sha256::digest(&plain));
@@ -115,8 +118,54 @@ impl Documents {
 /// The v2 document of everything, what other servers answer included.
 fn merged_v2(table: &Table, aggregation: &Aggregation) -> Value {
     let mut document = openapi::v2(&entries(table, |_| true));
+    describe(&mut document["definitions"], References::WithSiblings);
     aggregation::open_api_v2(&mut document, &aggregation.remotes());
     document
+}
+
+/// Whether a reference may have a description beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum References {
+    /// v2 readers take both.
+    WithSiblings,
+    /// v3 readers ignore everything beside a reference.
+    Alone,
+}
+
+/// A type whose head every object has: version, kind and metadata are for the same everywhere.
+const ANY_OBJECT: &str = "io.k8s.api.core.v1.Pod";
+
+/// Says what types and fields are for. Custom resources bring their own words, but for what every object has.
+fn describe(schemas: &mut Value, references: References) {
+    let descriptions = Descriptions::unpack();
+    let head = |field: &str| descriptions.of(ANY_OBJECT).and_then(|pod| pod.1.get(field)).map(String::as_str);
+    for (name, schema) in schemas.as_object_mut().into_iter().flatten() {
+        let Some(described) = descriptions.of(name) else {
+            if schema.get("x-kubernetes-group-version-kind").is_some() {
+                let in_head =
+                    |field: &str| if matches!(field, "apiVersion" | "kind" | "metadata") { head(field) } else { None };
+                describe_fields(schema, references, in_head);
+            }
+            continue;
+        };
+        if !described.0.is_empty() {
+            schema["description"] = described.0.as_str().into();
+        }
+        describe_fields(schema, references, |field| described.1.get(field).map(String::as_str));
+    }
+}
+
+fn describe_fields<'a>(schema: &mut Value, references: References, text: impl Fn(&str) -> Option<&'a str>) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (field, property) in properties {
+        let Some(text) = text(field).filter(|text| !text.is_empty()) else { continue };
+        if references == References::Alone && property.get("$ref").is_some() {
+            *property = json!({"allOf": [property.take()]});
+        }
+        if let Some(property) = property.as_object_mut() {
+            property.entry("description").or_insert_with(|| text.into());
+        }
+    }
 }
 
 fn json_bytes(value: &Value) -> (Bytes, &'static str) {

@@ -3,6 +3,7 @@
 mod access;
 mod chunking;
 mod discovery;
+mod documents;
 mod events;
 mod field_validation;
 mod namespaces;
