@@ -8,7 +8,10 @@ mod tests;
 use std::sync::Arc;
 
 use kinds::{GroupVersionKind, Resource, Subresource};
-use schema::Schema;
+use schema::{
+    Schema,
+    expressions::{self, ValidationRules},
+};
 use serde_json::Value;
 
 use crate::{conversion::Conversion, metrics::ResourceMetrics, table::CustomColumns};
@@ -58,6 +61,8 @@ pub(crate) struct Names {
 pub(crate) struct Version {
     pub(crate) resource: Arc<Resource>,
     pub(crate) schema: Schema,
+    /// `x-kubernetes-validations`, if there are any.
+    pub(crate) rules: Option<ValidationRules>,
     pub(crate) served: bool,
     pub(crate) storage: bool,
     /// What users of a deprecated version are told.
@@ -199,6 +204,7 @@ impl Version {
         let deprecation = deprecation.then(|| text(&version["deprecationWarning"]).unwrap_or_else(fallback).into());
         Some(Self {
             schema: Schema::from_crd(document.is_object().then_some(document)).ok()?,
+            rules: expressions::compile(document),
             resource: Arc::new(resource),
             served: version["served"] == true,
             storage: version["storage"] == true,

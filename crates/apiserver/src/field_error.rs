@@ -120,7 +120,9 @@ impl From<schema::FieldError> for FieldError {
             Kind::TypeInvalid => FieldErrorKind::TypeInvalid,
             Kind::Internal => FieldErrorKind::InternalError,
         };
-        Self { kind, field: error.path, value: error.value, detail: error.detail }
+        // as upstream prints what is not there
+        let value = if error.value.is_null() && kind.shows_value() { "null".into() } else { error.value };
+        Self { kind, field: error.path, value, detail: error.detail }
     }
 }
 

@@ -78,10 +78,9 @@ impl Coster<'_> {
 
     fn child(&self, expr: &Expr, step: &str) -> Vec<String> {
         let mut path = self.path(expr);
-        // Without a beginning a path leads nowhere.
-        if !path.is_empty() {
-            path.push(step.to_owned());
-        }
+        // Also where no path leads to what it goes on from: the reference takes the first step for a variable then, and
+        // rules that it accepts count on that.
+        path.push(step.to_owned());
         path
     }
 
@@ -228,7 +227,7 @@ impl Coster<'_> {
             let size = self.size_or_unknown(expr);
             let item_size = match &ty {
                 Type::List(list) => {
-                    let path = self.child(expr, "@items");
+                    let path = if self.path(expr).is_empty() { Vec::new() } else { self.child(expr, "@items") };
                     let known = self.sizes.size(&path, &list.item);
                     Some(known.unwrap_or(SizeEstimate::UNKNOWN))
                 }

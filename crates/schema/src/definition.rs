@@ -1,20 +1,21 @@
-//! What the `openAPIV3Schema` of a CustomResourceDefinition must be: of the form the API knows, structural, and with
-//! defaults that fit it.
+//! What the `openAPIV3Schema` of a CustomResourceDefinition must be: of the form the API knows, structural, with defaults
+//! that fit it and rules that compile and are not too expensive.
 //!
 //! A structural schema says of every field outside of its logical junctors what it is, so that objects can be pruned,
 //! defaulted and published; what stands inside of `allOf`, `anyOf`, `oneOf` and `not` may only restrict values.
 
 mod defaults;
-mod document;
+pub(crate) mod document;
 mod field_path;
 mod form;
 mod structural;
 
 use serde_json::Value;
 
-use crate::{FieldError, Schema, path::Path};
+use crate::{FieldError, Schema, expressions, path::Path};
 use document::Document;
-pub use field_path::{FieldPathError, find_field};
+pub(crate) use field_path::find_in;
+pub use field_path::{FieldPathError, FoundField, find_field};
 
 /// Everything that is wrong with a document that stands at `path`. `has_status`: its resource has the subresource
 /// `status`, which restricts what the root may say.
@@ -40,7 +41,13 @@ pub fn check(document: &Value, path: &str, has_status: bool) -> Vec<FieldError> 
         return errors;
     }
     match Schema::from_crd(Some(document)) {
-        Ok(schema) => defaults::check(&schema, path, &mut errors),
+        Ok(schema) => {
+            defaults::check(&schema, path, &mut errors);
+            // what is wrong with an expression over a broken schema would go away with what broke it
+            if errors.is_empty() {
+                errors.extend(expressions::check(document, path));
+            }
+        }
         Err(error) if errors.is_empty() => {
             let path = path.trim_end_matches(".openAPIV3Schema");
             errors.push(FieldError::invalid(path, "", format!("error building validator: {error}")));

@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod definition;
+pub mod expressions;
 pub mod json;
 pub mod names;
 pub mod openapi;

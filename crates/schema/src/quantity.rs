@@ -74,6 +74,16 @@ impl Quantity {
         saturate(ceiling(self.nano, NANO / 1000))
     }
 
+    /// Whole units, `None` when there is a fraction.
+    pub fn as_integer(&self) -> Option<i64> {
+        if self.nano % NANO == 0 { i64::try_from(self.nano / NANO).ok() } else { None }
+    }
+
+    /// As a double, which may be less exact.
+    pub fn as_double(&self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
+
     /// Whether this is zero.
     pub fn is_zero(&self) -> bool {
         self.nano == 0

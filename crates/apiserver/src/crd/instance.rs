@@ -1,22 +1,55 @@
-//! What a definition demands of its objects: the schema, the metadata of embedded resources, and the scale.
+//! What a definition demands of its objects: the schema, the metadata of embedded resources, the scale, and its rules.
 
 use serde_json::{Map, Value};
 
 use super::{ScalePaths, Version};
 use crate::{
-    field_error::{FieldErrors, Path},
+    field_error::{FieldErrorKind, FieldErrors, Path},
     strategy::{check_embedded_metadata, dns_1035},
 };
 
 /// Everything that is wrong with an object according to its definition. `old` is its state before an update: what was
-/// wrong and did not change is not held against it.
-pub(crate) fn check(version: &Version, object: &Value, old: Option<&Value>, is_status: bool, errors: &mut FieldErrors) {
+/// wrong and did not change is not held against it. Gives what the client is warned about.
+pub(crate) fn check(
+    version: &Version,
+    object: &Value,
+    old: Option<&Value>,
+    is_status: bool,
+    errors: &mut FieldErrors,
+) -> Vec<String> {
     errors.extend(schema::validate(&version.schema, object, old));
     if let Some(scale) = &version.scale {
         check_scale(scale, object, is_status, errors);
     }
     for embedded in schema::embedded(&version.schema, object) {
         check_embedded(&embedded.path, embedded.value, errors);
+    }
+    let Some(rules) = &version.rules else { return Vec::new() };
+    if errors.0.iter().any(|error| hides_rules(error.kind)) {
+        errors.invalid(&Path::new("<nil>"), "null", UNCHECKED);
+        return Vec::new();
+    }
+    let outcome = rules.validate(object, old);
+    errors.extend(outcome.errors);
+    outcome.forgiven.iter().map(ToString::to_string).collect()
+}
+
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing \
+    errors to complete validation";
+
+/// Whether an object with such an error is not of the form that rules count on.
+fn hides_rules(kind: FieldErrorKind) -> bool {
+    match kind {
+        FieldErrorKind::Required
+        | FieldErrorKind::NotSupported
+        | FieldErrorKind::TooLong
+        | FieldErrorKind::TooMany
+        | FieldErrorKind::TypeInvalid => true,
+        FieldErrorKind::Invalid
+        | FieldErrorKind::Duplicate
+        | FieldErrorKind::Forbidden
+        | FieldErrorKind::NotFound
+        | FieldErrorKind::InternalError => false,
     }
 }
 

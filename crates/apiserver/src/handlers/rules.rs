@@ -22,7 +22,7 @@ pub(super) fn causes(errors: &FieldErrors) -> Vec<Cause> {
 /// Fails when the kind's rules or the type's (of a custom resource) are broken. `old` is the state before an update.
 pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>, mut errors: FieldErrors) -> Result<(), ApiError> {
     if let Some(version) = call.served.version() {
-        crd::check(version, object, old, call.subresource == "status", &mut errors);
+        call.warn(crd::check(version, object, old, call.subresource == "status", &mut errors));
     }
     if errors.is_empty() {
         return Ok(());

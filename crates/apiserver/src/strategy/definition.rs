@@ -90,7 +90,7 @@ impl Strategy for Definition {
             "" => errors.required(&SPEC.child("scope"), ""),
             scope => errors.not_supported(&SPEC.child("scope"), scope, &["Cluster", "Namespaced"]),
         }
-        versions::check(spec, errors);
+        versions::check(spec, old.and_then(|old| old.get("spec")), errors);
         names::check_spec(spec, errors);
         conversion::check(spec, errors);
         check_stored(object, errors);

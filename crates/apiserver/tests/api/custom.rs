@@ -292,6 +292,79 @@ async fn embedded_resources_need_metadata_of_the_right_form() {
     }
 }
 
+/// How many rules a document declares.
+fn declared_rules(document: &Value) -> usize {
+    match document {
+        Value::Object(map) => {
+            let own = map.get("x-kubernetes-validations").and_then(Value::as_array).map_or(0, Vec::len);
+            own + map
+                .iter()
+                .filter(|(key, _)| *key != "x-kubernetes-validations")
+                .map(|(_, v)| declared_rules(v))
+                .sum::<usize>()
+        }
+        Value::Array(items) => items.iter().map(declared_rules).sum(),
+        _ => 0,
+    }
+}
+
+#[tokio::test]
+async fn rules_of_a_definition_judge_its_objects() {
+    let fixture = Fixture::new().await;
+    let mut object = definition();
+    for version in [0, 1] {
+        let spec = &mut object["spec"]["versions"][version]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        spec["x-kubernetes-validations"] = json!([
+            {"rule": "self.color != 'red' || self.size < 10", "message": "red ones are small"},
+            {"rule": "self.size >= oldSelf.size", "messageExpression": "'from %d to %d'.format([oldSelf.size, self.size])",
+                "fieldPath": ".size", "reason": "FieldValueForbidden"}]);
+    }
+    fixture.post(DEFINITIONS, &object).await.ok();
+    let (code, _, message) = fixture.post(WIDGETS, &widget("a", 11)).await.failed();
+    assert_eq!(
+        (code, message.as_str()),
+        (422, "Widget.test.dev \"a\" is invalid: spec: Invalid value: \"object\": red ones are small")
+    );
+    fixture.post(WIDGETS, &widget("a", 5)).await.ok();
+    let shrunk = fixture.patch(&format!("{WIDGETS}/a"), MERGE, &json!({"spec": {"size": 4}})).await.failed();
+    assert_eq!(shrunk.2, "Widget.test.dev \"a\" is invalid: spec.size: Forbidden: from 5 to 4");
+    let odd = json!({"apiVersion": "test.dev/v1", "kind": "Widget", "metadata": {"name": "b"}, "spec": {}});
+    let message = fixture.post(WIDGETS, &odd).await.failed().2;
+    assert!(message.contains("<nil>: Invalid value: \"null\": some validation rules were not checked"), "{message}");
+    object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.weight > 1"}]);
+    let (_, _, message) =
+        fixture.put(&format!("{DEFINITIONS}/widgets.test.dev"), &with_version(&fixture, object).await).await.failed();
+    assert!(message.contains("x-kubernetes-validations[0].rule: Invalid value: "), "{message}");
+    assert!(message.contains("compilation failed: ERROR: <input>:1:5: undefined field 'weight'"), "{message}");
+}
+
+/// The definition with the revision it has now.
+async fn with_version(fixture: &Fixture, mut object: Value) -> Value {
+    let stored = fixture.get(&format!("{DEFINITIONS}/widgets.test.dev")).await.ok();
+    object["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+    object
+}
+
+#[tokio::test]
+async fn a_stricter_rule_warns_of_what_did_not_change() {
+    let fixture = Fixture::new().await;
+    let mut object = definition();
+    fixture.post(DEFINITIONS, &object).await.ok();
+    fixture.post(WIDGETS, &widget("a", 5)).await.ok();
+    for version in [0, 1] {
+        let spec = &mut object["spec"]["versions"][version]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        spec["x-kubernetes-validations"] = json!([{"rule": "self.size > 9"}]);
+    }
+    fixture.put(&format!("{DEFINITIONS}/widgets.test.dev"), &with_version(&fixture, object).await).await.ok();
+    let labelled = fixture.patch(&format!("{WIDGETS}/a"), MERGE, &json!({"metadata": {"labels": {"x": "y"}}})).await;
+    assert_eq!(labelled.status, 200);
+    let warning = labelled.headers["warning"].to_str().unwrap();
+    assert!(warning.contains("failed rule: self.size > 9"), "{warning}");
+    let changed = fixture.patch(&format!("{WIDGETS}/a"), MERGE, &json!({"spec": {"size": 6}})).await.failed();
+    assert!(changed.2.ends_with("spec: Invalid value: \"object\": failed rule: self.size > 9"), "{}", changed.2);
+}
+
 #[tokio::test]
 async fn real_definitions_are_established_fast() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/crds");
@@ -300,7 +373,7 @@ async fn real_definitions_are_established_fast() {
         return;
     };
     let fixture = Fixture::new().await;
-    let (mut count, mut slowest) = (0, (std::time::Duration::ZERO, String::new()));
+    let (mut count, mut rules, mut slowest) = (0, 0, (std::time::Duration::ZERO, String::new()));
     let files = projects.filter_map(|project| std::fs::read_dir(project.unwrap().path()).ok()).flatten();
     for file in files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")) {
         for document in std::fs::read_to_string(&file).unwrap().split("\n---") {
@@ -315,10 +388,16 @@ async fn real_definitions_are_established_fast() {
             assert!(answer.status.is_success(), "{name}: {}", answer.body["message"]);
             let conditions = answer.body["status"]["conditions"].as_array().unwrap();
             assert!(conditions.iter().any(|c| c["type"] == "Established" && c["status"] == "True"), "{name}");
+            for version in object["spec"]["versions"].as_array().unwrap() {
+                let document = &version["schema"]["openAPIV3Schema"];
+                let compiled = schema::expressions::compile(document).map_or(0, |rules| rules.count());
+                assert_eq!(compiled, declared_rules(document), "rules of {name}");
+                rules += compiled;
+            }
             count += 1;
         }
     }
-    println!("{count} definitions, the slowest {} in {:?}", slowest.1, slowest.0);
+    println!("{count} definitions, the slowest {} in {:?}; {rules} rules compile", slowest.1, slowest.0);
     assert!(count >= 4, "{count} definitions in {}", directory.display());
     let class = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "k"},
         "spec": {"controllerName": "keelson.dev/gateway"}});

@@ -4,11 +4,11 @@ use serde_json::{Map, Value};
 
 /// One schema of a document.
 #[derive(Clone, Copy)]
-pub(super) struct Document<'a>(&'a Map<String, Value>);
+pub(crate) struct Document<'a>(&'a Map<String, Value>);
 
 /// What `items` or `additionalProperties` say.
 #[derive(Clone, Copy)]
-pub(super) enum Inner<'a> {
+pub(crate) enum Inner<'a> {
     /// One schema.
     Schema(Document<'a>),
     /// Several schemas, which only `items` may have, and no structural schema.
@@ -30,51 +30,51 @@ pub(super) fn is_zero(value: &Value) -> bool {
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn of(value: &'a Value) -> Option<Self> {
+    pub(crate) fn of(value: &'a Value) -> Option<Self> {
         value.as_object().map(Self)
     }
 
     /// The value of this name, unless it is `null`.
-    pub(super) fn get(self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(self, name: &str) -> Option<&'a Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    pub(super) fn text(self, name: &str) -> &'a str {
+    pub(crate) fn text(self, name: &str) -> &'a str {
         self.get(name).and_then(Value::as_str).unwrap_or_default()
     }
 
-    pub(super) fn flag(self, name: &str) -> bool {
+    pub(crate) fn flag(self, name: &str) -> bool {
         self.get(name).and_then(Value::as_bool).unwrap_or_default()
     }
 
-    pub(super) fn child(self, name: &str) -> Option<Self> {
+    pub(crate) fn child(self, name: &str) -> Option<Self> {
         self.get(name).and_then(Self::of)
     }
 
     /// The schemas of a map such as `properties`, by name.
-    pub(super) fn children(self, name: &str) -> impl Iterator<Item = (&'a str, Self)> {
+    pub(crate) fn children(self, name: &str) -> impl Iterator<Item = (&'a str, Self)> {
         let map = self.get(name).and_then(Value::as_object);
         map.into_iter().flatten().filter_map(|(name, value)| Some((name.as_str(), Self::of(value)?)))
     }
 
     /// The schemas of a list such as `allOf`.
-    pub(super) fn list(self, name: &str) -> impl Iterator<Item = Self> {
+    pub(crate) fn list(self, name: &str) -> impl Iterator<Item = Self> {
         self.values(name).iter().filter_map(Self::of)
     }
 
-    pub(super) fn values(self, name: &str) -> &'a [Value] {
+    pub(crate) fn values(self, name: &str) -> &'a [Value] {
         self.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
     }
 
-    pub(super) fn words(self, name: &str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn words(self, name: &str) -> impl Iterator<Item = &'a str> {
         self.values(name).iter().filter_map(Value::as_str)
     }
 
-    pub(super) fn property(self, name: &str) -> Option<Self> {
+    pub(crate) fn property(self, name: &str) -> Option<Self> {
         self.child("properties")?.child(name)
     }
 
-    pub(super) fn has_properties(self) -> bool {
+    pub(crate) fn has_properties(self) -> bool {
         self.children("properties").next().is_some()
     }
 
@@ -86,29 +86,34 @@ impl<'a> Document<'a> {
         }
     }
 
-    pub(super) fn additional(self) -> Option<Inner<'a>> {
+    pub(crate) fn additional(self) -> Option<Inner<'a>> {
         self.inner("additionalProperties")
     }
 
-    pub(super) fn items(self) -> Option<Inner<'a>> {
+    pub(crate) fn items(self) -> Option<Inner<'a>> {
         self.inner("items")
     }
 
     /// The schema of the items, when it is one.
-    pub(super) fn item(self) -> Option<Self> {
+    pub(crate) fn item(self) -> Option<Self> {
         match self.items()? {
             Inner::Schema(item) => Some(item),
             Inner::Several | Inner::Flag(_) => None,
         }
     }
 
+    /// The schema as it was given.
+    pub(crate) fn to_value(self) -> Value {
+        Value::Object(self.0.clone())
+    }
+
     /// Names of everything it says.
-    pub(super) fn said(self) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn said(self) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(|(_, value)| !is_zero(value)).map(|(name, _)| name.as_str())
     }
 
     /// Whether it says its type and nothing else.
-    pub(super) fn is_bare(self, kind: &str) -> bool {
+    pub(crate) fn is_bare(self, kind: &str) -> bool {
         self.text("type") == kind && self.said().eq(["type"])
     }
 }

@@ -46,7 +46,7 @@ pub fn find_field(document: &Value, path: &str, brackets: bool) -> Result<FoundF
     find_in(Document::of(document).ok_or(FieldPathError::NoField)?, path, brackets)
 }
 
-pub(super) fn find_in(root: Document<'_>, path: &str, brackets: bool) -> Result<FoundField, FieldPathError> {
+pub(crate) fn find_in(root: Document<'_>, path: &str, brackets: bool) -> Result<FoundField, FieldPathError> {
     let mut found = FoundField { path: String::new(), names: Vec::new(), kind: String::new() };
     let mut schema = root;
     let mut rest = path;

@@ -42,7 +42,7 @@ impl Format {
 fn by_name(name: &str) -> Option<fn(&str) -> bool> {
     Some(match name {
         "bsonobjectid" => |text| text.len() == 24 && text.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        "uri" => uri,
+        "uri" => |text| cel::library::Url::parse(text).is_ok(),
         "email" => email,
         "hostname" => hostname,
         "ipv4" => |text| text.contains('.') && ip_bits(text).is_some(),
@@ -228,45 +228,6 @@ fn go_duration(text: &str) -> bool {
         rest = tail;
     }
     true
-}
-
-/// What Go's `url.ParseRequestURI` takes: an absolute URI, or an absolute path.
-fn uri(text: &str) -> bool {
-    if text.is_empty() || text.bytes().any(|byte| byte < 0x20 || byte == 0x7f) || !escapes_are_valid(text) {
-        return false;
-    }
-    let scheme = text.find(|char: char| !char.is_ascii_alphanumeric() && !"+-.".contains(char));
-    match scheme {
-        Some(at) if at > 0 && text.as_bytes()[at] == b':' && text.as_bytes()[0].is_ascii_alphabetic() => {
-            let rest = &text[at + 1..];
-            rest.strip_prefix("//").is_none_or(|rest| authority(rest.split(['/', '?']).next().unwrap_or_default()))
-        }
-        _ => match text.strip_prefix("//") {
-            Some(rest) if !rest.starts_with('/') => authority(rest.split(['/', '?']).next().unwrap_or_default()),
-            _ => text.starts_with('/'),
-        },
-    }
-}
-
-fn escapes_are_valid(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let hex = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
-    bytes.iter().enumerate().all(|(at, byte)| *byte != b'%' || hex(at + 1) && hex(at + 2))
-}
-
-/// `[user@]host[:port]`.
-fn authority(text: &str) -> bool {
-    let host = text.rsplit_once('@').map_or(text, |(_, host)| host);
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) if address.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) => {
-            ("", rest)
-        }
-        _ if host.contains('[') => return false,
-        _ => host.find(':').map_or((host, ""), |at| host.split_at(at)),
-    };
-    let port_fits =
-        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
-    port_fits && !name.contains([' ', '<', '>', '"', '\\', '^', '`', '{', '|', '}'])
 }
 
 /// `local@domain`, alone or in angle brackets behind a display name.

@@ -21,7 +21,8 @@ const WARNING_BYTES_MAX: usize = 256;
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 
-pub(super) fn check(spec: &Value, errors: &mut FieldErrors) {
+/// Checks the versions; `old` is the `spec` before an update.
+pub(super) fn check(spec: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     let path = SPEC.child("versions");
     let versions = list(spec, "versions");
     for (index, version) in versions.iter().enumerate() {
@@ -39,7 +40,8 @@ pub(super) fn check(spec: &Value, errors: &mut FieldErrors) {
         if let Some(message) = dns_1035(name) {
             errors.invalid(&path.child("name"), name, message);
         }
-        check_version(version, &path, errors);
+        let before = old.and_then(|old| list(old, "versions").iter().find(|old| text(old, "name") == name));
+        check_version(version, before, &path, errors);
     }
     let all = || Value::Array(versions.iter().map(|version| text(version, "name").into()).collect());
     if !unique {
@@ -50,7 +52,7 @@ pub(super) fn check(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
-fn check_version(version: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+fn check_version(version: &Value, old: Option<&Value>, path: &Path<'_>, errors: &mut FieldErrors) {
     if let Some(warning) = some(version, "deprecationWarning").and_then(Value::as_str) {
         check_warning(flag(version, "deprecated"), warning, &path.child("deprecationWarning"), errors);
     }
@@ -58,7 +60,12 @@ fn check_version(version: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         let has_status = at(version, &["subresources", "status"]).is_some();
         let root = path.child("schema");
         let root = root.child("openAPIV3Schema").to_string();
-        errors.extend(schema::definition::check(document, &root, has_status));
+        // what was accepted once is not read again, however large it is
+        let status_of = |version: &Value| at(version, &["subresources", "status"]).is_some();
+        let same = |old: &Value| old.get("schema") == version.get("schema") && status_of(old) == has_status;
+        if !old.is_some_and(same) {
+            errors.extend(schema::definition::check(document, &root, has_status));
+        }
         check_selectable(version, document, &path.child("selectableFields"), errors);
     }
     if let Some(scale) = at(version, &["subresources", "scale"]) {
