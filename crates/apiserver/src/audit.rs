@@ -16,17 +16,20 @@ mod metrics;
 mod policy;
 mod queue;
 mod record;
+mod webhook;
 
 pub use log::LogOptions;
 pub(crate) use policy::Stage;
 pub use policy::{Policy, PolicyError};
 pub(crate) use record::{Ended, Trail};
+pub use webhook::{Webhook, WebhookError};
 
 use crate::{authorization::Attributes, user::User};
 use log::Log;
 use metrics::AuditMetrics;
 use queue::Queue;
 use record::{Named, Record, Source};
+use webhook::Mailbox;
 
 /// What is audited and where it goes.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub struct AuditConfig {
     pub policy: Policy,
     /// The log file.
     pub log: Option<LogOptions>,
+    /// The webhook; [`crate::ApiServer::run`] delivers to it.
+    pub webhook: Option<Webhook>,
 }
 
 /// Auditing could not begin.
@@ -58,6 +63,7 @@ pub struct Auditor {
     policy: Policy,
     queue: Arc<Queue>,
     metrics: Arc<AuditMetrics>,
+    mailbox: Option<Arc<Mailbox>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -90,10 +96,11 @@ impl Auditor {
             }
         };
         let (queue, metrics) = (Arc::new(Queue::new()), Arc::new(AuditMetrics::default()));
-        let writer = Writer { queue: queue.clone(), metrics: metrics.clone(), log };
+        let mailbox = config.webhook.map(|webhook| Arc::new(Mailbox::new(webhook, metrics.clone())));
+        let writer = Writer { queue: queue.clone(), metrics: metrics.clone(), log, mailbox: mailbox.clone() };
         let spawned = std::thread::Builder::new().name("audit".into()).spawn(move || writer.run());
         let writer = Some(spawned.map_err(AuditError::Thread)?);
-        Ok(Arc::new(Self { policy: config.policy, queue, metrics, writer }))
+        Ok(Arc::new(Self { policy: config.policy, queue, metrics, mailbox, writer }))
     }
 
     /// Begins the trail of a request.
@@ -167,6 +174,7 @@ struct Writer {
     queue: Arc<Queue>,
     metrics: Arc<AuditMetrics>,
     log: Option<Log>,
+    mailbox: Option<Arc<Mailbox>>,
 }
 
 impl Writer {
@@ -191,6 +199,9 @@ impl Writer {
                         }
                     }
                 }
+            }
+            if let Some(mailbox) = &self.mailbox {
+                mailbox.put(&lines);
             }
             lines.clear();
             lines.shrink_to(LINES_KEPT_BYTES);

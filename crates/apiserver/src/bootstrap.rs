@@ -63,7 +63,7 @@ impl ApiServer {
         mut request: Request<Body>,
     ) -> Result<(), BootstrapError> {
         let user = Some(Arc::new(User::new("system:apiserver", &[crate::user::GROUP_MASTERS])));
-        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: true };
+        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: true, turn: None };
         let creates = *request.method() == Method::POST;
         if let Ok(uri) = path.parse() {
             *request.uri_mut() = uri;

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
@@ -23,10 +23,15 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 mod gather;
+mod stall;
+mod turn;
 
+pub(crate) use turn::{Member, Turn};
+
+use self::stall::{Metered, Patience, StreamExecutor, Timely};
 use crate::{
     authentication,
-    body::{Body, BoxError},
+    body::BoxError,
     server::{ApiServer, Caller},
     tls::SharedTls,
 };
@@ -101,6 +106,8 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(?peer, %error, "setting TCP_NODELAY failed");
     }
+    let patience = Patience::default();
+    let stream = Timely::new(stream, patience.clone());
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(?peer, %error, "TLS handshake failed"),
@@ -109,11 +116,18 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
     // the verifier of the TLS configuration has checked the chain
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|der| authentication::certificate(der)).map(Arc::new);
-    let caller = Caller { user, peer: peer.map(|peer| peer.ip()), draining: stop.clone(), is_component: false };
+    let turn = Arc::<Turn>::default();
+    let caller = Caller {
+        user,
+        peer: peer.map(|peer| peer.ip()),
+        draining: stop.clone(),
+        is_component: false,
+        turn: Some(turn.clone()),
+    };
     let gauge = Open::new(&server);
-    let service = ConnectionService { server: server.clone(), caller };
+    let service = ConnectionService { server: server.clone(), caller, patience };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        multiplexed(stream, service, &stop).await
+        multiplexed(stream, service, turn, &stop).await
     } else {
         let builder = builder();
         let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
@@ -133,11 +147,12 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
 
 /// HTTP/2: the frames of many streams leave together.
 async fn multiplexed(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Timely<TcpStream>>,
     service: ConnectionService,
+    turn: Arc<Turn>,
     stop: &CancellationToken,
 ) -> Result<(), BoxError> {
-    let (stream, gathered) = gather::gather(stream);
+    let (stream, gathered) = gather::gather(stream, turn);
     let builder = builder();
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
@@ -148,8 +163,8 @@ async fn multiplexed(
     gather::drive(serving, &gathered).await
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder() -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(StreamExecutor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -188,16 +203,23 @@ impl Drop for Open<'_> {
 struct ConnectionService {
     server: Arc<ApiServer>,
     caller: Caller,
+    patience: Patience,
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
-    type Response = Response<Body>;
+    type Response = Response<Metered>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (server, caller) = (self.server.clone(), self.caller.clone());
+        let (server, caller, patience) = (self.server.clone(), self.caller.clone(), self.patience.clone());
         let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
-        Box::pin(async move { Ok(server.handle(request, caller).await) })
+        Box::pin(async move {
+            let response = server.handle(request, caller).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                patience.begin();
+            }
+            Ok(response.map(Metered))
+        })
     }
 }

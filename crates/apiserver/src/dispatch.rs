@@ -22,6 +22,7 @@ use crate::{
     handlers,
     health::{self, Probe},
     impersonation,
+    metrics::Counted,
     negotiation::{self, Accepted, Encoding},
     options::{self, Query},
     passage::{Passage, Span},
@@ -186,20 +187,22 @@ impl ApiServer {
             let limit = deadline(&parts, passage.span)?;
             return Ok(aggregation::carry(&self, &remote, &user, (parts, body), &caller, limit).await);
         }
+        let (is_named, is_namespaced) = (!attributes.name.is_empty(), !attributes.namespace.is_empty());
         let Route::Resource(path) = route else { return self.non_resource(route, &parts) };
+        let subresource = path.subresource;
         let limit = deadline(&parts, passage.span)?;
         let call = self.call(path, parts, caller, user.clone(), passage)?;
         let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
         if let Some(warning) = served.version().and_then(|version| version.deprecation.as_deref()) {
             warnings.add(warning);
         }
-        self.metrics.inflight.fetch_add(1, Relaxed);
+        let handling = self.metrics.handling(verb);
         let answering = handlers::answer(call, body);
         let answer = match limit {
             Some(limit) => tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| Err(ApiError::timeout())),
             None => answering.await,
         };
-        self.metrics.inflight.fetch_sub(1, Relaxed);
+        drop(handling);
         if verb == "list" {
             // the body of a list is made as the client takes it
             passage.seat = seat.filter(Admitted::is_limited);
@@ -208,7 +211,8 @@ impl ApiServer {
             self.mark_used_secrets(Timestamp::now()).await;
         }
         let code = answer.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
-        served.metrics.observe(verb, code, started.elapsed());
+        let counted = Counted { verb, subresource, is_named, is_namespaced };
+        served.metrics.observe(counted, code, started.elapsed());
         let mut answer = answer.unwrap_or_else(|error| {
             let response = error.to_response();
             passage.error = Some(Box::new(error));
@@ -330,6 +334,7 @@ impl ApiServer {
             Route::Resources { group, version } => discovery::resources(&table, group, version),
             Route::Resource(_) => Err(ApiError::no_such_resource()),
             Route::Other("/backup") => Ok(backup::answer(self.store.clone())),
+            Route::Other("/metrics/slis") => Ok(health::text(StatusCode::OK, self.health.metrics())),
             Route::Other("/metrics") => Ok(self.metrics_text()),
             Route::Other("/openid/v1/jwks") => Ok(discovery::key_set(self.authenticator.signer())),
             Route::Other("/.well-known/openid-configuration") => {

@@ -71,6 +71,20 @@ impl Health {
         results
     }
 
+    /// `/metrics/slis`: each check as a gauge.
+    pub(crate) fn metrics(&self) -> String {
+        let mut out = String::from(
+            "# HELP kubernetes_healthcheck This metric records the result of a single healthcheck.\n# TYPE kubernetes_healthcheck gauge\n",
+        );
+        for (probe, kind) in [(Probe::Healthy, "healthz"), (Probe::Live, "livez"), (Probe::Ready, "readyz")] {
+            for (name, result) in self.results(probe, false) {
+                let value = u8::from(result.is_ok());
+                out.push_str(&format!("kubernetes_healthcheck{{name=\"{name}\",type=\"{kind}\"}} {value}\n"));
+            }
+        }
+        out
+    }
+
     /// Answers a probe; `only` is the name of a single check.
     pub(crate) fn answer(&self, probe: Probe, only: &str, query: &Query<'_>, stopping: bool) -> Response<Body> {
         let name = match probe {

@@ -41,6 +41,7 @@ mod decoded;
 mod deletion;
 mod discovery;
 mod dispatch;
+mod events;
 mod flow;
 mod handlers;
 mod health;

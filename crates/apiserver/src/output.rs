@@ -18,7 +18,7 @@ use crate::{
     warnings,
 };
 
-/// Lists from this size on are compressed for clients that ask; upstream's bound.
+/// Answers from this size on are compressed for clients that ask; upstream's bound.
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
 
 /// An object to answer with.
@@ -63,7 +63,7 @@ pub(crate) fn object(
     warnings: &[String],
 ) -> Result<Response<Body>, ApiError> {
     let mut response = match payload {
-        Payload::Stored(bytes) if is_verbatim(call) => json_bytes(bytes, status),
+        Payload::Stored(bytes) if is_verbatim(call) => sized(call, bytes, status),
         payload => shaped(call, served(call, payload)?, status)?,
     };
     warnings::write(response.headers_mut(), warnings);
@@ -96,16 +96,20 @@ fn shaped(call: &Call, object: Value, status: StatusCode) -> Result<Response<Bod
 
 fn encoded(call: &Call, value: &Value, status: StatusCode) -> Result<Response<Body>, ApiError> {
     match call.accepted.encoding {
-        Encoding::Json => Ok(self::value(value, status)),
+        Encoding::Json => {
+            let mut bytes = Vec::with_capacity(1024);
+            codec::write_json(&mut bytes, value);
+            Ok(sized(call, bytes.into(), status))
+        }
         Encoding::Yaml => {
             let text = serde_saphyr::to_string(value).map_err(ApiError::internal)?;
-            let mut response = json_bytes(text.into(), status);
+            let mut response = sized(call, text.into(), status);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
             Ok(response)
         }
         Encoding::Protobuf => {
             let bytes = schema::protobuf::encode(value).map_err(ApiError::internal)?;
-            let mut response = json_bytes(bytes.into(), status);
+            let mut response = sized(call, bytes.into(), status);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiation::PROTOBUF));
             Ok(response)
         }
@@ -166,15 +170,27 @@ fn verbatim_list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Response<Bo
         call.served.api_version,
         meta.to_value()
     );
-    let list = ListBody::new(head.into(), items, Bytes::from_static(b"]}"));
-    if list.remaining() >= GZIP_BYTES_MIN && negotiation::takes_gzip(&call.parts.headers) {
-        let mut response = with_json_type(GzipBody::new(list).boxed_unsync(), StatusCode::OK);
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        return response;
+    negotiated(call, ListBody::new(head.into(), items, Bytes::from_static(b"]}")), StatusCode::OK)
+}
+
+/// An answer of known bytes, compressed where that is worth it.
+fn sized(call: &Call, bytes: Bytes, status: StatusCode) -> Response<Body> {
+    if (bytes.len() as u64) < GZIP_BYTES_MIN {
+        return json_bytes(bytes, status);
     }
-    with_json_type(list.boxed_unsync(), StatusCode::OK)
+    negotiated(call, ListBody::new(bytes, Vec::new(), Bytes::new()), status)
+}
+
+/// A body as it is, or compressed for a client that asks when it is large.
+fn negotiated(call: &Call, body: ListBody, status: StatusCode) -> Response<Body> {
+    if body.remaining() < GZIP_BYTES_MIN || !negotiation::takes_gzip(&call.parts.headers) {
+        return with_json_type(body.boxed_unsync(), status);
+    }
+    let mut response = with_json_type(GzipBody::new(body).boxed_unsync(), status);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    response
 }
 
 /// What a row of a table carries besides its cells.

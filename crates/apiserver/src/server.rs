@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,8 +28,11 @@ use crate::{
     authentication::{Authenticator, OidcConfig},
     authorization::{Authorizer, NodeAuthorizer},
     body::{Body, BoxError},
-    codec, connection, crd,
+    codec,
+    connection::{self, Turn},
+    crd,
     decoded::Decoded,
+    events,
     flow::{self, FlowControl},
     health::Health,
     metrics::ServerMetrics,
@@ -36,7 +40,7 @@ use crate::{
     openapi::Documents,
     outbound::Outbound,
     policies::{self, Policies},
-    resources::Registry,
+    resources::{Registry, Served},
     tls::SharedTls,
     turns::Turns,
     user::User,
@@ -70,6 +74,8 @@ pub struct ApiServerConfig {
     pub auditor: Option<Arc<Auditor>>,
     /// Requests served at once, of everybody who is not exempt.
     pub seats: u32,
+    /// How long an Event lives after it was last written.
+    pub event_ttl: Duration,
 }
 
 impl Default for ApiServerConfig {
@@ -82,6 +88,7 @@ impl Default for ApiServerConfig {
             oidc: None,
             auditor: None,
             seats: flow::SEATS,
+            event_ttl: events::TTL,
         }
     }
 }
@@ -92,6 +99,7 @@ pub struct ApiServer {
     pub(crate) audiences: Vec<String>,
     pub(crate) auditor: Option<Arc<Auditor>>,
     pub(crate) flow: FlowControl,
+    pub(crate) event_ttl: Duration,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Authorizer,
     rbac_changing: Mutex<()>,
@@ -123,6 +131,8 @@ pub(crate) struct Caller {
     pub(crate) draining: CancellationToken,
     /// Whether it is a part of this process, which everybody else waits for and which therefore never waits.
     pub(crate) is_component: bool,
+    /// What the watches of its connection share.
+    pub(crate) turn: Option<Arc<Turn>>,
 }
 
 impl ApiServer {
@@ -134,6 +144,7 @@ impl ApiServer {
             audiences: audiences.clone(),
             auditor: config.auditor,
             flow: FlowControl::new(config.seats),
+            event_ttl: config.event_ttl,
             registry: Registry::new(),
             authorizer: Authorizer::new(),
             rbac_changing: Mutex::new(()),
@@ -239,13 +250,13 @@ impl ApiServer {
         let snapshot = self.snapshot();
         let resources = table.iter().map(|served| (served.labels(), &*served.metrics));
         let stored = table.iter().filter(|served| served.api_version == served.stored_api_version);
-        let objects = stored.map(|served| {
-            (
-                crate::status::GroupResource::from(&*served.resource).to_string(),
-                snapshot.count(&served.collection, "", None),
-            )
-        });
-        let mut text = crate::metrics::render(&self.metrics, resources, objects);
+        let count = |served: &Arc<Served>| {
+            let resource = &served.resource;
+            (resource.group.clone(), resource.plural.clone(), snapshot.count(&served.collection, "", None))
+        };
+        let objects: Vec<_> = stored.map(count).collect();
+        let mut text = crate::metrics::render(&self.metrics, resources, &objects);
+        crate::metrics::render_process(&mut text);
         if let Some(auditor) = &self.auditor {
             auditor.metrics(&mut text);
         }
@@ -268,7 +279,7 @@ impl ApiServer {
     /// A tower service that answers requests as `user`, or as whom the request's token says.
     pub fn service(self: &Arc<Self>, user: Option<User>) -> ApiService {
         let user = user.map(Arc::new);
-        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: false };
+        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: false, turn: None };
         ApiService { server: self.clone(), caller }
     }
 
@@ -280,9 +291,10 @@ impl ApiServer {
         kube::Client::new(service, "default")
     }
 
-    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness as they should be.
+    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness as they should be, and
+    /// deletes Events when their time has come.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        self.maintain_flow(&stop).await;
+        tokio::join!(self.maintain_flow(&stop), self.expire_events(&stop), self.deliver_audit(&stop));
     }
 
     /// Answers on `listener` until `stop`, then drains: watches end at once, other requests may finish.

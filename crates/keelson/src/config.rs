@@ -121,6 +121,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         about: "PEM file of that certificate's key",
     },
     Setting {
+        key: "audit.webhook.config",
+        environment: "KEELSON_AUDIT_WEBHOOK_CONFIG",
+        default: "",
+        about: "kubeconfig of a webhook that audit events also go to, in batches; what it cannot take is dropped and counted",
+    },
+    Setting {
+        key: "events.ttlSeconds",
+        environment: "KEELSON_EVENTS_TTL_SECONDS",
+        default: "3600",
+        about: "1 to 31536000: how long an Event lives after it was last written; upstream's hour",
+    },
+    Setting {
         key: "limits.requests",
         environment: "KEELSON_LIMITS_REQUESTS",
         default: "600",
@@ -251,6 +263,8 @@ pub(crate) struct Config {
     pub store_ca_file: Option<PathBuf>,
     /// Certificate and key shown to etcd.
     pub store_pair: Option<(PathBuf, PathBuf)>,
+    /// How long Events live.
+    pub event_ttl: std::time::Duration,
     /// Requests served at once.
     pub seats: u32,
     /// Log lines as JSON.
@@ -272,6 +286,8 @@ pub(crate) struct Audit {
     pub policy: Option<PathBuf>,
     /// Where events go.
     pub log: AuditLog,
+    /// The kubeconfig of a webhook that they go to as well.
+    pub webhook: Option<PathBuf>,
     /// Size of a log in bytes.
     pub bytes_max: u64,
     /// Logs kept besides the one being written.
@@ -433,6 +449,9 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         store,
         store_ca_file: ca_file,
         store_pair,
+        event_ttl: values.parsed("events.ttlSeconds", std::time::Duration::ZERO, |t| {
+            t.parse().ok().filter(|s| (1..=31_536_000).contains(s)).map(std::time::Duration::from_secs)
+        }),
         seats: values.parsed("limits.requests", 0, |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n))),
         oidc: oidc::parse(values),
         encryption_config: path(values.text("encryption.config")),
@@ -460,6 +479,7 @@ fn audit(values: &mut Values<'_>) -> Audit {
             "off" => Some(AuditLog::Off),
             path => Some(AuditLog::File(PathBuf::from(path))),
         }),
+        webhook: values.parsed("audit.webhook.config", None, |t| Some((!t.is_empty()).then(|| PathBuf::from(t)))),
         bytes_max: values.parsed("audit.log.maxSizeMiB", 0, |t| number(t, 1..=1_000_000)) << 20,
         backups_max: values.parsed("audit.log.maxBackups", 0, |t| number(t, 0..=10_000)) as usize,
         age_max: values

@@ -12,6 +12,7 @@ use super::policy::Level;
 pub(super) struct AuditMetrics {
     events: AtomicU64,
     errors: AtomicU64,
+    undelivered: AtomicU64,
     levels: [AtomicU64; 4],
 }
 
@@ -28,6 +29,10 @@ impl AuditMetrics {
         self.errors.fetch_add(count as u64, Relaxed);
     }
 
+    pub(super) fn undelivered(&self, count: usize) {
+        self.undelivered.fetch_add(count as u64, Relaxed);
+    }
+
     pub(super) fn render(&self, out: &mut String) {
         let name = "apiserver_audit_event_total";
         let help = "Counter of audit events generated and sent to the audit backend.";
@@ -36,6 +41,7 @@ impl AuditMetrics {
         let help = "Counter of audit events that failed to be audited properly.";
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");
         let _ = writeln!(out, "{name}{{plugin=\"log\"}} {}", self.errors.load(Relaxed));
+        let _ = writeln!(out, "{name}{{plugin=\"webhook\"}} {}", self.undelivered.load(Relaxed));
         let name = "apiserver_audit_level_total";
         let help = "Counter of policy levels for audit events (1 per request).";
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter");

@@ -4,7 +4,10 @@
 //! told would cost a hundred records and system calls instead of eight. Here its flushes only mark the bytes as ready;
 //! [`drive`], which polls the connection, sends them when every task that was ready in the meantime had its turn.
 //!
-//! Invariant: bytes wait for one turn of the scheduler at most, and never while the connection has nothing else to do.
+//! A change that many watches of the connection are told also waits for all of them ([`Turn`]).
+//!
+//! Invariant: bytes wait for [`TURNS_MAX`] turns of the scheduler at most, and never while the connection has nothing else
+//! to do.
 
 use std::{
     future::poll_fn,
@@ -17,10 +20,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::turn::Turn;
 use crate::body::BoxError;
 
 /// Bytes gathered before they are sent without waiting: some TLS records, so that a long list costs few system calls.
 const GATHERED_BYTES_MAX: usize = 128 * 1024;
+/// Turns of the scheduler that bytes wait for at most while watches are expected to add theirs; each is some microseconds.
+const TURNS_MAX: u32 = 32;
 /// Memory a connection keeps for the next turn; what a burst took beyond that is given back.
 const KEPT_BYTES: usize = 8 * 1024;
 
@@ -33,13 +39,14 @@ pub(super) struct Gathered<S> {
     waiting: Vec<u8>,
     /// How many bytes of `waiting` the stream has taken already.
     sent: usize,
-    /// Whether the others had their turn since the first of these bytes came.
-    yielded: bool,
+    /// How often the others had their turn since the first of these bytes came.
+    turns: u32,
+    turn: Arc<Turn>,
 }
 
 /// Splits a stream into the part that is read and written, and the one that [`drive`] sends from.
-pub(super) fn gather<S>(stream: S) -> (Gathering<S>, Arc<Mutex<Gathered<S>>>) {
-    let gathered = Arc::new(Mutex::new(Gathered { stream, waiting: Vec::new(), sent: 0, yielded: false }));
+pub(super) fn gather<S>(stream: S, turn: Arc<Turn>) -> (Gathering<S>, Arc<Mutex<Gathered<S>>>) {
+    let gathered = Arc::new(Mutex::new(Gathered { stream, waiting: Vec::new(), sent: 0, turns: 0, turn }));
     (Gathering(gathered.clone()), gathered)
 }
 
@@ -61,11 +68,15 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         if self.waiting.is_empty() {
             return Poll::Pending;
         }
-        if !std::mem::replace(&mut self.yielded, true) {
+        let others = self.turns == 0 || (self.turns < TURNS_MAX && self.turn.is_open());
+        self.turns += 1;
+        // bytes that are on their way already are not held back
+        if others && self.sent == 0 {
             // a task that wakes itself goes to the end of the queue, behind the streams that are about to write
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        self.turn.close();
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(error),
             Poll::Ready(Ok(())) => {
@@ -86,7 +97,7 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.waiting.clear();
-        (self.sent, self.yielded) = (0, false);
+        (self.sent, self.turns) = (0, 0);
         Poll::Ready(Ok(()))
     }
 
@@ -165,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_of_one_turn_leave_together() {
-        let (mut io, gathered) = gather(Writes::default());
+        let (mut io, gathered) = gather(Writes::default(), Arc::default());
         let mut connection = std::pin::pin!(async move {
             for frame in [10, 20_000, 300] {
                 io.write_all(&vec![0; frame]).await?;
@@ -186,9 +197,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn watches_that_a_change_has_woken_are_waited_for() {
+        let turn = Arc::<Turn>::default();
+        let pods: Arc<str> = "core/pods".into();
+        let (mut first, mut second) = (turn.join(&pods), turn.join(&pods));
+        let (mut io, gathered) = gather(Writes::default(), turn);
+        let mut connection = std::pin::pin!(async move {
+            first.writes(1);
+            io.write_all(&[0; 10]).await?;
+            first.wrote();
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+            second.writes(1);
+            io.write_all(&[0; 10]).await?;
+            second.wrote();
+            tokio::task::yield_now().await;
+            // nobody comes after this one, and it leaves all the same
+            first.writes(2);
+            io.write_all(&[0; 7]).await?;
+            std::future::pending::<Result<(), BoxError>>().await
+        });
+        tokio::select! {
+            biased;
+            ended = drive(connection.as_mut(), &gathered) => panic!("{ended:?}"),
+            () = async { while gathered.lock().stream.0.len() < 2 { tokio::task::yield_now().await } } => {}
+        }
+        assert_eq!(gathered.lock().stream.0, [20, 7]);
+    }
+
+    #[tokio::test]
     async fn more_than_is_gathered_arrives_whole_and_in_order() {
         let (near, mut far) = tokio::io::duplex(1000);
-        let (mut io, gathered) = gather(near);
+        let (mut io, gathered) = gather(near, Arc::default());
         let sent: Vec<u8> = (0..3 * GATHERED_BYTES_MAX + 7).map(|i| (i % 251) as u8).collect();
         let expected = sent.clone();
         let mut connection = std::pin::pin!(async move {

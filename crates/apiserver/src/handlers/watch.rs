@@ -25,7 +25,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::list;
 use crate::{
     body::{Body, BoxError},
-    codec, conversion,
+    codec,
+    connection::Member,
+    conversion,
     convert::Form,
     dispatch::Call,
     negotiation::{Encoding, Shape},
@@ -77,6 +79,7 @@ pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> 
         bookmark: Box::pin(tokio::time::sleep(BOOKMARK_PERIOD)),
         end: Box::pin(tokio::time::sleep(Duration::from_secs(timeout))),
         draining: Box::pin(call.caller.draining.clone().cancelled_owned()),
+        member: call.caller.turn.as_ref().map(|turn| turn.join(&call.served.collection)),
         _open: Open::new(call.clone()),
         ended: false,
     };
@@ -157,14 +160,14 @@ struct Open(Arc<Call>);
 
 impl Open {
     fn new(call: Arc<Call>) -> Self {
-        call.server.metrics.watches.fetch_add(1, Relaxed);
+        call.served.metrics.watches.fetch_add(1, Relaxed);
         Self(call)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.server.metrics.watches.fetch_sub(1, Relaxed);
+        self.0.served.metrics.watches.fetch_sub(1, Relaxed);
     }
 }
 
@@ -271,6 +274,8 @@ struct Watching {
     end: Pin<Box<Sleep>>,
     /// Kept over the whole watch, so that waiting for the next event does not queue up for it anew.
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Its place among the watches of its connection.
+    member: Option<Member>,
     _open: Open,
     ended: bool,
 }
@@ -320,6 +325,9 @@ impl Watching {
             if let Some(chunk) = self.ready.pop_front() {
                 return Some(chunk);
             }
+            if let Some(member) = &mut self.member {
+                member.wrote();
+            }
             if self.ended {
                 return None;
             }
@@ -368,6 +376,10 @@ impl Watching {
     }
 
     fn queue(&mut self, events: &[Arc<Event>]) {
+        self.encoder.call.served.metrics.watch_events.fetch_add(events.len() as u64, Relaxed);
+        if let (Some(member), Some(last)) = (&mut self.member, events.last()) {
+            member.writes(last.object.revision.0);
+        }
         // the common case, one event for everybody, is passed on without a copy
         if let [event] = events {
             self.ready.extend(self.encoder.event(event));

@@ -28,7 +28,7 @@ impl Audited {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit/audit.log");
         let log = LogOptions { path, bytes_max: 1 << 20, backups_max: 1, age_max: None };
-        let auditor = Auditor::open(AuditConfig { policy, log: Some(log) }).unwrap();
+        let auditor = Auditor::open(AuditConfig { policy, log: Some(log), webhook: None }).unwrap();
         let config = ApiServerConfig { auditor: Some(auditor.clone()), ..ApiServerConfig::default() };
         let server = ApiServer::new(store(directory.path()), config, signer(directory.path()));
         server.bootstrap().await.unwrap();

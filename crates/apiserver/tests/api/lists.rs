@@ -61,3 +61,23 @@ async fn versions_are_exact_not_older_or_too_new() {
     assert_eq!((code, reason.as_str()), (504, "Timeout"));
     assert!(message.contains("Too large resource version: 999999"), "{message}");
 }
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_who_asks() {
+    let fixture = Fixture::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let large = json!({"metadata": {"name": "large"}, "data": {"text": "x".repeat(200_000)}});
+    fixture.post(maps, &large).await.ok();
+    let small = json!({"metadata": {"name": "small"}, "data": {"text": "x"}});
+    fixture.post(maps, &small).await.ok();
+    let encoding = async |path: String, accept: &'static str| {
+        let mut request = crate::fixture::request(http::Method::GET, &path, "", "");
+        request.headers_mut().insert("accept-encoding", http::HeaderValue::from_static(accept));
+        request.headers_mut().insert("accept", http::HeaderValue::from_static("application/json"));
+        fixture.open(request).await.headers().get("content-encoding").cloned()
+    };
+    assert_eq!(encoding(format!("{maps}/large"), "gzip").await.unwrap(), "gzip");
+    assert_eq!(encoding(maps.to_owned(), "gzip").await.unwrap(), "gzip");
+    assert_eq!(encoding(format!("{maps}/large"), "identity").await, None);
+    assert_eq!(encoding(format!("{maps}/small"), "gzip").await, None);
+}

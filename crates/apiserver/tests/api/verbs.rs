@@ -250,3 +250,22 @@ async fn concurrent_updates_without_a_version_all_succeed() {
     let stored: Vec<_> = all.into_iter().map(|answer| answer.ok()["data"]["k"].clone()).collect();
     assert!(stored.contains(&fixture.get(&path).await.ok()["data"]["k"]));
 }
+
+#[tokio::test]
+async fn events_go_when_their_time_has_come() {
+    let config =
+        apiserver::ApiServerConfig { event_ttl: std::time::Duration::ZERO, ..apiserver::ApiServerConfig::default() };
+    let fixture = Fixture::configured(config).await;
+    let events = "/api/v1/namespaces/default/events";
+    let mut lines = crate::fixture::Lines::open(&fixture, &format!("{events}?watch=1")).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(fixture.server.clone().run(stop.clone()));
+    let object = json!({"kind": "Pod", "namespace": "default", "name": "p"});
+    let event =
+        json!({"metadata": {"name": "e"}, "involvedObject": object, "reason": "R", "message": "m", "type": "Normal"});
+    fixture.post(events, &event).await.ok();
+    assert_eq!(lines.named().await, ("ADDED".into(), "e".into()));
+    assert_eq!(lines.named().await, ("DELETED".into(), "e".into()));
+    stop.cancel();
+    running.await.unwrap();
+}

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use apiserver::{
     ApiServer, ApiServerConfig, EncryptionAtRest, OidcConfig, SharedTls,
     allocation::Block,
-    audit::{AuditConfig, Auditor, LogOptions, Policy},
+    audit::{AuditConfig, Auditor, LogOptions, Policy, Webhook},
     user::User,
 };
 use identity::{Authority, TokenSigner};
@@ -119,8 +119,14 @@ pub(super) async fn start(
     let (authority, signer) = (Arc::new(authority), Arc::new(signer));
     let auditor = auditor(&config.audit, layout)?;
     let oidc = oidc(config).map_err(|error| Exit::Configuration.because(error))?;
-    let api_config =
-        ApiServerConfig { service_block, oidc, auditor, seats: config.seats, ..ApiServerConfig::default() };
+    let api_config = ApiServerConfig {
+        service_block,
+        oidc,
+        auditor,
+        seats: config.seats,
+        event_ttl: config.event_ttl,
+        ..ApiServerConfig::default()
+    };
     let server = ApiServer::new(store, api_config, signer.clone());
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
@@ -188,10 +194,15 @@ fn oidc(config: &Config) -> anyhow::Result<Option<OidcConfig>> {
 
 fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Failure> {
     let path = match &settings.log {
-        AuditLog::Off => return Ok(None),
-        AuditLog::DataDir => layout.audit_log(),
-        AuditLog::File(path) => path.clone(),
+        AuditLog::Off => None,
+        AuditLog::DataDir => Some(layout.audit_log()),
+        AuditLog::File(path) => Some(path.clone()),
     };
+    let webhook = settings.webhook.as_deref().map(Webhook::read).transpose();
+    let webhook = webhook.map_err(|error| Exit::Configuration.because(error))?;
+    if path.is_none() && webhook.is_none() {
+        return Ok(None);
+    }
     let policy = match &settings.policy {
         None => Policy::default(),
         Some(file) => {
@@ -202,8 +213,8 @@ fn auditor(settings: &Audit, layout: &Layout) -> Result<Option<Arc<Auditor>>, Fa
         }
     };
     let Audit { bytes_max, backups_max, age_max, .. } = *settings;
-    let log = Some(LogOptions { path, bytes_max, backups_max, age_max });
-    let auditor = Auditor::open(AuditConfig { policy, log }).map_err(|error| Exit::Data.because(error))?;
+    let log = path.map(|path| LogOptions { path, bytes_max, backups_max, age_max });
+    let auditor = Auditor::open(AuditConfig { policy, log, webhook }).map_err(|error| Exit::Data.because(error))?;
     Ok(Some(auditor))
 }
 

@@ -1,0 +1,240 @@
+//! Clients that stop reading: what is written to them has to make progress, or they are dropped.
+//!
+//! There are two places to get stuck. A connection whose socket takes no more bytes is cut by [`Timely`]. An HTTP/2
+//! stream whose window stays shut, on a connection that is otherwise alive, is reset by the [`StreamExecutor`] that runs
+//! it: [`Metered`] bodies tell it whether the stream waits for the client or for news to send, for a watch may well be
+//! silent for an hour.
+
+use std::{
+    cell::Cell,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+use crate::body::{Body, BoxError};
+
+/// How long a client may take nothing of what is ready for it; as long as a request may take in all.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// A stream whose writes must make progress.
+pub(super) struct Timely<S> {
+    stream: S,
+    stalled: Option<Pin<Box<Sleep>>>,
+    patient: Patience,
+}
+
+/// Says that a connection has become somebody's session, who may pause as long as they like.
+#[derive(Clone, Default)]
+pub(super) struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    pub(super) fn begin(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+impl<S> Timely<S> {
+    pub(super) fn new(stream: S, patient: Patience) -> Self {
+        Self { stream, stalled: None, patient }
+    }
+
+    fn check<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_MAX)));
+        match sleep.as_mut().poll(cx) {
+            Poll::Ready(()) if !self.patient.0.load(Relaxed) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timely<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timely<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.check(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.check(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.check(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+thread_local! {
+    /// What the body of the stream that is being polled has done: how often it gave something, and whether it gave last.
+    static GIVEN: Cell<(u64, bool)> = const { Cell::new((0, false)) };
+}
+
+/// A body that tells the executor of its stream what it does.
+pub(super) struct Metered(pub(super) Body);
+
+impl http_body::Body for Metered {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let polled = Pin::new(&mut self.0).poll_frame(cx);
+        let (count, _) = GIVEN.get();
+        GIVEN.set(if matches!(polled, Poll::Ready(Some(_))) { (count + 1, true) } else { (count, false) });
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// Runs the streams of HTTP/2 connections, each as a task that ends with its connection.
+#[derive(Clone, Copy)]
+pub(super) struct StreamExecutor;
+
+impl<F> hyper::rt::Executor<F> for StreamExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(watched(stream));
+    }
+}
+
+/// Runs a stream until it is over, or its client has taken nothing for too long of what its body gave.
+async fn watched(stream: impl Future<Output = ()>) {
+    let mut stream = pin!(stream);
+    let mut given = (0, false);
+    let mut stalled: Option<(u64, Pin<Box<Sleep>>)> = None;
+    std::future::poll_fn(move |cx| {
+        GIVEN.set(given);
+        let polled = stream.as_mut().poll(cx);
+        given = GIVEN.replace((0, false));
+        if polled.is_ready() {
+            return Poll::Ready(());
+        }
+        let (count, waits_for_client) = given;
+        if !waits_for_client {
+            stalled = None;
+            return Poll::Pending;
+        }
+        if stalled.as_ref().is_none_or(|(since, _)| *since != count) {
+            stalled = Some((count, Box::pin(tokio::time::sleep(STALL_MAX))));
+        }
+        let over = stalled.as_mut().map_or(Poll::Pending, |(_, sleep)| sleep.as_mut().poll(cx));
+        if over.is_ready() {
+            tracing::debug!("a stream was reset whose client stopped reading");
+        }
+        over
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_nobody_reads_from_is_cut_and_a_session_is_not() {
+        let (near, far) = tokio::io::duplex(16);
+        let mut stream = Timely::new(near, Patience::default());
+        let error = stream.write_all(&[0; 100]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(far);
+        let (near, _far) = tokio::io::duplex(16);
+        let patience = Patience::default();
+        patience.begin();
+        let mut stream = Timely::new(near, patience);
+        let writing = tokio::time::timeout(10 * STALL_MAX, stream.write_all(&[0; 100]));
+        assert!(writing.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_waited_for() {
+        use tokio::io::AsyncReadExt as _;
+        let (near, mut far) = tokio::io::duplex(16);
+        let mut stream = Timely::new(near, Patience::default());
+        let reading = async {
+            for _ in 0..5 {
+                tokio::time::sleep(STALL_MAX / 2).await;
+                far.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(stream.write_all(&[0; 80]), reading);
+        written.unwrap();
+    }
+
+    /// A stream that gives `frames` of its body and then waits for its client for ever.
+    fn stuck(frames: usize, then_silent: bool) -> impl Future<Output = ()> {
+        let some = futures::stream::iter((0..frames).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))));
+        let body = StreamBody::new(futures::StreamExt::chain(some, futures::stream::pending())).boxed_unsync();
+        let mut body = Metered(body);
+        async move {
+            for _ in 0..frames {
+                body.frame().await;
+            }
+            if then_silent {
+                body.frame().await;
+            }
+            std::future::pending::<()>().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_reset_when_its_client_takes_nothing_and_not_when_there_is_nothing() {
+        let begun = tokio::time::Instant::now();
+        watched(stuck(3, false)).await;
+        assert_eq!(begun.elapsed().as_secs(), STALL_MAX.as_secs());
+        let silent = tokio::time::timeout(100 * STALL_MAX, watched(stuck(3, true)));
+        assert!(silent.await.is_err());
+        let handling = tokio::time::timeout(100 * STALL_MAX, watched(std::future::pending()));
+        assert!(handling.await.is_err());
+    }
+}
