@@ -54,3 +54,6 @@ fmt: ## format everything
 
 bench: build example ## the numbers of docs/benchmarks.md
 	@DATA_DIR="$$(mktemp -d)" KEELSON='$(KEELSON)' EXAMPLE_BIN='$(EXAMPLE_BIN)' scripts/bench
+
+fuzz: setup ## every parser of untrusted bytes under a fuzzer, FUZZ_SECONDS (20) each
+	@scripts/fuzz
