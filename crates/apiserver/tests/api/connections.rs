@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use apiserver::{ApiServer, NodeConnectError, NodeConnector};
+use apiserver::{ApiServer, NodeConnectError, NodeConnector, SharedTls};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, Version};
@@ -27,6 +27,7 @@ use crate::fixture::{Fixture, MERGE, request};
 struct Socket {
     fixture: Fixture,
     authority: Authority,
+    tls: SharedTls,
     address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
@@ -44,28 +45,34 @@ fn chain(pair: &KeyPair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static
     (vec![certificate], PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap())
 }
 
+/// TLS with a new certificate of an authority, for its clients.
+fn accepting(authority: &Authority) -> Arc<ServerConfig> {
+    let pair = authority.server("api", &["localhost".into()], &[], Timestamp::now()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority), provider.clone());
+    let (chain, key) = chain(&pair);
+    let mut tls = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+        .with_single_cert(chain, key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(tls)
+}
+
 impl Socket {
     async fn open() -> Self {
         let fixture = Fixture::new().await;
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::load_or_create(directory.path(), Timestamp::now()).unwrap();
-        let pair = authority.server("api", &["localhost".into()], &[], Timestamp::now()).unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots(&authority), provider.clone());
-        let (chain, key) = chain(&pair);
-        let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
-            .with_single_cert(chain, key)
-            .unwrap();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = SharedTls::new(accepting(&authority));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let server: Arc<ApiServer> = fixture.server.clone();
-        let serving = tokio::spawn(server.serve(listener, Arc::new(tls), stop.clone()));
-        Self { fixture, authority, address, stop, serving, _directory: directory }
+        let serving = tokio::spawn(server.serve(listener, tls.clone(), stop.clone()));
+        Self { fixture, authority, tls, address, stop, serving, _directory: directory }
     }
 
     async fn connect(&self, protocol: &[u8], user: Option<(&str, &str)>) -> TokioIo<TlsStream<TcpStream>> {
@@ -124,6 +131,29 @@ async fn certificates_name_the_user_over_both_http_versions() {
     assert_eq!(client.send_request(get("/readyz", Version::HTTP_11)).await.unwrap().status(), 200);
     assert_eq!(client.send_request(get("/api", Version::HTTP_11)).await.unwrap().status(), 401);
     driving.abort();
+}
+
+#[tokio::test]
+async fn what_is_replaced_serves_new_connections_while_open_ones_go_on() {
+    let mut socket = Socket::open().await;
+    let shown = |io: &TokioIo<TlsStream<TcpStream>>| io.inner().get_ref().1.peer_certificates().unwrap()[0].clone();
+    let io = socket.connect(b"http/1.1", Some(("alice", "system:masters"))).await;
+    let before = shown(&io);
+    let (mut old, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let driving_old = tokio::spawn(connection);
+    let directory = tempfile::tempdir().unwrap();
+    socket.authority = Authority::load_or_create(directory.path(), Timestamp::now()).unwrap();
+    socket.tls.replace(accepting(&socket.authority));
+    // from now on this client trusts, and is trusted by, the new root only
+    let io = socket.connect(b"http/1.1", Some(("bob", "system:masters"))).await;
+    assert_ne!(shown(&io), before);
+    let (mut new, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    let driving_new = tokio::spawn(connection);
+    for client in [&mut old, &mut new] {
+        assert_eq!(client.send_request(get("/api", Version::HTTP_11)).await.unwrap().status(), 200);
+    }
+    driving_old.abort();
+    driving_new.abort();
 }
 
 #[tokio::test]
