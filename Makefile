@@ -38,7 +38,8 @@ test: setup ## every test
 	@cd examples/settlement && CARGO_TARGET_DIR='$(EXAMPLE_TARGET)' cargo test --release --locked
 	@cd examples/settlement && CARGO_TARGET_DIR='$(EXAMPLE_TARGET)' cargo build --release --locked
 	@cargo build --locked --package keelson
-	@KUBECTL="$$(scripts/get-kubectl)" EXAMPLE_BIN='$(EXAMPLE_BIN)' cargo test --workspace --locked
+	@KUBECTL="$$(scripts/get-clients --pinned kubectl)" HELM="$$(scripts/get-clients helm)" \
+		PYTHON="$$(scripts/get-clients python)" EXAMPLE_BIN='$(EXAMPLE_BIN)' cargo test --workspace --locked
 
 lint: setup ## formatting, clippy with warnings denied, the layer rules and the file limits
 	@scripts/install-packages lint

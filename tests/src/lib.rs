@@ -16,6 +16,7 @@ pub mod http;
 pub mod instance;
 pub mod kubectl;
 pub mod leftovers;
+pub mod scenario;
 
 use std::time::{Duration, Instant};
 
