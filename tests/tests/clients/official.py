@@ -117,7 +117,7 @@ def custom_resources():
                      content_type="application/merge-patch+json")
         raise AssertionError("10 is more than 9")
     except dynamic.exceptions.UnprocessibleEntityError as error:
-        assert b"spec.size in body should be less than or equal to 9" in error.body, error.body
+        assert "spec.size in body should be less than or equal to 9" in str(error.body), error.body
     things.delete(name="t", namespace=NAMESPACE)
 
 

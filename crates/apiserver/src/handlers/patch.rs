@@ -20,7 +20,7 @@ use crate::{
     dispatch::Call,
     meta,
     options::{FieldValidation, WriteOptions},
-    status::ApiError,
+    status::{ApiError, Cause},
 };
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
@@ -68,7 +68,14 @@ impl Patch {
     /// Applies a patch other than an apply to an object of `schema`.
     pub(super) fn patched(&self, schema: &schema::Schema, old: &Value) -> Result<Value, ApiError> {
         let mut new = old.clone();
-        let failed = |error: String| ApiError::new(422, "Invalid", error);
+        // upstream says no more than this; the cause tells what was wrong
+        let failed = |message: String| {
+            let mut failed =
+                ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+            let cause = Cause { reason: "UnexpectedServerResponse".into(), message, field: String::new() };
+            failed.details.get_or_insert_default().causes = vec![cause];
+            failed
+        };
         match self {
             Self::Json(patch) => schema::patch::json(&mut new, patch).map_err(|error| failed(error.to_string()))?,
             Self::Merge(patch) => schema::patch::merge(&mut new, patch),
