@@ -15,7 +15,6 @@ use crate::{
     dispatch::Call,
     negotiation::{self, Accepted, Encoding, Shape},
     status::ApiError,
-    warnings,
 };
 
 /// Answers from this size on are compressed for clients that ask; upstream's bound.
@@ -56,18 +55,11 @@ pub(crate) fn is_verbatim(call: &Call) -> bool {
 }
 
 /// Answers with one object.
-pub(crate) fn object(
-    call: &Call,
-    payload: Payload,
-    status: StatusCode,
-    warnings: &[String],
-) -> Result<Response<Body>, ApiError> {
-    let mut response = match payload {
-        Payload::Stored(bytes) if is_verbatim(call) => sized(call, bytes, status),
-        payload => shaped(call, served(call, payload)?, status)?,
-    };
-    warnings::write(response.headers_mut(), warnings);
-    Ok(response)
+pub(crate) fn object(call: &Call, payload: Payload, status: StatusCode) -> Result<Response<Body>, ApiError> {
+    match payload {
+        Payload::Stored(bytes) if is_verbatim(call) => Ok(sized(call, bytes, status)),
+        payload => shaped(call, served(call, payload)?, status),
+    }
 }
 
 /// The object in the form served.

@@ -25,15 +25,15 @@ const NAMES_TRIED_MAX: usize = 8;
 pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
     let decoded = receive::decode(call, body)?;
-    let (mut object, mut warnings) = (decoded.value, Vec::new());
+    let mut object = decoded.value;
     receive::check_kind(&call.served, &mut object)?;
-    receive::prune(&call.served, &mut object, decoded.duplicates, options.field_validation, &mut warnings)?;
+    receive::prune(call, &mut object, decoded.duplicates, options.field_validation)?;
     receive::check_address(call, &mut object)?;
     call.trail.names(&object);
     if write::expected(&object)?.is_some() {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    create_object(call, object, &options, warnings, Ownership::Track).await?.respond(call)
+    create_object(call, object, &options, Ownership::Track).await?.respond(call)
 }
 
 /// Whether the fields' owner is still to be written down.
@@ -50,7 +50,6 @@ pub(super) async fn create_object(
     call: &Call,
     mut object: Value,
     options: &WriteOptions,
-    mut warnings: Vec<String>,
     ownership: Ownership,
 ) -> Result<Outcome, ApiError> {
     let served = &call.served;
@@ -85,7 +84,7 @@ pub(super) async fn create_object(
         _ => None,
     };
     meta::tidy(&mut object);
-    warnings.extend(served.strategy.warnings(&object));
+    call.warn(served.strategy.warnings(&object));
     if options.dry_run {
         if let Some(charge) = charge {
             charge.writes(call)?;
@@ -93,13 +92,13 @@ pub(super) async fn create_object(
         if snapshot.get(&served.collection, &served.path(&call.namespace, meta::name(&object))).is_some() {
             return Err(ApiError::already_exists(call.group_resource(), meta::name(&object)));
         }
-        return Ok(Outcome { object: Payload::Served(object), created: true, warnings });
+        return Ok(Outcome { object: Payload::Served(object), created: true });
     }
     let stored = insert(call, object, generated.then_some(&*base), charge.as_ref()).await?;
     if let Some(claim) = claim {
         claim.confirm();
     }
-    Ok(Outcome { object: Payload::Stored(conversion::read_one(call, stored.bytes).await?), created: true, warnings })
+    Ok(Outcome { object: Payload::Stored(conversion::read_one(call, stored.bytes).await?), created: true })
 }
 
 fn generate_name(base: &str) -> String {

@@ -55,9 +55,9 @@ fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions, ApiError> {
 pub(super) async fn delete(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = options(call, body)?;
     match delete_object(call, &options, Gate::Object).await? {
-        Deleted::Held(object) => output::object(call, object, StatusCode::OK, &[]),
+        Deleted::Held(object) => output::object(call, object, StatusCode::OK),
         Deleted::Gone { last, .. } if ANSWER_WITH_OBJECT.contains(&&*call.served.collection) => {
-            output::object(call, Payload::Stored(last), StatusCode::OK, &[])
+            output::object(call, Payload::Stored(last), StatusCode::OK)
         }
         Deleted::Gone { uid, .. } => Ok(output::value(&success(call, &uid), StatusCode::OK)),
     }

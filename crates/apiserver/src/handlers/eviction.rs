@@ -102,7 +102,7 @@ async fn spend(call: &Call, budget: &str, dry_run: bool) -> Result<(), ApiError>
         meta::of(&mut object).remove("resourceVersion");
         object["status"]["disruptionsAllowed"] = (allowed - 1).into();
         object["status"]["disruptedPods"][&call.name] = meta::time(call.now).into();
-        Ok(Change { object, ownership: Ownership::Track, warnings: Vec::new() })
+        Ok(Change { object, ownership: Ownership::Track })
     };
     let mut options = write::options(call)?;
     options.dry_run = dry_run;

@@ -101,13 +101,12 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
     }
     let change = |old: &Value| {
         let mut new = patch.patched(&call.served.schema, old)?;
-        let mut warnings = Vec::new();
-        complete(call, &options, &mut new, &mut warnings)?;
+        complete(call, &options, &mut new)?;
         // the live version the patch was computed from is no wish of the client's
         if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
             meta::of(&mut new).remove("resourceVersion");
         }
-        Ok(Change { object: new, ownership: Ownership::Track, warnings })
+        Ok(Change { object: new, ownership: Ownership::Track })
     };
     update::change_object(call, &options, Gate::Object, change).await?.respond(call)
 }
@@ -116,17 +115,12 @@ fn invalid_options(what: &str) -> ApiError {
     ApiError::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {what}"))
 }
 
-fn complete(
-    call: &Call,
-    options: &WriteOptions,
-    object: &mut Value,
-    warnings: &mut Vec<String>,
-) -> Result<(), ApiError> {
+fn complete(call: &Call, options: &WriteOptions, object: &mut Value) -> Result<(), ApiError> {
     if !object.is_object() {
         return Err(ApiError::new(422, "Invalid", "the patch does not leave an object"));
     }
     receive::check_kind(&call.served, object)?;
-    receive::prune(&call.served, object, Vec::new(), options.field_validation, warnings)?;
+    receive::prune(call, object, Vec::new(), options.field_validation)?;
     receive::check_address(call, object)?;
     receive::default(&call.served, object);
     Ok(())
@@ -141,14 +135,13 @@ async fn apply(
     if call.query().get("fieldManager").is_none() {
         return Err(invalid_options("fieldManager: Required value: is required for apply patch"));
     }
-    let mut warnings = Vec::new();
     receive::check_kind(&call.served, &mut config)?;
     receive::check_declared(call, &mut config)?;
     match (options.field_validation, repeated) {
         (FieldValidation::Strict, Some(repeated)) => {
             return Err(ApiError::bad_request(format!("error strict decoding YAML: {repeated}")));
         }
-        (FieldValidation::Warn, Some(repeated)) => warnings.push(repeated),
+        (FieldValidation::Warn, Some(repeated)) => call.warn([repeated]),
         _ => {}
     }
     receive::check_address(call, &mut config)?;
@@ -168,7 +161,7 @@ async fn apply(
                 return Err(ApiError::not_found(call.group_resource(), &call.name));
             }
             let object = merge(None)?;
-            match create::create_object(call, object, &options, warnings.clone(), Ownership::Applied).await {
+            match create::create_object(call, object, &options, Ownership::Applied).await {
                 // somebody else created it in between: it is an update now
                 Err(error) if error.reason == "AlreadyExists" => continue,
                 created => return created?.respond(call),
@@ -181,16 +174,12 @@ async fn apply(
                 Some(revision) => metadata.insert("resourceVersion".into(), revision.0.to_string().into()),
                 None => metadata.remove("resourceVersion"),
             };
-            Ok(Change { object, ownership: Ownership::Applied, warnings: Vec::new() })
+            Ok(Change { object, ownership: Ownership::Applied })
         };
         match update::change_object(call, &options, Gate::Object, change).await {
             // somebody else deleted it in between: it is a create now
             Err(error) if error.code == 404 && call.subresource.is_empty() => {}
-            outcome => {
-                let mut outcome = outcome?;
-                outcome.warnings.splice(0..0, warnings);
-                return outcome.respond(call);
-            }
+            outcome => return outcome?.respond(call),
         }
     }
     Err(ApiError::modified(call.group_resource(), &call.name))

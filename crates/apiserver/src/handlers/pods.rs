@@ -50,7 +50,7 @@ pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body
         if !meta::uid(&binding).is_empty() && meta::uid(&binding) != meta::uid(old) {
             return Err(refused(format!("pod {name} has another UID than {}", meta::uid(&binding))));
         }
-        Ok(Change { object: bound(old, &binding, node, call.now), ownership: Ownership::Track, warnings: Vec::new() })
+        Ok(Change { object: bound(old, &binding, node, call.now), ownership: Ownership::Track })
     };
     let mut pod_call = pod_call;
     pod_call.subresource = "binding".into();

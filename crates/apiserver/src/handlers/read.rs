@@ -24,7 +24,7 @@ pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
     match snapshot.get(&call.served.collection, &call.path()) {
         Some(object) => {
             let bytes = conversion::read_one(call, call.served.bytes(object)).await?;
-            output::object(call, Payload::Stored(bytes), StatusCode::OK, &[])
+            output::object(call, Payload::Stored(bytes), StatusCode::OK)
         }
         None => Err(ApiError::not_found(call.group_resource(), &call.name)),
     }

@@ -11,9 +11,6 @@ use crate::{
     status::ApiError,
 };
 
-/// Most warnings in one answer; upstream cuts them at 4 KiB of text.
-const WARNINGS_MAX: usize = 32;
-
 /// Decodes a body in the media type the request names.
 pub(super) fn decode(call: &Call, body: &[u8]) -> Result<Decoded, ApiError> {
     codec::decode(body, MediaType::of(call.header(http::header::CONTENT_TYPE))?)
@@ -57,12 +54,12 @@ fn short(api_version: &str, kind: &str) -> String {
 
 /// Removes unknown fields and checks types, at the level of strictness the request asks for.
 pub(super) fn prune(
-    served: &Served,
+    call: &Call,
     object: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
-    warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
+    let served = &call.served;
     let problems = schema::prune(&served.schema, object);
     if problems.is_empty() && duplicates.is_empty() {
         return Ok(());
@@ -83,7 +80,7 @@ pub(super) fn prune(
     };
     match validation {
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => warnings.extend(odd.into_iter().take(WARNINGS_MAX)),
+        FieldValidation::Warn => call.warn(odd),
         FieldValidation::Strict => return Err(refused(format!("strict decoding error: {}", odd.join(", ")))),
     }
     Ok(())

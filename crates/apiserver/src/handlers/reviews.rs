@@ -21,7 +21,7 @@ use crate::{
 pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let mut review = receive::decode(call, body)?.value;
     receive::check_kind(&call.served, &mut review)?;
-    receive::prune(&call.served, &mut review, Vec::new(), crate::options::FieldValidation::Ignore, &mut Vec::new())?;
+    receive::prune(call, &mut review, Vec::new(), crate::options::FieldValidation::Ignore)?;
     let options = write::options(call)?;
     let admission = Admission::create(call, &options);
     let snapshot = admission.mutate(Some(&mut review)).await?;
@@ -40,7 +40,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
         review["metadata"] = json!({});
     }
     review["metadata"]["creationTimestamp"] = meta::time(call.now).into();
-    output::object(call, Payload::Served(review), StatusCode::CREATED, &[])
+    output::object(call, Payload::Served(review), StatusCode::CREATED)
 }
 
 fn subject(spec: &Value) -> User {

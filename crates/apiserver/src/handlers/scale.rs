@@ -162,7 +162,7 @@ async fn set(
                 meta::of(&mut object).remove("resourceVersion");
             }
         }
-        Ok(Change { object, ownership: Ownership::Track, warnings: Vec::new() })
+        Ok(Change { object, ownership: Ownership::Track })
     };
     let outcome = update::change_object(&main, options, Gate::Shown(call, &view), change).await?;
     let object = output::served(call, outcome.object)?;

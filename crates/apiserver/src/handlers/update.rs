@@ -22,11 +22,11 @@ use crate::{
 /// Answers a PUT.
 pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
-    let (object, warnings) = sent(call, body, &options)?;
+    let object = sent(call, body, &options)?;
     let absent = || call.server.snapshot().get(&call.served.collection, &call.path()).is_none();
     let creates = call.subresource.is_empty() && call.served.strategy.allows_create_on_update();
     if creates && write::expected(&object)?.is_none() && absent() {
-        return create::create_object(call, object, &options, warnings, Ownership::Track).await?.respond(call);
+        return create::create_object(call, object, &options, Ownership::Track).await?.respond(call);
     }
     let uid = meta::uid(&object).to_owned();
     let mut first = Some(object);
@@ -39,32 +39,29 @@ pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
         // only a second attempt needs a second copy, and decoding again is what makes it
         let object = match first.take() {
             Some(object) => object,
-            None => sent(call, body, &options)?.0,
+            None => sent(call, body, &options)?,
         };
-        Ok(Change { object, ownership: Ownership::Track, warnings: Vec::new() })
+        Ok(Change { object, ownership: Ownership::Track })
     };
-    let mut outcome = change_object(call, &options, Gate::Object, change).await?;
-    outcome.warnings.splice(0..0, warnings);
-    outcome.respond(call)
+    change_object(call, &options, Gate::Object, change).await?.respond(call)
 }
 
 /// The object in a PUT's body, pruned and with its defaults, and what is odd about it.
-fn sent(call: &Call, body: &Bytes, options: &WriteOptions) -> Result<(Value, Vec<String>), ApiError> {
+fn sent(call: &Call, body: &Bytes, options: &WriteOptions) -> Result<Value, ApiError> {
     let decoded = receive::decode(call, body)?;
-    let (mut object, mut warnings) = (decoded.value, Vec::new());
+    let mut object = decoded.value;
     receive::check_kind(&call.served, &mut object)?;
-    receive::prune(&call.served, &mut object, decoded.duplicates, options.field_validation, &mut warnings)?;
+    receive::prune(call, &mut object, decoded.duplicates, options.field_validation)?;
     receive::check_address(call, &mut object)?;
     call.trail.names(&object);
     receive::default(&call.served, &mut object);
-    Ok((object, warnings))
+    Ok(object)
 }
 
 /// The wanted state, computed from the live one.
 pub(super) struct Change {
     pub(super) object: Value,
     pub(super) ownership: Ownership,
-    pub(super) warnings: Vec<String>,
 }
 
 /// Changes the object the call names: computes the wanted state from the live one, checks it, commits it, and does so
@@ -83,7 +80,7 @@ pub(super) async fn change_object(
             return Err(ApiError::not_found(call.group_resource(), &call.name));
         };
         let old = write::load(call, stored).await?;
-        let Change { object: mut new, ownership, mut warnings } = change(&old)?;
+        let Change { object: mut new, ownership } = change(&old)?;
         let expected = write::expected(&new)?;
         if expected.is_some_and(|expected| expected != stored.revision) {
             return Err(ApiError::modified(call.group_resource(), &call.name));
@@ -100,12 +97,11 @@ pub(super) async fn change_object(
             _ => None,
         };
         meta::tidy(&mut new);
-        warnings.extend(served.strategy.warnings(&new));
+        call.warn(served.strategy.warnings(&new));
         if unchanged(&new, &old) {
             return Ok(Outcome {
                 object: Payload::Stored(conversion::read_one(call, stored.bytes.clone()).await?),
                 created: false,
-                warnings,
             });
         }
         if options.dry_run {
@@ -113,7 +109,7 @@ pub(super) async fn change_object(
                 charge.writes(call)?;
             }
             new["metadata"]["resourceVersion"] = stored.revision.0.to_string().into();
-            return Ok(Outcome { object: Payload::Served(new), created: false, warnings });
+            return Ok(Outcome { object: Payload::Served(new), created: false });
         }
         match save(call, &path, stored.revision, new, charge.as_ref()).await? {
             Committed::Done(object) => {
@@ -123,7 +119,6 @@ pub(super) async fn change_object(
                 return Ok(Outcome {
                     object: Payload::Stored(conversion::read_one(call, object.bytes).await?),
                     created: false,
-                    warnings,
                 });
             }
             Committed::Outdated if expected.is_some() => {

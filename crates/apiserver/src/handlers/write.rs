@@ -29,14 +29,13 @@ pub(super) const ATTEMPTS_MAX: usize = 32;
 pub(super) struct Outcome {
     pub(super) object: Payload,
     pub(super) created: bool,
-    pub(super) warnings: Vec<String>,
 }
 
 impl Outcome {
     /// The answer of a create (201), or of a change (200).
     pub(super) fn respond(self, call: &Call) -> Result<Response<Body>, ApiError> {
         let status = if self.created { StatusCode::CREATED } else { StatusCode::OK };
-        output::object(call, self.object, status, &self.warnings)
+        output::object(call, self.object, status)
     }
 }
 
