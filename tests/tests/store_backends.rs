@@ -36,8 +36,10 @@ impl Place {
 }
 
 async fn connect(etcd: &Etcd) -> Store {
-    let endpoints = etcd.url().parse::<store::Endpoints>().unwrap().0;
-    let config = EtcdConfig { endpoints, tls: None };
+    connect_with(EtcdConfig::new(etcd.url().parse::<store::Endpoints>().unwrap().0)).await
+}
+
+async fn connect_with(config: EtcdConfig) -> Store {
     let mut tries = 0;
     loop {
         match Store::connect(config.clone(), Options::default()).await {
@@ -271,4 +273,85 @@ async fn what_is_too_much_for_etcd_is_refused_with_its_reason() {
     store.commit(fits).await.unwrap();
     let snapshot: Arc<_> = store.snapshot();
     assert_eq!(snapshot.count(PODS, "", None), store.writes_max());
+}
+
+/// Lets a store lose sight of its etcd: passes bytes on until it is told to cut every connection.
+struct Passage {
+    endpoint: String,
+    open: tokio::sync::watch::Sender<bool>,
+    _task: tokio::task::JoinSet<()>,
+}
+
+impl Passage {
+    async fn to(etcd: &Etcd) -> Passage {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("etcd://{}", listener.local_addr().unwrap());
+        let target = etcd.url().trim_start_matches("etcd://").to_owned();
+        let (open, is_open) = tokio::sync::watch::channel(true);
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (mut inner, _) = listener.accept().await.unwrap();
+                let (target, mut is_open) = (target.clone(), is_open.clone());
+                if !*is_open.borrow() {
+                    continue;
+                }
+                connections.spawn(async move {
+                    let mut outer = tokio::net::TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => {}
+                        _ = is_open.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        Passage { endpoint, open, _task: task }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_cut_off_too_long_begins_anew() {
+    if !need_etcd("a_server_that_was_cut_off_too_long_begins_anew") {
+        return;
+    }
+    let etcd = Etcd::start();
+    let passage = Passage::to(&etcd).await;
+    let near = connect(&etcd).await;
+    let far = connect_with(EtcdConfig::new(passage.endpoint.parse::<store::Endpoints>().unwrap().0)).await;
+    let first = create(&near, "a/1", "1").await.revision;
+    create(&near, "a/2", "1").await;
+    far.latest().await.unwrap();
+    let mut watch = far.watch(&PODS.into(), "", far.revision()).unwrap();
+    let mut changes = far.changes().unwrap();
+    passage.open.send(false).unwrap();
+    assert!(far.latest().await.is_err(), "what others acknowledged cannot be known");
+    let refused = far.commit(vec![put("b/1", Precondition::Absent, "1")]).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable(_) | CommitError::Unknown(_))), "{refused:?}");
+    near.commit(vec![delete("a/1", first)]).await.unwrap();
+    create(&near, "a/3", "1").await;
+    let compacting = EtcdConfig {
+        compact_every: std::time::Duration::from_millis(50),
+        ..EtcdConfig::new(etcd.url().parse::<store::Endpoints>().unwrap().0)
+    };
+    // two servers agree on who compacts
+    let others = [connect_with(compacting.clone()).await, connect_with(compacting).await];
+    while near.collection_at(PODS, first).await.unwrap().is_some() {
+        create(&others[0], &format!("c/{}", others[0].revision()), "1").await;
+    }
+    passage.open.send(true).unwrap();
+    while far.latest().await.is_err() {}
+    near.latest().await.unwrap();
+    assert_eq!(content(&far), content(&near));
+    assert!(matches!(watch.next(10).await, Err(WatchError::Compacted { .. })), "what lies between is not known");
+    let mut told = Vec::new();
+    while !told.contains(&"a/3".to_owned()) {
+        match changes.next().await.unwrap() {
+            store::Change::Object(key) => told.push(key.path.to_string()),
+            store::Change::Everything => panic!("few objects changed"),
+        }
+    }
+    assert!(told.contains(&"a/1".to_owned()), "the deletion is told of: {told:?}");
+    assert_eq!(number(&far, "a/2").0, 1);
+    create(&far, "b/2", "1").await;
 }

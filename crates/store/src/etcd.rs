@@ -11,7 +11,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     str::FromStr,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustls::ClientConfig;
@@ -78,6 +78,15 @@ pub struct EtcdConfig {
     pub endpoints: Vec<Endpoint>,
     /// Needed where an endpoint speaks TLS.
     pub tls: Option<Arc<ClientConfig>>,
+    /// How often etcd's history is compacted, by one of the servers.
+    pub compact_every: Duration,
+}
+
+impl EtcdConfig {
+    /// An etcd without TLS, compacted as often as upstream does it.
+    pub fn new(endpoints: Vec<Endpoint>) -> Self {
+        EtcdConfig { endpoints, tls: None, compact_every: Duration::from_secs(300) }
+    }
 }
 
 /// The servers of `etcd://host:port,host:port`; `https://` speaks TLS. The scheme counts for those behind it.
@@ -164,7 +173,7 @@ impl Running {
             changes: changes.clone(),
             state: loaded.snapshot,
         };
-        let compacting = compactor::run(Arc::clone(&client));
+        let compacting = compactor::run(Arc::clone(&client), config.compact_every);
         let slots = Slots::new(unique_name());
         let backend = Arc::new(Backend { shared, client, sealing, slots, waiters, current, changes });
         let mut tasks = vec![tokio::spawn(mirror.run()), tokio::spawn(asking), tokio::spawn(compacting)];

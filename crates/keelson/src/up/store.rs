@@ -22,7 +22,7 @@ pub(super) async fn open(config: &Config, layout: &Layout, options: Options) -> 
         Some(endpoints) => {
             let tls = endpoints.iter().any(|endpoint| endpoint.tls).then(|| tls(config)).transpose();
             let tls = tls.map_err(|error| Exit::Configuration.because(error))?;
-            Store::connect(EtcdConfig { endpoints: endpoints.clone(), tls }, options).await
+            Store::connect(EtcdConfig { tls, ..EtcdConfig::new(endpoints.clone()) }, options).await
         }
     };
     opened.map_err(|error| match error {

@@ -12,8 +12,6 @@ use super::{
     slots,
 };
 
-/// How often, as upstream does it.
-const INTERVAL: Duration = Duration::from_secs(300);
 /// The key on which the servers agree. Its version counts the rounds: who takes it to the next one compacts.
 const KEY: &[u8] = b"compact_rev_key";
 /// Keys of ended servers removed in one round.
@@ -29,10 +27,10 @@ struct Round {
 }
 
 /// Compacts for ever.
-pub(super) async fn run(client: Arc<Client>) {
+pub(super) async fn run(client: Arc<Client>, interval: Duration) {
     let mut round = Round::default();
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(interval).await;
         match compact(&client, round).await {
             Ok(next) => round = next,
             Err(error) => warn!(%error, "cannot compact etcd's history, the next round tries again"),
