@@ -6,6 +6,7 @@
 
 mod compare;
 mod element;
+mod last_applied;
 mod managed;
 mod merge;
 mod set;

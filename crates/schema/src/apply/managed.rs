@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::compare::{Changes, compare, named};
 use super::element::Level;
+use super::last_applied;
 use super::merge::{merge, remove};
 use super::set::{FieldSet, check, intersection, subtract, union};
 use super::{Applied, ApplyError, Conflict, Conflicts, Manager, Operation};
@@ -243,7 +244,8 @@ pub(super) fn apply(
         remove(Some(root), &mut object, &last.fields, Some(&keep), Level::Object(manager.reset));
     }
     let changes = compare(root, live, &object, manager.reset);
-    move_ownership(&mut entries, &changes, force)?;
+    let free = live.map(|live| last_applied::unchanged(root, live, manager)).unwrap_or_default();
+    move_ownership(&mut entries, &changes, &free, force)?;
     let same = changes.is_empty() && last.as_ref().is_some_and(|last| last.fields == set);
     let mut entry = Entry::new(manager, set);
     if let (true, Some(last)) = (same, last) {
@@ -252,17 +254,25 @@ pub(super) fn apply(
     if !entry.fields.is_empty() {
         entries.push(entry);
     }
+    last_applied::keep_current(&mut object, config, manager);
     write(&mut object, entries);
     let changed = live != Some(&object);
     Ok(Applied { object, changed })
 }
 
-fn move_ownership(entries: &mut Vec<Entry>, changes: &Changes, force: bool) -> Result<(), Conflicts> {
+/// Moves what changed to the writer; a conflict over a field of `free` is none.
+fn move_ownership(
+    entries: &mut Vec<Entry>,
+    changes: &Changes,
+    free: &Map<String, Value>,
+    force: bool,
+) -> Result<(), Conflicts> {
     let mut taken = changes.added.clone();
     union(&mut taken, &changes.modified);
     let mut conflicts = Vec::new();
     for entry in entries.iter_mut() {
-        let contested = FieldSet(intersection(&entry.fields, &taken));
+        let mut contested = FieldSet(intersection(&entry.fields, &taken));
+        subtract(&mut contested.0, free);
         let label = entry.label();
         conflicts.extend(contested.paths().into_iter().map(|path| Conflict { manager: label.clone(), path }));
         subtract(&mut entry.fields, &taken);
