@@ -157,14 +157,6 @@ impl Definition {
     pub(crate) fn stored(&self) -> Option<&Version> {
         self.versions.iter().find(|version| version.storage)
     }
-
-    /// The revision up to which stored objects may lack what the schema now demands.
-    pub(crate) fn settled_after(&self) -> u64 {
-        // what is written through another version gets that version's defaults, and this one's when it is read
-        let mixed = self.versions.iter().any(|version| !version.storage && version.served)
-            && self.stored().is_some_and(|stored| stored.schema.has_defaults());
-        if mixed { u64::MAX } else { self.unchanged_since }
-    }
 }
 
 impl Version {

@@ -222,7 +222,7 @@ impl Registry {
                     metrics: version.metrics.clone(),
                     custom: Some((definition.clone(), index)),
                     // conversion brings what it converts into the form of its type
-                    settled_after: if form == Form::Webhook { 0 } else { definition.settled_after() },
+                    settled_after: if form == Form::Webhook { 0 } else { definition.unchanged_since },
                 });
             }
         }
@@ -272,9 +272,12 @@ impl Served {
 
     /// Brings a stored object into the form its type now demands.
     pub(crate) fn settle(&self, object: &mut Value) {
-        if let Some(stored) = self.custom.as_ref().and_then(|(definition, _)| definition.stored()) {
-            schema::prune(&stored.schema, object);
-            schema::default(&stored.schema, object);
+        let Some((definition, _)) = &self.custom else { return };
+        // objects may still be stored in a version that no new ones are stored in
+        let written = |version: &&Version| object["apiVersion"] == version.resource.api_version();
+        if let Some(version) = definition.versions.iter().find(written) {
+            schema::prune(&version.schema, object);
+            schema::default(&version.schema, object);
         }
     }
 

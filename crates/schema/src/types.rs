@@ -284,11 +284,6 @@ impl Schema {
         self.root().field(name).is_some()
     }
 
-    /// Whether a custom resource's schema declares defaults.
-    pub fn has_defaults(&self) -> bool {
-        self.root().node.below.defaults
-    }
-
     pub(crate) fn root(&self) -> Ref<'_> {
         Ref::new(&self.arena, self.node)
     }

@@ -38,7 +38,7 @@ fn an_undisputed_definition_is_established() {
     assert!(!decoded.versions[1].served);
     assert_eq!(decoded.versions[1].deprecation.as_deref(), Some("example.com/v1beta1 CronTab is deprecated"));
     assert_eq!(&*decoded.collection, "example.com/crontabs");
-    assert_eq!(decoded.settled_after(), 7);
+    assert_eq!(decoded.unchanged_since, 7);
 }
 
 #[test]
@@ -84,11 +84,11 @@ fn only_a_change_of_a_schema_makes_older_objects_suspect() {
     object["metadata"]["resourceVersion"] = "9".into();
     let mut same = Definition::decode(&object).unwrap();
     same.succeed(&before);
-    assert_eq!(same.settled_after(), 7);
+    assert_eq!(same.unchanged_since, 7);
     object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "x".into();
     let mut other = Definition::decode(&object).unwrap();
     other.succeed(&before);
-    assert_eq!(other.settled_after(), 9);
+    assert_eq!(other.unchanged_since, 9);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     body::Body,
     codec, conversion,
+    convert::Form,
     dispatch::Call,
     meta,
     options::WriteOptions,
@@ -165,6 +166,10 @@ pub(super) async fn put(
     charge: Option<&Charge>,
 ) -> Result<Committed, ApiError> {
     conversion::write(call, &mut object).await?;
+    if call.served.form == Form::Relabelled {
+        // it has the defaults of the version it was written in
+        call.served.settle(&mut object);
+    }
     let encoded = codec::encode(&object);
     // beginning and carrying on a deletion leads to one
     let frees = meta::is_terminating(&object);

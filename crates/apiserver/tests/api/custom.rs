@@ -217,6 +217,25 @@ async fn a_stricter_schema_does_not_lock_objects_that_were_valid() {
 }
 
 #[tokio::test]
+async fn an_object_written_in_another_version_has_the_defaults_of_the_stored_one() {
+    let fixture = Fixture::new().await;
+    let mut object = definition();
+    for (version, field) in [(0, "shape"), (1, "weight")] {
+        let schema = &mut object["spec"]["versions"][version]["schema"]["openAPIV3Schema"];
+        let spec = &mut schema["properties"]["spec"]["properties"];
+        spec["shape"] = json!({"type": "string"});
+        spec["weight"] = json!({"type": "string"});
+        spec[field]["default"] = "some".into();
+    }
+    fixture.post(DEFINITIONS, &object).await.ok();
+    let mut other = widget("a", 1);
+    other["apiVersion"] = "test.dev/v1beta1".into();
+    fixture.post("/apis/test.dev/v1beta1/namespaces/default/widgets", &other).await.ok();
+    let stored = fixture.get(&format!("{WIDGETS}/a")).await.ok();
+    assert_eq!(stored["spec"], json!({"size": 1, "color": "red", "shape": "some", "weight": "some"}));
+}
+
+#[tokio::test]
 async fn objects_are_listed_and_watched_by_selectable_fields() {
     let fixture = Fixture::new().await;
     let mut object = definition();
