@@ -135,6 +135,7 @@ fn printer(resource: &Resource) -> &'static Printer {
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations" | "mutatingwebhookconfigurations") => {
             &policy::WEBHOOKS
         }
+        ("apiregistration.k8s.io", "apiservices") => &policy::API_SERVICE,
         ("", "limitranges")
         | ("rbac.authorization.k8s.io", "roles" | "clusterroles")
         | ("apiextensions.k8s.io", "customresourcedefinitions") => &CREATED,

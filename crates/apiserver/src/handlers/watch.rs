@@ -362,7 +362,22 @@ impl Watching {
         }
     }
 
+    /// Whether objects of the definition are stored in another version since the watch began, so that what is stored is
+    /// no longer what it speaks. Its client begins anew, as with upstream.
+    fn is_outdated(&self) -> bool {
+        let served = &self.encoder.call.served;
+        if served.custom.is_none() || served.form != Form::Stored {
+            return false;
+        }
+        let resource = &served.resource;
+        let now = self.encoder.call.server.registry.find(&resource.group, &resource.version, &resource.plural);
+        now.is_some_and(|now| now.form != Form::Stored)
+    }
+
     async fn take(&mut self, events: Vec<Arc<Event>>) {
+        if self.is_outdated() {
+            return self.finish();
+        }
         if self.encoder.call.served.form != Form::Webhook {
             return self.queue(&events);
         }

@@ -1,4 +1,4 @@
-//! Autoscalers, disruption budgets, bindings, signing requests and webhooks.
+//! Autoscalers, disruption budgets, bindings, signing requests, webhooks and API services.
 
 use serde_json::Value;
 
@@ -181,6 +181,29 @@ fn signing_state(object: &Value) -> String {
     }
     state
 }
+
+/// Who answers a group-version, and whether they do.
+pub(super) static API_SERVICE: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("Service", "The reference to the service that hosts this API endpoint."),
+        Column::text("Available", "Whether this service is available."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let service = match at(object, &["spec", "service"]).filter(|service| service.is_object()) {
+            None => "Local".to_owned(),
+            Some(service) => format!("{}/{}", text(service, "namespace"), text(service, "name")),
+        };
+        let conditions = list(object.get("status").unwrap_or(&NULL), "conditions");
+        let available = match conditions.iter().find(|condition| text(condition, "type") == "Available") {
+            None => "Unknown".to_owned(),
+            Some(condition) if text(condition, "status") == "True" => "True".to_owned(),
+            Some(condition) => format!("{} ({})", text(condition, "status"), text(condition, "reason")),
+        };
+        vec![name(object), service.into(), available.into(), created(object, now)]
+    },
+};
 
 pub(super) static WEBHOOKS: Printer = Printer {
     columns: &[NAME, Column::number("Webhooks", "Number of webhooks."), AGE],

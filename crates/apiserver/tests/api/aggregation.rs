@@ -111,7 +111,11 @@ async fn what_the_server_answers_itself_has_an_api_service_too() {
     assert_eq!((&apps["spec"]["groupPriorityMinimum"], &apps["spec"]["versionPriority"]), (&json!(17800), &json!(15)));
     let condition = &apps["status"]["conditions"][0];
     assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("Local")));
-    fixture.get(&format!("{SERVICES}/v1.")).await.ok();
+    let mut asked = request(Method::GET, &format!("{SERVICES}/v1."), "", "");
+    let accept = http::HeaderValue::from_static("application/json;as=Table;v=v1;g=meta.k8s.io");
+    asked.headers_mut().insert(http::header::ACCEPT, accept);
+    let row = fixture.send(asked).await.ok()["rows"][0]["cells"].clone();
+    assert_eq!((&row[0], &row[1], &row[2]), (&json!("v1."), &json!("Local"), &json!("True")));
     let mut watch =
         Lines::open(&fixture, &format!("{SERVICES}?watch=1&fieldSelector=metadata.name=v1.extra.dev")).await;
     let definition = json!({"metadata": {"name": "things.extra.dev"}, "spec": {"group": "extra.dev", "scope": "Namespaced",

@@ -101,7 +101,9 @@ async fn a_list_of_objects_stored_in_different_versions_is_of_one() {
     let (fixture, server) = (Fixture::new().await, server().await);
     let mut definition = definition(&server);
     fixture.post(DEFINITIONS, &definition).await.ok();
-    fixture.post(&things("v1"), &v1("old", "o:1")).await.ok();
+    let old = fixture.post(&things("v1"), &v1("old", "o:1")).await.ok();
+    let old_revision = old["metadata"]["resourceVersion"].as_str().unwrap();
+    let watch = Lines::open(&fixture, &format!("{}?watch=1&resourceVersion={}", things("v1"), old_revision)).await;
     let path = format!("{DEFINITIONS}/things.conv.dev");
     let live = fixture.get(&path).await.ok();
     definition["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
@@ -113,6 +115,8 @@ async fn a_list_of_objects_stored_in_different_versions_is_of_one() {
     let new =
         json!({"apiVersion": "conv.dev/v2", "kind": "Thing", "metadata": {"name": "new"}, "name": "n", "port": "2"});
     fixture.post(&things("v2"), &new).await.ok();
+    let mut outdated = watch;
+    assert!(outdated.next().await.is_none(), "a watch of what was stored verbatim ends");
     for (version, field, expected) in [("v1", "host", ["n:2", "o:1"]), ("v2", "name", ["n", "o"])] {
         let list = fixture.get(&things(version)).await.ok();
         let items = list["items"].as_array().unwrap();

@@ -185,6 +185,8 @@ impl Admission<'_> {
         schema::patch::json(&mut patched, &patch).map_err(|error| internal(ApiError::internal(error)))?;
         if is_own_kind(request) {
             complete(served, &mut patched).map_err(internal)?;
+            // identity and age are the server's
+            meta::carry_over(&mut patched, object);
             if patched["metadata"]["namespace"].as_str().unwrap_or_default() != self.call.namespace {
                 return Err(internal(ApiError::bad_request(
                     "the namespace of the provided object does not match the namespace sent on the request",
