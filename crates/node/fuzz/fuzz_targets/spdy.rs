@@ -7,9 +7,9 @@ use tokio_util::codec::Decoder as _;
 
 /// The codec alone, compiled from its files: the crate around it runs containers and takes minutes to build.
 mod spdy {
-    #[path = "../../src/server/spdy/frame.rs"]
+    #[path = "../../../src/server/spdy/frame.rs"]
     pub(crate) mod frame;
-    #[path = "../../src/server/spdy/headers.rs"]
+    #[path = "../../../src/server/spdy/headers.rs"]
     pub(crate) mod headers;
 }
 
