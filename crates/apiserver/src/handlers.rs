@@ -23,6 +23,7 @@ mod fresh;
 mod list;
 mod patch;
 mod pods;
+mod policies;
 mod proxy;
 mod read;
 mod receive;

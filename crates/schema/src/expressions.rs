@@ -7,6 +7,7 @@
 mod declare;
 mod evaluate;
 mod format;
+mod kinds;
 mod program;
 mod quantity;
 

@@ -263,8 +263,8 @@ impl<'a> Ref<'a> {
 /// A handle to a type. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Schema {
-    arena: Arc<Arena>,
-    node: NodeId,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) node: NodeId,
 }
 
 impl Schema {

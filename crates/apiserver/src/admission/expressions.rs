@@ -103,7 +103,8 @@ static ENVIRONMENTS: LazyLock<[Env; 2]> = LazyLock::new(|| {
 
 /// The beginning of an environment whose objects are of a type.
 pub(crate) fn typed(object: &Type) -> cel::EnvBuilder {
-    Env::builder()
+    schema::expressions::environment()
+        .extend()
         .variable("object", object.clone())
         .variable("oldObject", object.clone())
         .variable("namespaceObject", NAMESPACE_TYPE.clone())
@@ -273,6 +274,7 @@ mod tests {
             "request.operation == 'CREATE' && 'devs' in request.userInfo.groups && !request.dryRun",
             "!has(request.subResource)",
             "namespaceObject.metadata.creationTimestamp.getFullYear() == 2024",
+            "quantity('1Gi').isGreaterThan(quantity('1Mi')) && 'a,b'.split(',').isSorted()",
         ] {
             assert_eq!(evaluate(&[condition]), Ok(true), "{condition}");
         }

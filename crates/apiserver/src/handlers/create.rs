@@ -10,11 +10,11 @@ use store::Precondition;
 use super::{
     admit::Admission,
     charge::Charge,
-    definitions, receive, rules,
+    definitions, policies, receive, rules,
     write::{self, Committed, Outcome},
 };
 use crate::{
-    allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload, policies,
+    allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
     server::SERVICES, status::ApiError, strategy,
 };
 
@@ -73,9 +73,7 @@ pub(super) async fn create_object(
     if &*served.collection == crate::crd::COLLECTION {
         definitions::prepare(call, &mut object);
     }
-    if &*served.collection == policies::POLICIES {
-        policies::observe(&mut object);
-    }
+    policies::prepare(call, &mut object, None)?;
     rules::check(call, &object, None, served.strategy.validate_create(&cx, &object))?;
     admission.validate(&snapshot, Some(&object)).await?;
     let charge = Charge::of(call, &object, None);

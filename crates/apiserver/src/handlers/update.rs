@@ -11,11 +11,11 @@ use super::{
     admit::{Admission, Gate},
     charge::Charge,
     create::{self, Ownership},
-    definitions, receive, rules,
+    definitions, policies, receive, rules,
     write::{self, ATTEMPTS_MAX, Committed, Outcome},
 };
 use crate::{
-    body::Body, codec, conversion, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload, policies,
+    body::Body, codec, conversion, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload,
     server::SERVICES, status::ApiError,
 };
 
@@ -186,8 +186,8 @@ fn prepare_and_check(call: &Call, options: &WriteOptions, new: &mut Value, old: 
     if &*served.collection == crate::crd::COLLECTION && call.subresource.is_empty() {
         definitions::prepare(call, new);
     }
-    if &*served.collection == policies::POLICIES && call.subresource.is_empty() {
-        policies::observe(new);
+    if call.subresource.is_empty() {
+        policies::prepare(call, new, Some(old))?;
     }
     rules::check(call, new, Some(old), served.strategy.validate_update(&cx, new, old))
 }

@@ -1,8 +1,10 @@
 //! ValidatingAdmissionPolicies with their bindings, as clients meet them.
 
+use apiserver::User;
+use http::Method;
 use serde_json::{Value, json};
 
-use crate::fixture::{Fixture, MERGE};
+use crate::fixture::{Fixture, JSON, MERGE, request, send};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -197,4 +199,69 @@ async fn webhooks_have_match_conditions_that_compile() {
     let (code, _, message) = fixture.post(MAPS, &map("asked", &json!({}))).await.failed();
     assert_eq!(code, 403);
     assert!(message.contains("resulted in error: no such key: none"), "{message}");
+}
+
+#[tokio::test]
+async fn misspelt_fields_of_the_named_types_are_warned_about_in_the_status() {
+    let fixture = Fixture::new().await;
+    let crd = json!({"metadata": {"name": "widgets.test.dev"}, "spec": {"group": "test.dev", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"}, "versions": [{"name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {
+                "size": {"type": "integer"}, "until": {"type": "string", "format": "date-time"}}}}}}}]}});
+    fixture.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd).await.ok();
+    let warnings = async |name: &str, resource: (&str, &str), expressions: &[&str]| {
+        let validations: Vec<Value> = expressions.iter().map(|expression| json!({"expression": expression})).collect();
+        let spec = json!({"validations": validations, "variables": [{"name": "spec", "expression": "object.spec"}]});
+        let path = format!("{GROUP}/validatingadmissionpolicies");
+        let made = fixture.post(&path, &policy(name, resource, &spec)).await.ok();
+        made["status"]["typeChecking"]["expressionWarnings"].clone()
+    };
+    let right = "object.spec.template.spec.containers.all(c, c.image != '' && (!has(c.ports) || c.ports.size() < 9))";
+    let found = warnings("p", ("apps", "deployments"), &[right, "object.spec.replicsa > 1"]).await;
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    assert_eq!(found[0]["fieldRef"], "spec.validations[1].expression");
+    let wanted = "apps/v1, Kind=Deployment: ERROR: <input>:1:12: undefined field 'replicsa'\n \
+                  | object.spec.replicsa > 1\n | ...........^\n";
+    assert_eq!(found[0]["warning"], wanted);
+    let quantities = "object.spec.containers.all(c, c.resources.limits['cpu'] == '1')";
+    assert_eq!(warnings("q", ("", "pods"), &[quantities]).await, Value::Null);
+    let found = warnings("r", ("test.dev", "widgets"), &["variables.spec.size > 1", "variables.spec.until > 1"]).await;
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    let text = found[0]["warning"].as_str().unwrap_or_default();
+    assert!(text.contains("found no matching overload for '_>_' applied to '(timestamp, int)'"), "{text}");
+}
+
+#[tokio::test]
+async fn who_makes_the_server_read_parameters_has_to_be_allowed_to() {
+    let fixture = Fixture::new().await;
+    let rules = json!([{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}]);
+    let grant = async |name: &str, rules: &Value| {
+        let rbac = "/apis/rbac.authorization.k8s.io/v1";
+        fixture.post(&format!("{rbac}/clusterroles"), &json!({"metadata": {"name": name}, "rules": rules})).await.ok();
+        let binding = json!({"metadata": {"name": name}, "subjects": [{"kind": "User", "name": "ann"}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}});
+        fixture.post(&format!("{rbac}/clusterrolebindings"), &binding).await.ok();
+    };
+    grant("policies", &rules).await;
+    let ann = User::new("ann", &["system:authenticated"]);
+    let post = async |path: &str, object: &Value| {
+        let request = request(Method::POST, &format!("{GROUP}/{path}"), JSON, &object.to_string());
+        send(fixture.server.service(Some(ann.clone())), request).await
+    };
+    let spec = json!({"paramKind": {"apiVersion": "v1", "kind": "Secret"}, "validations": [{"expression": "true"}]});
+    let policy = policy("p", ("", "configmaps"), &spec);
+    let mut binding = binding("p", &["Deny"]);
+    binding["spec"]["paramRef"] = json!({"name": "s", "namespace": "default"});
+    let (code, _, message) = post("validatingadmissionpolicies", &policy).await.failed();
+    assert_eq!(code, 422);
+    let why = "spec.paramKind: Forbidden: user ann must have \"get\" permission on all objects of the referenced paramKind \
+               (kind=Secret, apiVersion=v1)";
+    assert!(message.ends_with(why), "{message}");
+    fixture.post(&format!("{GROUP}/validatingadmissionpolicies"), &policy).await.ok();
+    let (_, _, message) = post("validatingadmissionpolicybindings", &binding).await.failed();
+    let why =
+        "spec.paramRef: Forbidden: user ann does not have \"get\" permission on the object referenced by paramRef";
+    assert!(message.ends_with(why), "{message}");
+    grant("secrets", &json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}])).await;
+    post("validatingadmissionpolicybindings", &binding).await.ok();
 }
