@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{field_error::FieldErrors, user::User};
 
 pub(crate) use expressions::MatchConditions;
-pub use pod_security::{PodSecurity, PodSecurityLevel, PodSecurityPolicy, PodSecurityVersion};
+pub use pod_security::{LevelVersion, PodSecurity, PodSecurityLevel, PodSecurityPolicy, PodSecurityVersion};
 pub use request::RequestOptions;
 
 pub(crate) mod certificates;

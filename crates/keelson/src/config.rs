@@ -6,6 +6,7 @@
 
 mod file;
 mod oidc;
+mod pod_security;
 
 use std::{
     fmt::{self, Display},
@@ -14,6 +15,7 @@ use std::{
     str::FromStr,
 };
 
+use apiserver::admission::PodSecurity;
 pub(crate) use oidc::Oidc;
 
 /// One row of the table.
@@ -211,6 +213,42 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "10",
         about: "1 to 300: how long SIGTERM lets requests finish before what is left is cut; containers go on either way",
     },
+    Setting {
+        key: "podSecurity.enforce",
+        environment: "KEELSON_POD_SECURITY_ENFORCE",
+        default: "privileged",
+        about: "LEVEL or LEVEL:VERSION that pods must keep to where their namespace has no label; upstream's default",
+    },
+    Setting {
+        key: "podSecurity.audit",
+        environment: "KEELSON_POD_SECURITY_AUDIT",
+        default: "privileged",
+        about: "LEVEL or LEVEL:VERSION whose violations are audited where a namespace has no label; upstream's default",
+    },
+    Setting {
+        key: "podSecurity.warn",
+        environment: "KEELSON_POD_SECURITY_WARN",
+        default: "privileged",
+        about: "LEVEL or LEVEL:VERSION whose violations are warned about where a namespace has no label; upstream's default",
+    },
+    Setting {
+        key: "podSecurity.exemptUsers",
+        environment: "KEELSON_POD_SECURITY_EXEMPT_USERS",
+        default: "",
+        about: "users whose pods are not looked at, separated by commas",
+    },
+    Setting {
+        key: "podSecurity.exemptNamespaces",
+        environment: "KEELSON_POD_SECURITY_EXEMPT_NAMESPACES",
+        default: "",
+        about: "namespaces whose pods are not looked at, separated by commas",
+    },
+    Setting {
+        key: "podSecurity.exemptRuntimeClasses",
+        environment: "KEELSON_POD_SECURITY_EXEMPT_RUNTIME_CLASSES",
+        default: "",
+        about: "runtime classes whose pods are not looked at, separated by commas",
+    },
 ];
 
 /// Variables with our prefix that are not settings.
@@ -255,6 +293,8 @@ pub(crate) struct Config {
     pub gateway_addresses: Vec<IpAddr>,
     /// Where the registry must listen; `None` picks.
     pub registry_listen: Option<SocketAddr>,
+    /// What pods have to keep to.
+    pub pod_security: PodSecurity,
     /// What is audited, and where to.
     pub audit: Audit,
     /// The etcd that keeps the objects; `None` is the embedded store.
@@ -445,6 +485,7 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
             "" => Some(None),
             text => text.parse().ok().map(Some),
         }),
+        pod_security: pod_security::parse(values),
         audit: audit(values),
         store,
         store_ca_file: ca_file,

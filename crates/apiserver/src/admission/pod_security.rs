@@ -15,8 +15,8 @@ mod level;
 mod tests;
 
 use checks::{Pod, Violation, evaluate};
-use level::{DEFAULT, LevelVersion, policy};
-pub use level::{Level as PodSecurityLevel, Policy as PodSecurityPolicy, Version as PodSecurityVersion};
+use level::{DEFAULT, policy};
+pub use level::{Level as PodSecurityLevel, LevelVersion, Policy as PodSecurityPolicy, Version as PodSecurityVersion};
 
 /// Pods that a change of a namespace's level is checked against; upstream's bound.
 const PODS_CHECKED_MAX: usize = 3000;

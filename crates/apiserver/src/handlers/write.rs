@@ -9,7 +9,7 @@ use store::{CommitError, Encoded, Key, Mutation, Precondition, Revision, Write};
 
 use super::{
     charge::{self, Charge},
-    services,
+    fresh, services,
 };
 use crate::{
     body::Body,
@@ -223,8 +223,8 @@ async fn put_charged(
         let mut writes = vec![Write { key: key.clone(), precondition, mutation: Mutation::Put(encoded.clone()) }];
         writes.extend(charge.writes(call)?);
         match call.server.store.commit(writes).await {
-            // a recount came between
-            Err(CommitError::Precondition { key: lost, .. }) if lost != key => {}
+            // a recount came between, or a charge by another server, which is to be seen before the next attempt
+            Err(CommitError::Precondition { key: lost, .. }) if lost != key => fresh::latest(call).await?,
             outcome => return settle(call, path, outcome),
         }
     }

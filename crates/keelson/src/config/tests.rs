@@ -90,3 +90,18 @@ fn keys_and_variables_are_unique() {
         assert!(SETTINGS[i + 1..].iter().all(|b| a.key != b.key && a.environment != b.environment), "{}", a.key);
     }
 }
+
+#[test]
+fn pod_security_levels_are_read_with_their_versions() {
+    let environment = vec![
+        ("KEELSON_POD_SECURITY_ENFORCE".to_owned(), "baseline:v1.30".to_owned()),
+        ("KEELSON_POD_SECURITY_EXEMPT_NAMESPACES".to_owned(), "kube-system, tools".to_owned()),
+    ];
+    let (config, _) = resolve(&Sources { environment, ..sources() }).unwrap();
+    assert_eq!(config.pod_security.default.enforce.to_string(), "baseline:v1.30");
+    assert_eq!(config.pod_security.default.warn.to_string(), "privileged:latest");
+    assert_eq!(config.pod_security.exempt_namespaces, ["kube-system", "tools"]);
+    let environment = vec![("KEELSON_POD_SECURITY_WARN".to_owned(), "strict".to_owned())];
+    let ConfigError(errors) = resolve(&Sources { environment, ..sources() }).err().unwrap();
+    assert!(errors[0].contains("podSecurity.warn: invalid value \"strict\""), "{errors:?}");
+}

@@ -125,6 +125,7 @@ pub(super) async fn start(
         auditor,
         seats: config.seats,
         event_ttl: config.event_ttl,
+        pod_security: config.pod_security.clone(),
         ..ApiServerConfig::default()
     };
     let server = ApiServer::new(store, api_config, signer.clone());

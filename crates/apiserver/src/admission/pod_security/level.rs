@@ -74,6 +74,12 @@ pub struct LevelVersion {
 
 impl LevelVersion {
     const PRIVILEGED: Self = Self { level: Level::Privileged, version: Version::Latest };
+
+    /// Reads `baseline` or `baseline:v1.30`; without a version the newest rules count.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (level, version) = text.split_once(':').unwrap_or((text, "latest"));
+        Some(Self { level: Level::parse(level)?, version: Version::parse(version)? })
+    }
 }
 
 impl std::fmt::Display for LevelVersion {
@@ -102,11 +108,12 @@ pub(super) const DEFAULT: Policy =
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 
-/// Reads the policy from a namespace's labels, starting from `default`. A label that cannot be read counts as the strictest level
-/// where it is enforced, and is ignored otherwise.
+/// Reads the policy from a namespace's labels, starting from `default`. A label that cannot be read counts as the
+/// strictest level where it is enforced, and is ignored otherwise.
 pub(super) fn policy(labels: &Map<String, Value>, default: Policy) -> (Policy, FieldErrors) {
     let (mut policy, mut errors) = (default, FieldErrors::default());
-    if labels.is_empty() {
+    // every namespace has labels, and few have these
+    if !labels.keys().any(|key| key.starts_with(PREFIX)) {
         return (policy, errors);
     }
     let modes = [

@@ -204,6 +204,14 @@ fn labels_that_cannot_be_read_are_named_and_closed() {
     );
 }
 
+#[test]
+fn an_operator_writes_a_level_with_or_without_a_version() {
+    let shown = |text: &str| LevelVersion::parse(text).map(|wanted| wanted.to_string());
+    assert_eq!(shown("baseline").as_deref(), Some("baseline:latest"));
+    assert_eq!(shown("restricted:v1.30").as_deref(), Some("restricted:v1.30"));
+    assert_eq!((shown("strict"), shown("baseline:1.30"), shown("")), (None, None, None));
+}
+
 #[derive(Default)]
 struct Cluster(HashMap<String, Arc<Value>>);
 
