@@ -6,10 +6,9 @@ use libfuzzer_sys::fuzz_target;
 use tokio_util::codec::Decoder as _;
 
 /// The codec alone, compiled from its files: the crate around it runs containers and takes minutes to build.
+#[path = "../../src/server/spdy"]
 mod spdy {
-    #[path = "../../../src/server/spdy/frame.rs"]
     pub(crate) mod frame;
-    #[path = "../../../src/server/spdy/headers.rs"]
     pub(crate) mod headers;
 }
 
