@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod admit;
+mod carried;
 mod charge;
 mod connect;
 mod create;
@@ -69,7 +70,8 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
     let read = tokio::time::timeout(BODY_TIMEOUT, body::read(body)).await;
     let body = read.map_err(|_| ApiError::new(408, "Timeout", "the request body did not arrive in time"))??;
     call.trail.request(&body);
-    change(call, body).await
+    let rest = call.server.writes.clone();
+    carried::Carried::new(change(call, body), rest).await
 }
 
 /// Boxed, so that the future of a mere read stays small.

@@ -119,6 +119,8 @@ pub struct ApiServer {
     node_connector: RwLock<Option<Arc<dyn NodeConnector>>>,
     /// Upgraded connections on their way through to pods and nodes.
     pub(crate) tunnels: TaskTracker,
+    /// Writes whose clients went away before the answer.
+    pub(crate) writes: TaskTracker,
 }
 
 /// Who is at the other end, and when the conversation has to end.
@@ -163,6 +165,7 @@ impl ApiServer {
             aggregation: Aggregation::default(),
             node_connector: RwLock::new(None),
             tunnels: TaskTracker::new(),
+            writes: TaskTracker::new(),
             store,
         };
         let nodes = NodeAuthorizer::new(server.store.clone(), crate::bootstrap_policy::node_rules());
@@ -302,8 +305,10 @@ impl ApiServer {
         let server = self.clone();
         connection::serve(self, listener, tls.into(), stop).await;
         // told to end by the same signal
-        server.tunnels.close();
-        server.tunnels.wait().await;
+        for tasks in [&server.tunnels, &server.writes] {
+            tasks.close();
+            tasks.wait().await;
+        }
     }
 }
 
