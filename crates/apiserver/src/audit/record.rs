@@ -110,13 +110,14 @@ impl Source {
     }
 }
 
-/// The notes of one request; empty when its level is None, and then every method returns at once.
+/// The notes of one request; empty when its level is None, and then every method returns at once. The last stage takes
+/// the record away, so that what most requests have only one event of is not copied.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trail(Option<Arc<Mutex<Record>>>);
+pub(crate) struct Trail(Option<Arc<Mutex<Option<Record>>>>);
 
 impl Trail {
     pub(crate) fn new(record: Record) -> Self {
-        Self(Some(Arc::new(Mutex::new(record))))
+        Self(Some(Arc::new(Mutex::new(Some(record)))))
     }
 
     pub(crate) fn is_kept(&self) -> bool {
@@ -124,13 +125,15 @@ impl Trail {
     }
 
     fn note(&self, note: impl FnOnce(&mut Record)) {
-        if let Some(record) = &self.0 {
-            note(&mut record.lock());
+        if let Some(record) = &self.0
+            && let Some(record) = record.lock().as_mut()
+        {
+            note(record);
         }
     }
 
     fn has_level(&self, level: Level) -> bool {
-        self.0.as_ref().is_some_and(|record| record.lock().verdict.level >= level)
+        self.0.as_ref().is_some_and(|record| record.lock().as_ref().is_some_and(|record| record.verdict.level >= level))
     }
 
     /// Whether the object answered is part of the event.
@@ -188,11 +191,15 @@ impl Trail {
 
     /// The record as it is at `stage`, `None` where the policy leaves that stage out.
     pub(crate) fn at(&self, stage: Stage, now: Timestamp, ended: Option<Ended>) -> Option<Record> {
-        let record = self.0.as_ref()?.lock();
-        if record.verdict.omitted.contains(stage) {
+        let mut kept = self.0.as_ref()?.lock();
+        if kept.as_ref()?.verdict.omitted.contains(stage) {
             return None;
         }
-        Some(Record { stage, staged: now, ended, ..record.clone() })
+        let record = match stage {
+            Stage::ResponseComplete | Stage::Panic => kept.take()?,
+            Stage::RequestReceived | Stage::ResponseStarted => kept.clone()?,
+        };
+        Some(Record { stage, staged: now, ended, ..record })
     }
 }
 
