@@ -116,6 +116,8 @@ impl Stage {
             .current_dir(&self.folder)
             // the discovery cache and helm's own files live below HOME
             .env("HOME", &self.folder)
+            // what an editor could not save is kept there
+            .env("TMPDIR", &self.folder)
             .env("PATH", path)
             .env_remove("KUBECONFIG")
             .envs(variables.iter().map(|(key, value)| (key.as_str(), value.as_str())))
