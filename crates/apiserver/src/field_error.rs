@@ -1,136 +1,13 @@
 //! What is wrong with a field of an object, in upstream's words and shape.
 //!
-//! A [`Path`] is a list of segments on the stack: descending costs nothing, and only an error renders it.
+//! One error is schema's [`FieldError`], whoever finds it; here they are collected. A [`Path`] is a list of segments on the
+//! stack: descending costs nothing, and only an error renders it.
 
 use std::fmt;
 
 use kinds::k8s::apimachinery::pkg::apis::meta::v1::StatusCause;
+pub use schema::{FieldError, FieldErrorKind};
 use serde_json::Value;
-
-/// What kind of rule the field breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldErrorKind {
-    /// The field must be given.
-    Required,
-    /// The value breaks a rule.
-    Invalid,
-    /// The value is not one of a closed set.
-    NotSupported,
-    /// The value occurs a second time where it must be unique.
-    Duplicate,
-    /// The field must not be given, or not be changed, here.
-    Forbidden,
-    /// The value has too many bytes.
-    TooLong,
-    /// The list has too many items.
-    TooMany,
-    /// What the value names does not exist.
-    NotFound,
-    /// The value has the wrong type.
-    TypeInvalid,
-    /// The rule could not be checked.
-    InternalError,
-}
-
-impl FieldErrorKind {
-    /// The words that begin the message.
-    fn words(self) -> &'static str {
-        match self {
-            Self::Required => "Required value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
-            Self::NotSupported => "Unsupported value",
-            Self::Duplicate => "Duplicate value",
-            Self::Forbidden => "Forbidden",
-            Self::TooLong => "Too long",
-            Self::TooMany => "Too many",
-            Self::NotFound => "Not found",
-            Self::InternalError => "Internal error",
-        }
-    }
-
-    /// The reason of the cause in a `metav1.Status`.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Required => "FieldValueRequired",
-            Self::Invalid => "FieldValueInvalid",
-            Self::NotSupported => "FieldValueNotSupported",
-            Self::Duplicate => "FieldValueDuplicate",
-            Self::Forbidden => "FieldValueForbidden",
-            Self::TooLong => "FieldValueTooLong",
-            Self::TooMany => "FieldValueTooMany",
-            Self::NotFound => "FieldValueNotFound",
-            Self::TypeInvalid => "FieldValueTypeInvalid",
-            Self::InternalError => "InternalError",
-        }
-    }
-
-    fn shows_value(self) -> bool {
-        match self {
-            Self::Required | Self::Forbidden | Self::TooLong | Self::InternalError => false,
-            Self::Invalid
-            | Self::NotSupported
-            | Self::Duplicate
-            | Self::TooMany
-            | Self::NotFound
-            | Self::TypeInvalid => true,
-        }
-    }
-}
-
-/// One broken rule of one field.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FieldError {
-    /// What kind of rule.
-    pub kind: FieldErrorKind,
-    /// Path of the field, for example `spec.containers[0].name`.
-    pub field: String,
-    /// The value found there.
-    pub value: Value,
-    /// The rule, empty when the kind says it all.
-    pub detail: String,
-}
-
-impl FieldError {
-    /// The message without the field's path, as a status cause carries it.
-    pub fn body(&self) -> String {
-        let mut body = self.kind.words().to_owned();
-        if self.kind.shows_value() {
-            body.push_str(": ");
-            body.push_str(&self.value.to_string());
-        }
-        if !self.detail.is_empty() {
-            body.push_str(": ");
-            body.push_str(&self.detail);
-        }
-        body
-    }
-}
-
-impl From<schema::FieldError> for FieldError {
-    fn from(error: schema::FieldError) -> Self {
-        use schema::FieldErrorKind as Kind;
-        let kind = match error.kind {
-            Kind::Required => FieldErrorKind::Required,
-            Kind::Invalid => FieldErrorKind::Invalid,
-            Kind::NotSupported => FieldErrorKind::NotSupported,
-            Kind::Duplicate => FieldErrorKind::Duplicate,
-            Kind::Forbidden => FieldErrorKind::Forbidden,
-            Kind::TooLong => FieldErrorKind::TooLong,
-            Kind::TooMany => FieldErrorKind::TooMany,
-            Kind::TypeInvalid => FieldErrorKind::TypeInvalid,
-            Kind::Internal => FieldErrorKind::InternalError,
-        };
-        // as upstream prints what is not there
-        let value = if error.value.is_null() && kind.shows_value() { "null".into() } else { error.value };
-        Self { kind, field: error.path, value, detail: error.detail }
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.body())
-    }
-}
 
 /// All that is wrong with an object; empty when it is valid.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -142,65 +19,59 @@ impl FieldErrors {
         self.0.is_empty()
     }
 
-    fn push(&mut self, kind: FieldErrorKind, path: &Path<'_>, value: Value, detail: String) {
-        self.0.push(FieldError { kind, field: path.to_string(), value, detail });
-    }
-
     /// The field must be given.
     pub fn required(&mut self, path: &Path<'_>, detail: impl Into<String>) {
-        self.push(FieldErrorKind::Required, path, Value::Null, detail.into());
+        self.0.push(FieldError::required(path.to_string(), detail));
     }
 
     /// The value breaks the rule `detail`.
     pub fn invalid(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>) {
-        self.push(FieldErrorKind::Invalid, path, value.into(), detail.into());
+        self.0.push(FieldError::invalid(path.to_string(), value, detail));
     }
 
     /// The value is none of `supported`.
     pub fn not_supported(&mut self, path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) {
-        let quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
-        self.push(FieldErrorKind::NotSupported, path, value.into(), detail);
+        self.0.push(FieldError::not_supported(path.to_string(), value, supported));
     }
 
     /// The value occurs a second time.
     pub fn duplicate(&mut self, path: &Path<'_>, value: impl Into<Value>) {
-        self.push(FieldErrorKind::Duplicate, path, value.into(), String::new());
+        self.0.push(FieldError::duplicate(path.to_string(), value));
     }
 
     /// The field is not allowed, or not changeable, here.
     pub fn forbidden(&mut self, path: &Path<'_>, detail: impl Into<String>) {
-        self.push(FieldErrorKind::Forbidden, path, Value::Null, detail.into());
+        self.0.push(FieldError::forbidden(path.to_string(), detail));
     }
 
     /// The value has more than `max` bytes.
     pub fn too_long(&mut self, path: &Path<'_>, max: usize) {
-        self.push(FieldErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} bytes"));
+        self.0.push(FieldError::too_long(path.to_string(), max as u64));
     }
 
     /// The list has `count` items, more than `max`.
     pub fn too_many(&mut self, path: &Path<'_>, count: usize, max: usize) {
-        self.push(FieldErrorKind::TooMany, path, count.into(), format!("must have at most {max} items"));
+        self.0.push(FieldError::too_many(path.to_string(), count, max as u64));
     }
 
     /// What the value names does not exist.
     pub fn not_found(&mut self, path: &Path<'_>, value: impl Into<Value>) {
-        self.push(FieldErrorKind::NotFound, path, value.into(), String::new());
+        self.0.push(FieldError::not_found(path.to_string(), value));
     }
 
     /// The value has the wrong type.
     pub fn type_invalid(&mut self, path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>) {
-        self.push(FieldErrorKind::TypeInvalid, path, value.into(), detail.into());
+        self.0.push(FieldError::type_invalid(path.to_string(), value, detail));
     }
 
     /// The rule could not be checked.
     pub fn internal(&mut self, path: &Path<'_>, detail: impl Into<String>) {
-        self.push(FieldErrorKind::InternalError, path, Value::Null, detail.into());
+        self.0.push(FieldError::internal(path.to_string(), detail));
     }
 
     /// Takes over what is wrong with a field according to its type.
-    pub fn extend(&mut self, errors: impl IntoIterator<Item = schema::FieldError>) {
-        self.0.extend(errors.into_iter().map(FieldError::from));
+    pub fn extend(&mut self, errors: impl IntoIterator<Item = FieldError>) {
+        self.0.extend(errors);
     }
 
     /// The causes of a `metav1.Status` with reason `Invalid`.
@@ -208,8 +79,8 @@ impl FieldErrors {
         self.0
             .iter()
             .map(|error| StatusCause {
-                field: Some(error.field.clone()),
-                message: Some(error.body()),
+                field: Some(error.path.clone()),
+                message: Some(error.message()),
                 reason: Some(error.kind.reason().to_owned()),
             })
             .collect()

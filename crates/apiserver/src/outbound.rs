@@ -31,6 +31,7 @@ mod verifier;
 
 use connector::Connector;
 pub(crate) use error::OutboundError;
+pub(crate) use verifier::tls;
 
 /// Clients kept, one for each combination of trust and identity; when full, all are forgotten. More than this many
 /// certificate bundles in use at once means that nothing is gained by keeping them.
@@ -207,7 +208,7 @@ impl Outbound {
             return Ok(client.clone());
         }
         // made without the lock: reading the machine's certificates takes a while, and making one twice does no harm
-        let tls = verifier::tls(&peer.trust, peer.identity.as_ref())?;
+        let tls = tls(&peer.trust, peer.identity.as_ref())?;
         let resolver = services.then(|| self.store.clone());
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())

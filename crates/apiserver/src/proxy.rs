@@ -5,9 +5,9 @@
 //! upgraded connection becomes a task, one of the server's, which ends with the server.
 
 mod rewrite;
-mod tls;
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
@@ -21,14 +21,17 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     body::{self, Body, BoxError},
+    outbound::{self, Trust},
     status::ApiError,
 };
 use rewrite::Links;
@@ -99,9 +102,13 @@ async fn connect(target: &Target) -> Result<Box<dyn Io>, ApiError> {
     let connecting = async {
         let stream = TcpStream::connect(target.address).await?;
         stream.set_nodelay(true)?;
-        Ok::<Box<dyn Io>, std::io::Error>(match target.scheme {
+        Ok::<Box<dyn Io>, io::Error>(match target.scheme {
             Scheme::Http => Box::new(stream),
-            Scheme::Https => Box::new(tls::connect(stream, target.address.ip()).await?),
+            Scheme::Https => {
+                // as upstream's proxy: the connection is private, the other end is whoever has the address
+                let tls = outbound::tls(&Trust::Insecure, None).map_err(io::Error::other)?;
+                Box::new(TlsConnector::from(tls).connect(ServerName::from(target.address.ip()), stream).await?)
+            }
         })
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {

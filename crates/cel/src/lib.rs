@@ -30,6 +30,7 @@ pub use error::EvalError;
 pub use issue::Issues;
 pub use library::{Library, Overload};
 pub use number::format_double;
+pub use parser::is_reserved;
 pub use program::{Bindings, CompileError, Program, WrongType};
 pub use types::{Field, ListKind, ListType, MapType, ObjectType, Type};
 pub use value::{List, ListIter, Map, MapIter, Object, Opaque, Str, Value};

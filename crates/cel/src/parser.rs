@@ -38,6 +38,11 @@ const RESERVED: [&str; 17] = [
     "void",
     "while",
 ];
+/// Whether `name` is a word of the language, which nothing else may be called.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || lexer::WORDS.contains(&name)
+}
+
 const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, \
                         BYTES, IDENTIFIER}";
 

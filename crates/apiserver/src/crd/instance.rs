@@ -49,7 +49,7 @@ fn hides_rules(kind: FieldErrorKind) -> bool {
         | FieldErrorKind::Duplicate
         | FieldErrorKind::Forbidden
         | FieldErrorKind::NotFound
-        | FieldErrorKind::InternalError => false,
+        | FieldErrorKind::Internal => false,
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
 pub(super) fn causes(errors: &FieldErrors) -> Vec<Cause> {
     let cause = |error: &FieldError| Cause {
         reason: error.kind.reason().to_owned(),
-        message: error.body(),
-        field: error.field.clone(),
+        message: error.message(),
+        field: error.path.clone(),
     };
     errors.0.iter().map(cause).collect()
 }

@@ -17,7 +17,7 @@ use rustls::{
 use super::{Identity, OutboundError, Trust};
 
 /// The configuration of connections that trust and show this.
-pub(super) fn tls(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<rustls::ClientConfig>, OutboundError> {
+pub(crate) fn tls(trust: &Trust, identity: Option<&Identity>) -> Result<Arc<rustls::ClientConfig>, OutboundError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let failed = |error: rustls::Error| OutboundError::Tls(Box::new(error));
     let verifier = Arc::new(Verifier::new(trust, provider.clone())?);

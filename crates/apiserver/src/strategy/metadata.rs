@@ -93,7 +93,7 @@ pub(crate) fn check_embedded(metadata: &Value, path: &Path<'_>, errors: &mut Fie
     }
     validate_content(metadata, Finalizers::Any, &mut found);
     errors.0.extend(found.0.into_iter().map(|mut error| {
-        error.field = format!("{path}.{}", error.field);
+        error.path = format!("{path}.{}", error.path);
         error
     }));
 }

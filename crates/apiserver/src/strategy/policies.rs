@@ -22,31 +22,6 @@ const SPEC: Path<'static> = Path::new("spec");
 const ANNOTATIONS_MAX: usize = 20;
 /// Longest expression of an audit annotation.
 const ANNOTATION_EXPRESSION_BYTES_MAX: usize = 5 * 1024;
-/// Words of the language, which no variable may be called.
-const WORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// Policies.
 pub(super) struct Policy;
 
@@ -179,7 +154,7 @@ fn is_identifier(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && !WORDS.contains(&name)
+        && !cel::is_reserved(name)
 }
 
 /// Checks the variables, each of which may use those before it; gives the environment that has them all.

@@ -35,7 +35,7 @@ const SYMBOLS: [&str; 24] = [
     "==", "!=", "<=", ">=", "&&", "||", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", ".", ",", "(", ")", "[", "]",
     "{", "}",
 ];
-const WORDS: [&str; 4] = ["in", "true", "false", "null"];
+pub(super) const WORDS: [&str; 4] = ["in", "true", "false", "null"];
 
 /// All tokens of a source, the last of which is [`TokenKind::End`].
 pub(super) fn tokens(source: &str) -> Result<Vec<Token<'_>>, Issue> {

@@ -21,6 +21,8 @@ pub enum FieldErrorKind {
     TooLong,
     /// The list has more items than allowed.
     TooMany,
+    /// What the value names does not exist.
+    NotFound,
     /// The value has another JSON type.
     TypeInvalid,
     /// The rule could not be checked.
@@ -38,6 +40,7 @@ impl FieldErrorKind {
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
+            Self::NotFound => "FieldValueNotFound",
             Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::Internal => "InternalError",
         }
@@ -52,6 +55,7 @@ impl FieldErrorKind {
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
             Self::TooMany => "Too many",
+            Self::NotFound => "Not found",
             Self::Internal => "Internal error",
         }
     }
@@ -120,7 +124,8 @@ impl FieldError {
     /// The value is none of the supported ones.
     pub fn not_supported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
         let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-        let detail = format!("supported values: {}", supported.join(", "));
+        let detail =
+            if supported.is_empty() { String::new() } else { format!("supported values: {}", supported.join(", ")) };
         Self::new(FieldErrorKind::NotSupported, path, value.into(), detail)
     }
 
@@ -144,6 +149,11 @@ impl FieldError {
     pub fn too_many(path: impl Into<String>, actual: usize, max: u64) -> Self {
         let items = if max == 1 { "item" } else { "items" };
         Self::new(FieldErrorKind::TooMany, path, actual.into(), format!("must have at most {max} {items}"))
+    }
+
+    /// What the value names does not exist.
+    pub fn not_found(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(FieldErrorKind::NotFound, path, value.into(), "")
     }
 
     /// The rule could not be checked.

@@ -384,7 +384,7 @@ fn when_jobs_are_done() {
         (failure(json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]})), ""),
         (
             failure(json!({"action": "Ignore"})),
-            "spec.podFailurePolicy.rules[0]: Invalid value: null: specifying one of OnExitCodes and OnPodConditions is required",
+            "spec.podFailurePolicy.rules[0]: Invalid value: \"null\": specifying one of OnExitCodes and OnPodConditions is required",
         ),
         (
             failure(json!({"action": "FailJob", "onExitCodes": {"operator": "In", "values": [0]}})),
