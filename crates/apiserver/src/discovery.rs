@@ -1,33 +1,65 @@
 //! Discovery: which groups, versions and resources there are, in the classic and the aggregated form; and the version.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use identity::TokenSigner;
 use kinds::Resource;
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     aggregation::{self, Remote},
     body::{self, Body},
-    output,
+    indented, output,
     resources::{Group, GroupVersion, Table},
     status::ApiError,
 };
 
 /// The Kubernetes version whose API is served.
 const MINOR: &str = "36";
+/// The oldest one whose clients and data are understood, as upstream's server of that version says.
+const MINOR_COMPATIBLE: &str = "35";
+
+/// What `/version` says, in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    major: &'static str,
+    minor: &'static str,
+    emulation_major: &'static str,
+    emulation_minor: &'static str,
+    min_compatibility_major: &'static str,
+    min_compatibility_minor: &'static str,
+    git_version: String,
+    git_commit: &'static str,
+    git_tree_state: &'static str,
+    build_date: &'static str,
+    go_version: &'static str,
+    compiler: &'static str,
+    platform: String,
+}
 
 /// `/version`.
 pub(crate) fn version() -> Response<Body> {
     let own = env!("CARGO_PKG_VERSION");
-    json_response(&json!({
-        "major": "1", "minor": MINOR, "gitVersion": format!("v1.{MINOR}.0+keelson-{own}"),
-        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "", "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, go_arch()),
-    }))
+    let version = Version {
+        major: "1",
+        minor: MINOR,
+        emulation_major: "1",
+        emulation_minor: MINOR,
+        min_compatibility_major: "1",
+        min_compatibility_minor: MINOR_COMPATIBLE,
+        git_version: format!("v1.{MINOR}.0+keelson-{own}"),
+        git_commit: "",
+        git_tree_state: "clean",
+        build_date: "1970-01-01T00:00:00Z",
+        go_version: "",
+        compiler: "rustc",
+        platform: format!("{}/{}", std::env::consts::OS, go_arch()),
+    };
+    indented::answer(output::value(&version, StatusCode::OK))
 }
 
 fn go_arch() -> &'static str {
@@ -79,7 +111,7 @@ pub(crate) fn paths(table: &Table) -> Response<Body> {
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
             .map(str::to_owned),
     );
-    json_response(&json!({"paths": paths}))
+    indented::answer(json_response(&json!({"paths": paths})))
 }
 
 /// Whether the client asks for the aggregated form, and in which version.
@@ -202,42 +234,75 @@ pub(crate) fn group(table: &Table, remotes: &[Arc<Remote>], name: &str) -> Resul
     Ok(json_response(&group))
 }
 
+/// An APIResourceList. Members stand in upstream's order: scripts look for pieces of the text.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceList<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    group_version: String,
+    resources: Vec<Listed<'a>>,
+}
+
+/// An APIResource.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed<'a> {
+    name: Cow<'a, str>,
+    singular_name: &'a str,
+    namespaced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    kind: &'a str,
+    verbs: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    short_names: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    categories: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_version_hash: Option<String>,
+}
+
 /// `/api/v1` and `/apis/GROUP/VERSION`.
 pub(crate) fn resources(table: &Table, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
     let found = table.version(group, version).ok_or_else(ApiError::no_such_resource)?;
     let mut resources = Vec::new();
     for served in &found.resources {
         let resource = &served.resource;
-        let mut value = json!({
-            "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
-            "kind": resource.kind, "verbs": resource.verbs,
+        let is_listed = resource.verbs.iter().any(|verb| verb == "list");
+        resources.push(Listed {
+            name: Cow::Borrowed(&resource.plural),
+            singular_name: &resource.singular,
+            namespaced: resource.namespaced,
+            group: None,
+            version: None,
+            kind: &resource.kind,
+            verbs: &resource.verbs,
+            short_names: &resource.short_names,
+            categories: &resource.categories,
+            storage_version_hash: is_listed.then(|| version_hash(&served.stored_api_version, &resource.kind)),
         });
-        if !resource.short_names.is_empty() {
-            value["shortNames"] = resource.short_names.clone().into();
-        }
-        if !resource.categories.is_empty() {
-            value["categories"] = resource.categories.clone().into();
-        }
-        if resource.verbs.iter().any(|verb| verb == "list") {
-            value["storageVersionHash"] = version_hash(&served.stored_api_version, &resource.kind).into();
-        }
-        resources.push(value);
-        for sub in &resource.subresources {
-            let mut value = json!({
-                "name": format!("{}/{}", resource.plural, sub.name), "singularName": "",
-                "namespaced": resource.namespaced, "kind": sub.kind.kind, "verbs": sub.verbs,
-            });
-            if sub.kind.group != resource.group || sub.kind.version != resource.version {
-                value["group"] = sub.kind.group.as_str().into();
-                value["version"] = sub.kind.version.as_str().into();
+        resources.extend(resource.subresources.iter().map(|sub| {
+            let is_foreign = sub.kind.group != resource.group || sub.kind.version != resource.version;
+            Listed {
+                name: Cow::Owned(format!("{}/{}", resource.plural, sub.name)),
+                singular_name: "",
+                namespaced: resource.namespaced,
+                group: is_foreign.then_some(sub.kind.group.as_str()),
+                version: is_foreign.then_some(sub.kind.version.as_str()),
+                kind: &sub.kind.kind,
+                verbs: &sub.verbs,
+                short_names: &[],
+                categories: &[],
+                storage_version_hash: None,
             }
-            resources.push(value);
-        }
+        }));
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    Ok(json_response(
-        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
-    ))
+    let list = ResourceList { kind: "APIResourceList", api_version: "v1", group_version, resources };
+    Ok(output::value(&list, StatusCode::OK))
 }
 
 /// Tells clients whether two versions share one storage.

@@ -46,6 +46,7 @@ mod flow;
 mod handlers;
 mod health;
 mod impersonation;
+mod indented;
 mod matching;
 mod meta;
 mod metrics;

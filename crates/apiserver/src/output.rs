@@ -108,8 +108,8 @@ fn encoded(call: &Call, value: &Value, status: StatusCode) -> Result<Response<Bo
     }
 }
 
-/// Answers with any JSON value.
-pub(crate) fn value(value: &Value, status: StatusCode) -> Response<Body> {
+/// Answers with any JSON document.
+pub(crate) fn value<T: serde::Serialize + ?Sized>(value: &T, status: StatusCode) -> Response<Body> {
     let mut bytes = Vec::with_capacity(1024);
     codec::write_json(&mut bytes, value);
     json_bytes(bytes.into(), status)

@@ -20,6 +20,7 @@ use crate::{
     audit::{Auditor, Ended, Stage, Trail},
     body::{self, Body, BoxError},
     flow::{Admitted, FlowSchema},
+    indented,
     server::{ApiServer, Caller},
     status::ApiError,
 };
@@ -85,6 +86,7 @@ impl ApiServer {
     pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>, caller: Caller) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let mut passage = Passage::new(&parts.headers);
+        let is_indented = indented::is_wanted(&parts.uri, &parts.headers);
         let auditor = self.auditor.clone();
         let answered = AssertUnwindSafe(self.route(parts, body, caller, &mut passage)).catch_unwind().await;
         let (mut response, error, panicked) = match answered {
@@ -103,6 +105,9 @@ impl ApiServer {
             } else {
                 audited(auditor, &passage, response, ended).await
             };
+        }
+        if is_indented && passage.span == Span::Short {
+            response = indented::answer(response);
         }
         let headers = response.headers_mut();
         headers.insert(AUDIT_ID, passage.id);

@@ -54,6 +54,30 @@ impl Problem {
     pub fn is_fatal(&self) -> bool {
         !matches!(self, Self::Unknown { .. })
     }
+
+    /// The problem as upstream says it of an object that is a tree already when it is decoded, as a strategic merge
+    /// leaves it.
+    pub fn of_tree(&self) -> String {
+        let Self::Type { expected, found, .. } = self else { return self.to_string() };
+        let given = match found.split(' ').next().unwrap_or_default() {
+            "number" if found.contains('.') => "float64",
+            "number" => "int64",
+            "array" => "slice",
+            "object" => "map",
+            scalar => scalar,
+        };
+        if expected.starts_with("map[") {
+            format!("cannot restore map from {given}")
+        } else if expected.starts_with("[]") {
+            format!("cannot restore slice from {given}")
+        } else if expected.contains('.') {
+            format!("cannot restore struct from: {given}")
+        } else if given == "int64" && expected != "bool" || given == "float64" && expected.starts_with("int") {
+            format!("cannot convert {given} to {expected}")
+        } else {
+            format!("unrecognized type: {expected}")
+        }
+    }
 }
 
 /// Brings an object into the form of its type and reports what did not fit.

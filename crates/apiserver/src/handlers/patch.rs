@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, header};
-use schema::apply::Operation;
+use schema::{FieldError, apply::Operation};
 use serde_json::Value;
 
 use super::{
     admit::Gate,
     create::{self, Ownership},
-    receive,
+    receive::{self, Misfit},
     update::{self, Change},
     write,
 };
@@ -86,6 +86,42 @@ impl Patch {
         }
         Ok(new)
     }
+
+    /// Fields that are set twice in the patch's text; the last one counts.
+    fn repeated(&self, body: &Bytes) -> Vec<String> {
+        let prefix = if matches!(self, Self::Json(_)) { "json patch " } else { "" };
+        let fields = schema::json::parse(body).map(|(_, fields)| fields).unwrap_or_default();
+        fields.iter().map(|field| format!("{prefix}{field}")).collect()
+    }
+
+    /// The refusal of a patch whose outcome is not of the resource's type.
+    fn misfit(&self, outcome: &Value, misfit: Misfit) -> ApiError {
+        let (value, what) = match (self, misfit) {
+            (Self::Strategic(patch), Misfit::Content(problem)) => (go_text(patch), problem.of_tree()),
+            (Self::Strategic(patch), Misfit::Odd(what)) => (go_text(patch), what),
+            (_, Misfit::Content(problem)) => (outcome.to_string(), problem.to_string()),
+            (_, Misfit::Odd(what)) => (outcome.to_string(), what),
+        };
+        let error = FieldError::invalid("patch", value, what);
+        let message = error.message();
+        let cause = Cause { reason: error.kind.reason().to_owned(), message, field: error.path };
+        ApiError::invalid("", "", "", vec![cause])
+    }
+}
+
+/// A tree as Go prints maps and slices: `map[metadata:map[labels:x]]`.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(members) => {
+            let members: Vec<String> =
+                members.iter().map(|(name, value)| format!("{name}:{}", go_text(value))).collect();
+            format!("map[{}]", members.join(" "))
+        }
+        scalar => scalar.to_string(),
+    }
 }
 
 /// Answers a PATCH.
@@ -99,9 +135,13 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
         let what = "force: Forbidden: may not be specified for non-apply patch";
         return Err(invalid_options(what));
     }
+    let repeated = match options.field_validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn | FieldValidation::Strict => patch.repeated(body),
+    };
     let change = |old: &Value| {
         let mut new = patch.patched(&call.served.schema, old)?;
-        complete(call, &options, &mut new)?;
+        complete(call, &options, &patch, &repeated, &mut new)?;
         // the live version the patch was computed from is no wish of the client's
         if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
             meta::of(&mut new).remove("resourceVersion");
@@ -115,12 +155,19 @@ fn invalid_options(what: &str) -> ApiError {
     ApiError::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {what}"))
 }
 
-fn complete(call: &Call, options: &WriteOptions, object: &mut Value) -> Result<(), ApiError> {
+fn complete(
+    call: &Call,
+    options: &WriteOptions,
+    patch: &Patch,
+    repeated: &[String],
+    object: &mut Value,
+) -> Result<(), ApiError> {
     if !object.is_object() {
         return Err(ApiError::new(422, "Invalid", "the patch does not leave an object"));
     }
     receive::check_kind(&call.served, object)?;
-    receive::prune(call, object, Vec::new(), options.field_validation)?;
+    receive::fit(call, object, repeated.to_vec(), options.field_validation)
+        .map_err(|misfit| patch.misfit(object, misfit))?;
     receive::check_address(call, object)?;
     receive::default(&call.served, object);
     Ok(())

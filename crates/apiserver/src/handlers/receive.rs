@@ -1,5 +1,6 @@
 //! From a request's body to an object of the resource's type: kind, unknown fields, defaults.
 
+use http::Method;
 use schema::Problem;
 use serde_json::Value;
 
@@ -11,9 +12,29 @@ use crate::{
     status::ApiError,
 };
 
+/// How much of a body that is no object its refusal shows.
+const SHOWN_BYTES: usize = 30;
+
 /// Decodes a body in the media type the request names.
 pub(super) fn decode(call: &Call, body: &[u8]) -> Result<Decoded, ApiError> {
-    codec::decode(body, MediaType::of(call.header(http::header::CONTENT_TYPE))?)
+    let media_type = MediaType::of(call.header(http::header::CONTENT_TYPE))?;
+    codec::decode(body, media_type).map_err(|error| {
+        let resource = &call.served.resource;
+        let subresource = resource.subresources.iter().find(|known| known.name == call.subresource);
+        let kind = subresource.map_or(&resource.kind, |known| &known.kind.kind);
+        let (what, shown) = (error.message, shown(body));
+        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {what} ({shown})"))
+    })
+}
+
+fn shown(body: &[u8]) -> String {
+    let start = &body[..body.len().min(SHOWN_BYTES)];
+    let text = match start.first() {
+        None => return "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned(),
+        Some(_) => hex::encode(start),
+    };
+    if body.len() > SHOWN_BYTES { format!("{text} ...") } else { text }
 }
 
 /// Checks that the object is of the resource's kind, filling in what is left out.
@@ -52,38 +73,59 @@ fn short(api_version: &str, kind: &str) -> String {
     format!("{}.{kind}", api_version.rsplit('/').next().unwrap_or_default())
 }
 
+/// Why an object is not of its resource's type.
+pub(super) enum Misfit {
+    /// A value that its field cannot hold.
+    Content(Problem),
+    /// What a strict request does not tolerate.
+    Odd(String),
+}
+
 /// Removes unknown fields and checks types, at the level of strictness the request asks for.
+pub(super) fn fit(
+    call: &Call,
+    object: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<(), Misfit> {
+    let served = &call.served;
+    let problems = schema::prune(&served.schema, object);
+    if problems.is_empty() && duplicates.is_empty() {
+        return Ok(());
+    }
+    if let Some(problem) = problems.iter().find(|problem| problem.is_fatal()) {
+        return Err(Misfit::Content(problem.clone()));
+    }
+    // patches and custom resources are decoded before they are looked at against their schema, typed objects in one go
+    let unknown = problems.iter().map(ToString::to_string);
+    let odd: Vec<String> = if served.custom.is_some() || call.parts.method == Method::PATCH {
+        duplicates.into_iter().chain(unknown).collect()
+    } else {
+        unknown.chain(duplicates).collect()
+    };
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => call.warn(odd),
+        FieldValidation::Strict => return Err(Misfit::Odd(format!("strict decoding error: {}", odd.join(", ")))),
+    }
+    Ok(())
+}
+
+/// [`fit`] of the object that a body holds.
 pub(super) fn prune(
     call: &Call,
     object: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
 ) -> Result<(), ApiError> {
-    let served = &call.served;
-    let problems = schema::prune(&served.schema, object);
-    if problems.is_empty() && duplicates.is_empty() {
-        return Ok(());
-    }
-    let resource = &served.resource;
-    let refused = |what: String| {
-        let (kind, version) = (&resource.kind, &resource.version);
+    fit(call, object, duplicates, validation).map_err(|misfit| {
+        let (kind, version) = (&call.served.resource.kind, &call.served.resource.version);
+        let what = match misfit {
+            Misfit::Content(problem) => problem.to_string(),
+            Misfit::Odd(what) => what,
+        };
         ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {what}"))
-    };
-    if let Some(problem) = problems.iter().find(|problem| problem.is_fatal()) {
-        return Err(refused(problem.to_string()));
-    }
-    // custom resources are decoded before they are looked at against their schema, typed objects in one go
-    let unknown = problems.iter().map(ToString::to_string);
-    let odd: Vec<String> = match served.custom {
-        Some(_) => duplicates.into_iter().chain(unknown).collect(),
-        None => unknown.chain(duplicates).collect(),
-    };
-    match validation {
-        FieldValidation::Ignore => {}
-        FieldValidation::Warn => call.warn(odd),
-        FieldValidation::Strict => return Err(refused(format!("strict decoding error: {}", odd.join(", ")))),
-    }
-    Ok(())
+    })
 }
 
 /// Refuses an applied configuration with a field its type does not have, however lax the request: who applies a field

@@ -1,8 +1,9 @@
 //! The four kinds of patch, and server-side apply's ownership.
 
+use http::Method;
 use serde_json::json;
 
-use crate::fixture::{APPLY, Fixture, MERGE};
+use crate::fixture::{APPLY, Fixture, MERGE, request};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -35,6 +36,54 @@ async fn a_strategic_merge_meets_list_elements_by_their_key() {
     let images: Vec<&str> =
         patched["spec"]["containers"].as_array().unwrap().iter().map(|c| c["image"].as_str().unwrap()).collect();
     assert_eq!(images, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_patch_that_leaves_no_object_of_the_type_is_refused_in_upstreams_words() {
+    const STRATEGIC: &str = "application/strategic-merge-patch+json";
+    let fixture = Fixture::new().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "1"}]}});
+    fixture.post(PODS, &pod).await.ok();
+    let path = format!("{PODS}/p");
+    let (code, reason, message) =
+        fixture.patch(&path, STRATEGIC, &json!({"metadata": {"labels": "invalid"}})).await.failed();
+    assert_eq!((code, reason.as_str()), (422, "Invalid"));
+    let wanted =
+        r#" "" is invalid: patch: Invalid value: "map[metadata:map[labels:invalid]]": cannot restore map from string"#;
+    assert_eq!(message, wanted);
+    for (spec, wanted) in [
+        (json!({"priority": "high"}), "unrecognized type: int32"),
+        (json!({"hostname": 5}), "cannot convert int64 to string"),
+        (json!({"containers": [{"name": "a", "args": {"x": "y"}}]}), "cannot restore slice from map"),
+        (json!({"securityContext": [1]}), "cannot restore struct from: slice"),
+    ] {
+        let (_, _, message) = fixture.patch(&path, STRATEGIC, &json!({"spec": spec})).await.failed();
+        assert!(message.ends_with(wanted), "{message}");
+    }
+    let (code, _, message) = fixture.patch(&path, MERGE, &json!({"metadata": {"labels": "invalid"}})).await.failed();
+    assert_eq!(code, 422);
+    assert!(message.starts_with(r#" "" is invalid: patch: Invalid value: "{\"apiVersion\":\"v1\","#), "{message}");
+    assert!(
+        message.contains("json: cannot unmarshal string into Go struct field ObjectMeta.metadata.labels"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_strict_patch_may_neither_repeat_nor_invent_fields() {
+    let fixture = Fixture::new().await;
+    fixture.post(MAPS, &json!({"metadata": {"name": "a"}})).await.ok();
+    let patch = |level: &str, kind: &str, body: &str| {
+        request(Method::PATCH, &format!("{MAPS}/a?fieldValidation={level}"), kind, body)
+    };
+    let odd = r#"{"data": {"x": "1", "x": "2"}, "dat": {}}"#;
+    let (code, _, message) = fixture.send(patch("Strict", MERGE, odd)).await.failed();
+    let wanted = r#"strict decoding error: duplicate field "data.x", unknown field "dat""#;
+    assert!(code == 422 && message.ends_with(wanted), "{message}");
+    let operations = r#"[{"op": "add", "path": "/data", "path": "/data", "value": {}}]"#;
+    let (_, _, message) = fixture.send(patch("Strict", "application/json-patch+json", operations)).await.failed();
+    assert!(message.ends_with(r#"strict decoding error: json patch duplicate field "[0].path""#), "{message}");
+    assert_eq!(fixture.send(patch("Ignore", MERGE, odd)).await.ok()["data"]["x"], "2");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use http::{HeaderValue, Method, header};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 
-use crate::fixture::{Fixture, MERGE, request};
+use crate::fixture::{Fixture, JSON, MERGE, request};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -268,4 +268,42 @@ async fn events_go_when_their_time_has_come() {
     assert_eq!(lines.named().await, ("DELETED".into(), "e".into()));
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_object_is_shown_to_whoever_sent_it() {
+    let fixture = Fixture::new().await;
+    let yaml =
+        request(Method::POST, "/api/v1/namespaces", JSON, "apiVersion: v1\nkind: Pod\nmetadata:\n  name: valid-pod\n");
+    let (code, reason, message) = fixture.send(yaml).await.failed();
+    assert_eq!((code, reason.as_str()), (400, "BadRequest"));
+    let start = "the object provided is unrecognized (must be of type Namespace): couldn't get version/kind; json parse error: ";
+    assert!(message.starts_with(start), "{message}");
+    assert!(message.ends_with("(61706956657273696f6e3a2076310a6b696e643a20506f640a6d65746164 ...)"), "{message}");
+    let cut = request(Method::POST, "/api/v1/namespaces", JSON, "{\"kind\":");
+    assert!(fixture.send(cut).await.failed().2.ends_with("({\"kind\":)"));
+}
+
+#[tokio::test]
+async fn people_get_lines_and_scripts_the_members_in_order() {
+    let fixture = Fixture::new().await;
+    let text = async |path: &str, agent: &str| {
+        let mut request = request(Method::GET, path, JSON, "");
+        request.headers_mut().insert(header::USER_AGENT, agent.parse().unwrap());
+        let body = fixture.open(request).await.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    };
+    let list = text("/api/v1", "kubectl/v1.36.0").await;
+    assert!(
+        list.starts_with(r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"v1","resources":[{"name":"#)
+    );
+    let maps = r#"{"name":"configmaps","singularName":"configmap","namespaced":true,"kind":"ConfigMap","verbs":["create","delete","deletecollection","get","list","patch","update","watch"],"shortNames":["cm"],"storageVersionHash":"#;
+    assert!(list.contains(maps), "{list}");
+    let review = r#"{"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}"#;
+    let mut ask = request(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", JSON, review);
+    ask.headers_mut().insert(header::USER_AGENT, "curl/8.5.0".parse().unwrap());
+    let body = fixture.open(ask).await.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&body).contains("\n    \"allowed\": true"));
+    assert!(text("/api/v1/namespaces/none", "curl/8.5.0").await.contains("\n  \"reason\": \"NotFound\""));
+    assert!(text("/version", "kubectl/v1.36.0").await.starts_with("{\n  \"major\": \"1\",\n  \"minor\""));
 }
