@@ -108,7 +108,11 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
     }
     let patience = Patience::default();
     let stream = Timely::new(stream, patience.clone());
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+    if !matches!(handshake, Ok(Ok(_))) {
+        server.metrics.handshake_errors.fetch_add(1, Relaxed);
+    }
+    let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(?peer, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(?peer, "TLS handshake timed out"),

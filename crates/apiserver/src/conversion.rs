@@ -7,7 +7,7 @@
 //! A stored revision is converted once for each version and kept with its definition, so that a change of the definition
 //! forgets what the old webhook said.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,11 +16,7 @@ use serde_json::Value;
 use store::{Event, Object};
 
 use crate::{
-    codec,
-    convert::Form,
-    dispatch::Call,
-    outbound::{ClientConfig, Outbound},
-    resources::Served,
+    codec, convert::Form, dispatch::Call, outbound::ClientConfig, resources::Served, server::ApiServer,
     status::ApiError,
 };
 
@@ -37,6 +33,8 @@ const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The webhook of a definition, and what it said.
 pub(crate) struct Conversion {
+    /// Name of the definition.
+    name: String,
     client: Result<ClientConfig, String>,
     /// The newest version of reviews it and this server know.
     version: Option<Version>,
@@ -63,13 +61,14 @@ impl Kept {
 
 impl Conversion {
     /// Reads `spec.conversion`; `None` where only the name of the version changes.
-    pub(crate) fn decode(conversion: &Value) -> Option<Self> {
+    pub(crate) fn decode(name: &str, conversion: &Value) -> Option<Self> {
         if conversion["strategy"] != "Webhook" {
             return None;
         }
         let webhook = &conversion["webhook"];
         let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
         Some(Self {
+            name: name.to_owned(),
             client: ClientConfig::decode(&webhook["clientConfig"]).map_err(|error| error.to_string()),
             version: versions.filter_map(Value::as_str).find_map(Version::parse),
             kept: Mutex::default(),
@@ -81,13 +80,17 @@ impl Conversion {
     }
 
     /// Objects in another version, in their order. Those that are in it already are not sent.
-    async fn convert(&self, outbound: &Outbound, desired: &str, objects: &mut [Value]) -> Result<(), ApiError> {
+    async fn convert(&self, server: &ApiServer, desired: &str, objects: &mut [Value]) -> Result<(), ApiError> {
         let mut wrong: Vec<&mut Value> = objects.iter_mut().filter(|object| object["apiVersion"] != desired).collect();
         for some in wrong.chunks_mut(OBJECTS_AT_ONCE) {
             let originals: Vec<&Value> = some.iter().map(|object| &**object).collect();
             let kind = exchange::kind(originals[0]);
             let failed = |why: String| ApiError::new(500, "", format!("conversion webhook for {kind} {why}"));
-            let converted = exchange::ask(outbound, self, desired, &originals).await.map_err(failed)?;
+            let began = Instant::now();
+            let asked = exchange::ask(&server.outbound, self, desired, &originals).await;
+            let versions = (exchange::version_of(originals[0]), exchange::version(desired));
+            server.metrics.converted(&self.name, versions, asked.is_ok(), began.elapsed());
+            let converted = asked.map_err(failed)?;
             for (object, converted) in some.iter_mut().zip(converted) {
                 **object = converted;
             }
@@ -124,7 +127,7 @@ pub(crate) async fn read(call: &Call, mut stored: Vec<Bytes>) -> Result<Vec<Byte
     }
     let (at, mut objects): (Vec<usize>, Vec<Value>) = missing.into_iter().unzip();
     // boxed: only a webhook makes this wait, and most futures should not carry the room for it
-    Box::pin(conversion.convert(&call.server.outbound, desired, &mut objects)).await?;
+    Box::pin(conversion.convert(&call.server, desired, &mut objects)).await?;
     let mut kept = conversion.kept.lock();
     for (index, mut object) in at.into_iter().zip(objects) {
         complete(&call.served.schema, &mut object);
@@ -175,7 +178,7 @@ pub(crate) async fn write(call: &Call, object: &mut Value) -> Result<(), ApiErro
     served.form.to_stored(object, &served.stored_api_version);
     let (Some(conversion), Some((definition, _))) = (of(served), &served.custom) else { return Ok(()) };
     let objects = std::slice::from_mut(object);
-    Box::pin(conversion.convert(&call.server.outbound, &served.stored_api_version, objects)).await?;
+    Box::pin(conversion.convert(&call.server, &served.stored_api_version, objects)).await?;
     if let Some(version) = definition.stored() {
         complete(&version.schema, object);
     }
@@ -188,7 +191,7 @@ pub(crate) async fn between(call: &Call, from: &Served, to: &Served, object: &mu
     // one of the two may be the stored version, which needs no webhook by itself
     if let Some(conversion) = of(from).or_else(|| of(to)) {
         let objects = std::slice::from_mut(object);
-        Box::pin(conversion.convert(&call.server.outbound, &to.api_version, objects)).await?;
+        Box::pin(conversion.convert(&call.server, &to.api_version, objects)).await?;
         complete(&to.schema, object);
     }
     to.form.to_served(object, &to.api_version);

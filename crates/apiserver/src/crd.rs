@@ -138,7 +138,7 @@ impl Definition {
             accepted,
             versions: versions.collect::<Option<_>>()?,
             unchanged_since: object["metadata"]["resourceVersion"].as_str()?.parse().ok()?,
-            conversion: Conversion::decode(&spec["conversion"]),
+            conversion: Conversion::decode(object["metadata"]["name"].as_str()?, &spec["conversion"]),
             uniform: object["status"]["storedVersions"] == Value::Array(vec![storage["name"].clone()]),
         })
     }

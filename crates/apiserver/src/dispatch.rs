@@ -2,11 +2,12 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
 use jiff::Timestamp;
 use schema::selector::FieldSelector;
 
@@ -22,7 +23,7 @@ use crate::{
     handlers,
     health::{self, Probe},
     impersonation,
-    metrics::Counted,
+    metrics::{Counted, Ending, Identified, Scope},
     negotiation::{self, Accepted, Encoding},
     options::{self, Query},
     passage::{Passage, Span},
@@ -36,6 +37,9 @@ use crate::{
 
 /// How long a request may take that is not a watch or a connection; upstream's limit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What begins the content type of server-side apply.
+const APPLY: &str = "application/apply-patch+";
 
 /// Where priority and fairness shows what it is doing.
 const FLOW_DUMPS: &str = "/debug/api_priority_and_fairness/";
@@ -151,6 +155,12 @@ impl ApiServer {
         let mut note = None;
         let authenticated = self.authenticate(&parts.headers, &caller, passage.received, &mut note);
         let user = authenticated.as_ref().ok().and_then(Option::as_ref);
+        let who = match &authenticated {
+            Ok(Some(user)) => Identified::User(&user.name),
+            Ok(None) => Identified::Nobody,
+            Err(_) => Identified::Refused,
+        };
+        self.metrics.access.identified(who, started.elapsed());
         self.begin_trail(passage, &parts, &caller, &route, verb.clone(), user).await;
         if let Some((key, value)) = note {
             passage.trail.annotate(key, value);
@@ -159,7 +169,6 @@ impl ApiServer {
             Ok(Some(user)) => user,
             refused => {
                 passage.stranger = true;
-                self.metrics.unauthenticated.fetch_add(1, Relaxed);
                 return Err(refused.err().unwrap_or_else(ApiError::unauthorized));
             }
         };
@@ -178,8 +187,11 @@ impl ApiServer {
         if attributes.name.is_empty() {
             attributes.name = &selected;
         }
+        let counted = counted(&attributes, &parts);
         let seat = match self.gate(&caller, &attributes, &parts, passage) {
-            Some(gate) => Some(gate.pass().await?),
+            Some(gate) => {
+                Some(gate.pass().await.inspect_err(|error| self.ended_early(&attributes, &route, counted, error))?)
+            }
             None => None,
         };
         self.authorize(&attributes, &fields, &passage.trail)?;
@@ -187,7 +199,7 @@ impl ApiServer {
             let limit = deadline(&parts, passage.span)?;
             return Ok(aggregation::carry(&self, &remote, &user, (parts, body), &caller, limit).await);
         }
-        let (is_named, is_namespaced) = (!attributes.name.is_empty(), !attributes.namespace.is_empty());
+        let Counted { applies, dry_run, scope, .. } = counted;
         let Route::Resource(path) = route else { return self.non_resource(route, &parts) };
         let subresource = path.subresource;
         let limit = deadline(&parts, passage.span)?;
@@ -195,11 +207,18 @@ impl ApiServer {
         let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
         if let Some(warning) = served.version().and_then(|version| version.deprecation.as_deref()) {
             warnings.add(warning);
+            passage.trail.annotate("k8s.io/deprecated", "true");
+            self.metrics.uses_deprecated(&served.resource, subresource);
         }
+        let counted = Counted { verb, applies, dry_run, subresource, scope };
         let handling = self.metrics.handling(verb);
         let answering = handlers::answer(call, body);
         let answer = match limit {
-            Some(limit) => tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| Err(ApiError::timeout())),
+            Some(limit) => tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
+                let error = ApiError::timeout();
+                self.metrics.ended_early(&served.resource, counted, error.code);
+                Err(error)
+            }),
             None => answering.await,
         };
         drop(handling);
@@ -211,8 +230,8 @@ impl ApiServer {
             self.mark_used_secrets(Timestamp::now()).await;
         }
         let code = answer.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
-        let counted = Counted { verb, subresource, is_named, is_namespaced };
-        served.metrics.observe(counted, code, started.elapsed());
+        let bytes = answer.as_ref().ok().and_then(|response| response.body().size_hint().exact());
+        served.metrics.observe(counted, Ending { code, took: started.elapsed(), bytes });
         let mut answer = answer.unwrap_or_else(|error| {
             let response = error.to_response();
             passage.error = Some(Box::new(error));
@@ -255,6 +274,15 @@ impl ApiServer {
         let stored = self.snapshot().count(&served.collection, &prefix, None) as u64;
         let limit = Query::parse(parts.uri.query()).get("limit").and_then(|limit| limit.parse().ok());
         stored.min(limit.filter(|limit| *limit > 0).unwrap_or(u64::MAX))
+    }
+
+    /// Notes that a request was turned away to protect the server.
+    fn ended_early(&self, attributes: &Attributes<'_>, route: &Route<'_>, counted: Counted<'_>, error: &ApiError) {
+        if let Route::Resource(path) = route
+            && let Some(served) = self.registry.find(attributes.group, path.version, attributes.resource)
+        {
+            self.metrics.ended_early(&served.resource, counted, error.code);
+        }
     }
 
     async fn begin_trail(
@@ -390,7 +418,9 @@ impl ApiServer {
     }
 
     fn authorize(&self, attributes: &Attributes<'_>, fields: &str, trail: &Trail) -> Result<(), ApiError> {
+        let began = Instant::now();
         let decision = self.authorizer.authorize_selected(attributes, fields);
+        self.metrics.access.authorized(matches!(decision, Decision::Allow), began.elapsed());
         let reason = match decision {
             Decision::Allow => {
                 if trail.is_kept() {
@@ -440,6 +470,19 @@ fn attributes<'a>(user: &'a User, verb: &'a str, route: &'a Route<'_>, path: &'a
             ..none
         },
         _ => none,
+    }
+}
+
+/// What the request is counted as.
+fn counted<'a>(attributes: &Attributes<'a>, parts: &Parts) -> Counted<'a> {
+    let Attributes { verb, subresource, name, namespace, .. } = *attributes;
+    let applies = || text(&parts.headers, header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with(APPLY));
+    Counted {
+        verb,
+        applies: verb == "patch" && applies(),
+        dry_run: parts.uri.query().is_some_and(|query| query.contains("dryRun")),
+        subresource,
+        scope: Scope::of(verb, !name.is_empty(), !namespace.is_empty()),
     }
 }
 

@@ -132,7 +132,7 @@ async fn wait(schema: Arc<FlowSchema>, width: u32, mut queued: InQueue) -> Resul
     let since = Instant::now();
     let waiting = Waiting::new(&schema.counts);
     let turn = tokio::time::timeout(WAIT_MAX, queued.turn()).await;
-    waiting.over(since.elapsed());
+    waiting.over(matches!(turn, Ok(Some(_))), since.elapsed());
     match turn {
         Ok(Some(seats)) => Ok(Admitted::new(schema.clone(), width, seats)),
         Ok(None) | Err(_) => Err(refused(&schema, Rejected::TimeOut)),
@@ -239,9 +239,8 @@ impl<'a> Waiting<'a> {
         Self(counts)
     }
 
-    fn over(self, took: Duration) {
-        self.0.waits.fetch_add(1, Relaxed);
-        self.0.waited_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    fn over(self, is_seated: bool, took: Duration) {
+        self.0.waits[usize::from(is_seated)].took(took);
     }
 }
 

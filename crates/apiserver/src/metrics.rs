@@ -1,164 +1,88 @@
-//! Request metrics in Prometheus' text format: counters live in fixed arrays of atomics, so that counting takes no lock.
+//! What the server tells about itself at `/metrics`, in Prometheus' text format, under upstream's names and labels.
+//!
+//! What every request counts lives in fixed arrays of atomics ([`requests`], [`access`]), so that counting takes no lock.
+//! What has labels that only configuration knows, and happens rarely or takes long, is a [`Family`].
 
 use std::{
     fmt::Write as _,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use parking_lot::RwLock;
+use kinds::Resource;
 
+mod access;
+mod admission;
+mod family;
+mod histogram;
 mod process;
+mod requests;
 
+pub(crate) use access::{AccessMetrics, Identified};
+pub(crate) use admission::{AdmissionMetrics, Answer, Check, Conditioned, Step};
+pub(crate) use family::Family;
+pub(crate) use histogram::{Bounds, Histogram};
 pub(crate) use process::render as render_process;
+pub(crate) use requests::{Counted, Ending, ResourceMetrics, Scope};
 
-/// Verbs as upstream labels them, upper case in metrics.
-const VERBS: [&str; 9] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "connect"];
+static CONVERSION_BOUNDS: Bounds = Bounds::seconds(&[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+]);
 
-/// How much a request is about, as upstream labels it.
-const SCOPES: [&str; 3] = ["resource", "namespace", "cluster"];
-
-/// Status codes with a counter of their own; all others share the last.
-const CODES: [u16; 23] =
-    [101, 200, 201, 202, 302, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 429, 502, 503, 504, 500];
-
-/// Upper bounds of the duration histogram, in seconds.
-const BOUNDS: [f64; 14] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
-
-/// Subresources of one resource with counters of their own: more than any has, and requests may name any.
-const SUBRESOURCES_MAX: usize = 16;
-
-#[derive(Debug, Default)]
-struct Counters {
-    codes: [AtomicU64; CODES.len()],
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    micros: AtomicU64,
-}
-
-/// By verb and scope; made when the first request comes.
-#[derive(Debug, Default)]
-struct Requests([OnceLock<Box<Counters>>; VERBS.len() * SCOPES.len()]);
-
-/// The counters of one resource.
-#[derive(Debug, Default)]
-pub(crate) struct ResourceMetrics {
-    main: Requests,
-    subresources: RwLock<Vec<(String, Arc<Requests>)>>,
-    /// Watches open now.
-    pub(crate) watches: AtomicI64,
-    /// Events sent to watches.
-    pub(crate) watch_events: AtomicU64,
-}
-
-/// What a request is counted as.
-#[derive(Clone, Copy)]
-pub(crate) struct Counted<'a> {
-    pub(crate) verb: &'a str,
-    pub(crate) subresource: &'a str,
-    pub(crate) is_named: bool,
-    pub(crate) is_namespaced: bool,
-}
-
-impl Requests {
-    fn observe(&self, asked: Counted<'_>, code: u16, took: Duration) {
-        let Some(verb) = VERBS.iter().position(|known| *known == asked.verb) else { return };
-        let scope = match asked {
-            Counted { verb: "create", .. } | Counted { is_named: true, .. } => 0,
-            Counted { is_namespaced: true, .. } => 1,
-            _ => 2,
-        };
-        let Some(counters) = self.0.get(verb * SCOPES.len() + scope) else { return };
-        let counters = counters.get_or_init(Box::default);
-        let code = CODES.iter().position(|known| *known == code).unwrap_or(CODES.len() - 1);
-        counters.codes[code].fetch_add(1, Relaxed);
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
-        counters.buckets[bucket].fetch_add(1, Relaxed);
-        counters.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
-    }
-
-    /// The counters that exist, each with its labels.
-    fn each(&self, labels: &str, subresource: &str, mut use_it: impl FnMut(&str, &Counters)) {
-        for (index, counters) in self.0.iter().enumerate() {
-            let Some(counters) = counters.get() else { continue };
-            let (verb, scope) = (VERBS[index / SCOPES.len()].to_uppercase(), SCOPES[index % SCOPES.len()]);
-            let labels = format!(
-                "component=\"apiserver\",{labels},scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\""
-            );
-            use_it(&labels, counters);
-        }
-    }
-}
-
-impl ResourceMetrics {
-    /// Counts one answered request.
-    pub(crate) fn observe(&self, asked: Counted<'_>, code: u16, took: Duration) {
-        if asked.subresource.is_empty() {
-            return self.main.observe(asked, code, took);
-        }
-        let find = |known: &[(String, Arc<Requests>)]| {
-            known.iter().find(|(name, _)| name == asked.subresource).map(|(_, requests)| requests.clone())
-        };
-        let known = find(&self.subresources.read());
-        let requests = known.unwrap_or_else(|| {
-            let mut all = self.subresources.write();
-            find(&all).unwrap_or_else(|| {
-                let made = Arc::<Requests>::default();
-                if all.len() < SUBRESOURCES_MAX {
-                    all.push((asked.subresource.to_owned(), made.clone()));
-                }
-                made
-            })
-        });
-        requests.observe(asked, code, took);
-    }
-
-    fn each(&self, labels: &str, mut use_it: impl FnMut(&str, &Counters)) {
-        self.main.each(labels, "", &mut use_it);
-        for (name, requests) in &*self.subresources.read() {
-            requests.each(labels, name, &mut use_it);
-        }
-    }
-
-    fn counters(&self, labels: &str, out: &mut String) {
-        self.each(labels, |labels, counters| {
-            for (code, count) in CODES.iter().zip(&counters.codes).filter(|(_, count)| count.load(Relaxed) > 0) {
-                let count = count.load(Relaxed);
-                let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{labels}}} {count}");
-            }
-        });
-    }
-
-    fn histograms(&self, labels: &str, out: &mut String) {
-        const NAME: &str = "apiserver_request_duration_seconds";
-        self.each(labels, |labels, counters| {
-            let counts: Vec<u64> = counters.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
-            let total: u64 = counts.iter().sum();
-            let mut sum = 0;
-            for (bound, count) in BOUNDS.iter().zip(&counts) {
-                sum += count;
-                let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {sum}");
-            }
-            let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {total}");
-            let seconds = Duration::from_micros(counters.micros.load(Relaxed)).as_secs_f64();
-            let _ = writeln!(out, "{NAME}_sum{{{labels}}} {seconds}");
-            let _ = writeln!(out, "{NAME}_count{{{labels}}} {total}");
-        });
-    }
-}
-
-/// Gauges of the whole server.
-#[derive(Debug, Default)]
+/// What the whole server counts.
+#[derive(Debug)]
 pub(crate) struct ServerMetrics {
     /// Requests being handled now that change something, and those that do not; watches left out.
     inflight: [AtomicI64; 2],
     /// Connections open now.
     pub(crate) connections: AtomicI64,
-    /// Requests nobody vouched for.
-    pub(crate) unauthenticated: AtomicU64,
+    /// Connections whose TLS handshake failed.
+    pub(crate) handshake_errors: AtomicU64,
+    pub(crate) access: AccessMetrics,
+    pub(crate) admission: AdmissionMetrics,
+    /// Requests of types that will go away.
+    deprecated: Family<AtomicU64>,
+    /// Requests ended to protect the server.
+    terminated: Family<AtomicU64>,
+    /// What conversion webhooks took.
+    conversions: Family<Histogram>,
+    /// Aggregated servers that do not answer.
+    unavailable: Family<AtomicU64>,
+    /// How often they stopped to.
+    unavailable_total: Family<AtomicU64>,
+}
+
+impl Default for ServerMetrics {
+    fn default() -> Self {
+        Self {
+            inflight: Default::default(),
+            connections: AtomicI64::default(),
+            handshake_errors: AtomicU64::default(),
+            access: AccessMetrics::default(),
+            admission: AdmissionMetrics::default(),
+            deprecated: Family::counters(
+                "apiserver_requested_deprecated_apis",
+                "Deprecated APIs that have been requested, and the release that removes them.",
+            ),
+            terminated: Family::counters(
+                "apiserver_request_terminations_total",
+                "Number of requests which apiserver terminated in self-defense.",
+            ),
+            conversions: Family::new(
+                "apiserver_crd_conversion_webhook_duration_seconds",
+                "Time that conversion webhooks took, in seconds.",
+                || Histogram::new(&CONVERSION_BOUNDS),
+            ),
+            unavailable: Family::counters(
+                "aggregator_unavailable_apiservice",
+                "APIServices that do not answer, by their name.",
+            ),
+            unavailable_total: Family::counters(
+                "aggregator_unavailable_apiservice_total",
+                "How often APIServices stopped to answer, by name and reason.",
+            ),
+        }
+    }
 }
 
 /// Counts a request while it is handled.
@@ -171,6 +95,56 @@ impl ServerMetrics {
         gauge.fetch_add(1, Relaxed);
         Inflight(gauge)
     }
+
+    /// Notes that somebody uses a type that will go away.
+    pub(crate) fn uses_deprecated(&self, resource: &Resource, subresource: &str) {
+        let labels = [
+            ("group", &*resource.group),
+            // when definitions of custom resources drop a version, they do not say
+            ("removed_release", ""),
+            ("resource", &resource.plural),
+            ("subresource", subresource),
+            ("version", &resource.version),
+        ];
+        self.deprecated.set(&labels, 1);
+    }
+
+    /// Notes that a request was ended before its time.
+    pub(crate) fn ended_early(&self, resource: &Resource, asked: Counted<'_>, code: u16) {
+        let labels = [
+            ("code", &*code.to_string()),
+            ("component", "apiserver"),
+            ("group", &resource.group),
+            ("resource", &resource.plural),
+            ("scope", asked.scope_label()),
+            ("subresource", asked.subresource),
+            ("verb", asked.verb_label()),
+            ("version", &resource.version),
+        ];
+        self.terminated.count(&labels);
+    }
+
+    /// Notes what a conversion webhook took.
+    pub(crate) fn converted(&self, definition: &str, (from, to): (&str, &str), succeeded: bool, took: Duration) {
+        let succeeded = if succeeded { "true" } else { "false" };
+        let labels = [("crd_name", definition), ("from_version", from), ("succeeded", succeeded), ("to_version", to)];
+        self.conversions.took(&labels, took);
+    }
+
+    /// Forgets which aggregated servers answer, before they are asked again: some may be gone.
+    pub(crate) fn asks_aggregated(&self) {
+        self.unavailable.clear();
+    }
+
+    /// Notes whether an aggregated server answers.
+    pub(crate) fn answers(&self, name: &str, available: bool) {
+        self.unavailable.set(&[("name", name)], u64::from(!available));
+    }
+
+    /// Notes why an aggregated server that did answer does not any more.
+    pub(crate) fn stopped_to_answer(&self, name: &str, reason: &str) {
+        self.unavailable_total.count(&[("name", name), ("reason", reason)]);
+    }
 }
 
 impl Drop for Inflight<'_> {
@@ -179,7 +153,8 @@ impl Drop for Inflight<'_> {
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+/// Appends what comes before the lines of a metric.
+pub(crate) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
@@ -190,32 +165,8 @@ pub(crate) fn render<'a>(
     resources: impl Iterator<Item = (String, &'a ResourceMetrics)> + Clone,
     objects: &[(String, String, usize)],
 ) -> String {
-    let mut out = String::with_capacity(16 * 1024);
-    head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests.");
-    for (labels, metrics) in resources.clone() {
-        metrics.counters(&labels, &mut out);
-    }
-    let name = "apiserver_request_duration_seconds";
-    head(&mut out, name, "histogram", "Response latency distribution in seconds.");
-    for (labels, metrics) in resources.clone() {
-        metrics.histograms(&labels, &mut out);
-    }
-    let name = "apiserver_longrunning_requests";
-    head(&mut out, name, "gauge", "Gauge of all active long-running apiserver requests.");
-    for (labels, metrics) in resources.clone() {
-        let open = metrics.watches.load(Relaxed);
-        if open > 0 {
-            let _ = writeln!(out, "{name}{{component=\"apiserver\",{labels},verb=\"WATCH\"}} {open}");
-        }
-    }
-    let name = "apiserver_watch_events_total";
-    head(&mut out, name, "counter", "Number of events sent in watch clients");
-    for (labels, metrics) in resources {
-        let sent = metrics.watch_events.load(Relaxed);
-        if sent > 0 {
-            let _ = writeln!(out, "{name}{{{labels}}} {sent}");
-        }
-    }
+    let mut out = String::with_capacity(64 * 1024);
+    requests::render(resources, &mut out);
     let name = "apiserver_current_inflight_requests";
     head(&mut out, name, "gauge", "Maximal number of currently used inflight request limit of this apiserver.");
     for (kind, gauge) in ["mutating", "readOnly"].iter().zip(&server.inflight) {
@@ -224,9 +175,16 @@ pub(crate) fn render<'a>(
     let name = "apiserver_open_connections";
     head(&mut out, name, "gauge", "Connections open now.");
     let _ = writeln!(out, "{name} {}", server.connections.load(Relaxed));
-    let name = "authentication_attempts_refused_total";
-    head(&mut out, name, "counter", "Requests nobody vouched for.");
-    let _ = writeln!(out, "{name} {}", server.unauthenticated.load(Relaxed));
+    let name = "apiserver_tls_handshake_errors_total";
+    head(&mut out, name, "counter", "Connections whose TLS handshake failed.");
+    let _ = writeln!(out, "{name} {}", server.handshake_errors.load(Relaxed));
+    server.access.render(&mut out);
+    server.admission.render(&mut out);
+    server.deprecated.render("gauge", &mut out);
+    server.terminated.render("counter", &mut out);
+    server.conversions.render(&mut out);
+    server.unavailable.render("gauge", &mut out);
+    server.unavailable_total.render("counter", &mut out);
     let name = "apiserver_storage_objects";
     head(&mut out, name, "gauge", "Number of stored objects at the time of last check split by kind.");
     for (group, plural, count) in objects {
@@ -245,40 +203,26 @@ pub(crate) fn render<'a>(
 mod tests {
     use super::*;
 
-    const GET: Counted<'_> = Counted { verb: "get", subresource: "", is_named: true, is_namespaced: true };
-
     #[test]
-    fn requests_are_counted_by_verb_scope_subresource_and_code_and_timed() {
-        let metrics = ResourceMetrics::default();
-        metrics.observe(GET, 200, Duration::from_millis(2));
-        metrics.observe(GET, 418, Duration::from_secs(90));
-        metrics.observe(Counted { subresource: "status", ..GET }, 200, Duration::ZERO);
-        metrics.observe(Counted { verb: "list", is_named: false, ..GET }, 200, Duration::ZERO);
+    fn the_server_counts_what_it_is_busy_with_and_what_it_holds() {
         let server = ServerMetrics::default();
         let _handling = server.handling("update");
-        let labels = "resource=\"pods\"".to_owned();
+        server.answers("v1.example.com", false);
+        server.stopped_to_answer("v1.example.com", "ServiceNotFound");
+        let asked = Counted { verb: "list", applies: false, dry_run: false, subresource: "", scope: Scope::Cluster };
+        let deployments = kinds::builtin().iter().find(|row| row.group == "apps" && row.plural == "deployments");
+        server.ended_early(deployments.unwrap(), asked, 504);
         let objects = [("apps".to_owned(), "deployments".to_owned(), 3)];
-        let text = render(&server, [(labels, &metrics)].into_iter(), &objects);
+        let text = render(&server, std::iter::empty(), &objects);
         for line in [
-            "apiserver_request_total{code=\"200\",dry_run=\"\",component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\"} 1",
-            "apiserver_request_total{code=\"200\",dry_run=\"\",component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"status\",verb=\"GET\"} 1",
-            "apiserver_request_total{code=\"200\",dry_run=\"\",component=\"apiserver\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\"} 1",
-            "apiserver_request_duration_seconds_bucket{component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",le=\"0.0025\"} 1",
-            "apiserver_request_duration_seconds_bucket{component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",le=\"+Inf\"} 2",
             "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1",
             "apiserver_storage_objects{resource=\"deployments.apps\"} 3",
             "apiserver_resource_objects{group=\"apps\",resource=\"deployments\"} 3",
+            "aggregator_unavailable_apiservice{name=\"v1.example.com\"} 1",
+            "aggregator_unavailable_apiservice_total{name=\"v1.example.com\",reason=\"ServiceNotFound\"} 1",
+            "apiserver_request_terminations_total{code=\"504\",component=\"apiserver\",group=\"apps\",resource=\"deployments\",scope=\"cluster\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
         ] {
             assert!(text.lines().any(|known| known == line), "{line}\n{text}");
         }
-    }
-
-    #[test]
-    fn made_up_subresources_do_not_pile_up() {
-        let metrics = ResourceMetrics::default();
-        for index in 0..100 {
-            metrics.observe(Counted { subresource: &format!("s{index}"), ..GET }, 404, Duration::ZERO);
-        }
-        assert_eq!(metrics.subresources.read().len(), SUBRESOURCES_MAX);
     }
 }

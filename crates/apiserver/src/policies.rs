@@ -15,7 +15,7 @@ mod policy;
 mod status;
 
 pub(crate) use judge::{Verdict, judge};
-pub(crate) use params::{ParamSource, params};
+pub(crate) use params::{ParamSource, param_kind, params};
 pub(crate) use policy::{Binding, Policy, variable_environment};
 pub(crate) use status::observe;
 
@@ -45,6 +45,14 @@ struct Known {
 }
 
 impl Known {
+    fn insert(&mut self, collection: &str, name: String, object: &Value) {
+        if collection == POLICIES {
+            self.policies.insert(name, Arc::new(Policy::compile(object)));
+        } else {
+            self.bindings.insert(name, Arc::new(Binding::decode(object)));
+        }
+    }
+
     fn bound(&self) -> Vec<Bound> {
         let of = |policy: &Arc<Policy>| {
             let bindings = self.bindings.values().filter(|binding| binding.policy == policy.name).cloned().collect();
@@ -63,13 +71,21 @@ impl Policies {
         // reading and applying are one step, so that of two concurrent changes the later state wins
         let mut known = self.known.lock();
         let object = read();
-        match (collection, object) {
-            (POLICIES, Some(object)) => {
-                drop(known.policies.insert(name.to_owned(), Arc::new(Policy::compile(&object))))
-            }
-            (POLICIES, None) => drop(known.policies.remove(name)),
-            (_, Some(object)) => drop(known.bindings.insert(name.to_owned(), Arc::new(Binding::decode(&object)))),
-            (_, None) => drop(known.bindings.remove(name)),
+        match object {
+            Some(object) => known.insert(collection, name.to_owned(), &object),
+            None if collection == POLICIES => drop(known.policies.remove(name)),
+            None => drop(known.bindings.remove(name)),
+        }
+        self.bound.store(Arc::new(known.bound()));
+    }
+
+    /// Takes over all that is stored, given with collection and name: what is not among it is gone.
+    pub(crate) fn load<'a>(&self, read: impl FnOnce() -> Vec<(&'a str, String, Value)>) {
+        // reading and applying are one step here too
+        let mut known = self.known.lock();
+        *known = Known::default();
+        for (collection, name, object) in read() {
+            known.insert(collection, name, &object);
         }
         self.bound.store(Arc::new(known.bound()));
     }
@@ -77,5 +93,30 @@ impl Policies {
     /// The policies that are in force.
     pub(crate) fn bound(&self) -> Guard<Arc<Vec<Bound>>> {
         self.bound.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_stored_any_more_is_not_in_force_after_a_reload() {
+        let policy =
+            |name: &str| json!({"metadata": {"name": name}, "spec": {"validations": [{"expression": "true"}]}});
+        let binding = |of: &str| json!({"metadata": {"name": of}, "spec": {"policyName": of}});
+        let policies = Policies::default();
+        for name in ["a", "b"] {
+            policies.apply(POLICIES, name, || Some(policy(name)));
+            policies.apply(BINDINGS, name, || Some(binding(name)));
+        }
+        let names = || policies.bound().iter().map(|bound| bound.policy.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(), ["a", "b"]);
+        policies.load(|| vec![(POLICIES, "b".into(), policy("b")), (BINDINGS, "b".into(), binding("b"))]);
+        assert_eq!(names(), ["b"]);
+        policies.load(Vec::new);
+        assert!(policies.bound().is_empty());
     }
 }

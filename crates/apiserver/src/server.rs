@@ -172,32 +172,34 @@ impl ApiServer {
         server.authorizer.set_nodes(nodes);
         server.load();
         let store = server.store.clone();
-        // upstream's name for the check of the storage, which monitoring asks for
         let check = move || match store.health() {
             store::Health::Serving => Ok(()),
             store::Health::Failing(error) | store::Health::Broken(error) => Err(error.to_string()),
         };
-        server.health.add("etcd", Arc::new(check));
+        server.health.watch_storage(Arc::new(check));
         Arc::new(server)
     }
 
     /// Reads what the server keeps in memory besides the store: access rules, definitions, allocations.
     fn load(&self) {
-        let snapshot = self.store.snapshot();
+        // each index reads under its own lock, so that a write in the meantime is not undone by an older state
         let objects = |collection: &'static str| {
-            snapshot.range(collection, "", None).filter_map(move |(path, object)| {
-                codec::stored(&object.bytes).ok().map(|object| (collection, path.to_string(), object))
-            })
+            let read = move || {
+                let snapshot = self.store.snapshot();
+                let objects = snapshot.range(collection, "", None).filter_map(|(path, object)| {
+                    codec::stored(&object.bytes).ok().map(|object| (collection, path.to_string(), object))
+                });
+                objects.collect::<Vec<_>>()
+            };
+            std::iter::once_with(read).flatten()
         };
-        let rbac: Vec<_> = RBAC.into_iter().flat_map(objects).collect();
         let _one_at_a_time = self.rbac_changing.lock();
+        let rbac: Vec<_> = RBAC.into_iter().flat_map(objects).collect();
         self.authorizer.replace_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, object)));
         self.registry.load(objects(crd::COLLECTION).filter_map(|(_, _, object)| crd::Definition::decode(&object)));
         self.webhooks.load([webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects));
         self.aggregation.load(objects(aggregation::COLLECTION).map(|(_, name, object)| (name, object)));
-        for (collection, name, object) in [policies::POLICIES, policies::BINDINGS].into_iter().flat_map(objects) {
-            self.policies.apply(collection, &name, || Some(object));
-        }
+        self.policies.load(|| [policies::POLICIES, policies::BINDINGS].into_iter().flat_map(objects).collect());
         let services: Vec<Value> = objects(SERVICES).map(|(_, _, object)| object).collect();
         self.services.load(services.iter());
         self.flow.reload(&self.store);

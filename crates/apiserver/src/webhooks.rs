@@ -49,12 +49,6 @@ impl Index {
         self.publish(&configurations);
     }
 
-    fn replace(&self, all: BTreeMap<String, Vec<Arc<Hook>>>) {
-        let mut configurations = self.configurations.lock();
-        *configurations = all;
-        self.publish(&configurations);
-    }
-
     fn publish(&self, configurations: &BTreeMap<String, Vec<Arc<Hook>>>) {
         self.hooks.store(Arc::new(configurations.values().flatten().cloned().collect()));
     }
@@ -72,13 +66,17 @@ impl Webhooks {
 
     /// Takes over all stored configurations, given with collection and name.
     pub(crate) fn load<'a>(&self, configurations: impl Iterator<Item = (&'a str, String, Value)>) {
-        let (mut mutating, mut validating) = (BTreeMap::new(), BTreeMap::new());
+        // before anything is read, as in `apply`
+        let (mut mutating, mut validating) =
+            (self.mutating.configurations.lock(), self.validating.configurations.lock());
+        mutating.clear();
+        validating.clear();
         for (collection, name, object) in configurations {
             let hooks = Hook::decode_all(&name, &object);
             if collection == MUTATING { &mut mutating } else { &mut validating }.insert(name, hooks);
         }
-        self.mutating.replace(mutating);
-        self.validating.replace(validating);
+        self.mutating.publish(&mutating);
+        self.validating.publish(&validating);
     }
 
     /// The webhooks that may change objects.

@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 use cel::{Bindings, CompileError, Env, EvalError, Field, ObjectType, Program, Type};
 use serde_json::Value;
 
+use super::Operation;
+
 /// Cost of one expression at most, as upstream.
 const EXPRESSION_COST_MAX: u64 = 1_000_000;
 /// Cost of all match conditions of a webhook or policy together.
@@ -16,7 +18,7 @@ const CONDITIONS_COST_MAX: u64 = 2_500_000;
 /// Cost of all validations of a policy with one set of parameters, together with their messages.
 pub(crate) const POLICY_COST_MAX: u64 = 10_000_000;
 /// What is said when the common budget does not suffice.
-const OUT_OF_BUDGET: &str =
+pub(crate) const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
 
 // Slots of the variables: environments declare them in this order.
@@ -124,6 +126,7 @@ pub(crate) fn mistake(env: &Env, source: &str, expected: &[Type]) -> Option<Stri
 /// What a request shows to expressions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
+    pub(crate) operation: Operation,
     pub(crate) object: Option<&'a Value>,
     pub(crate) old: Option<&'a Value>,
     pub(crate) request: &'a Value,
@@ -257,6 +260,7 @@ mod tests {
             json!({"operation": "CREATE", "userInfo": {"username": "ann", "groups": ["devs"]}, "dryRun": false});
         let namespace = json!({"metadata": {"name": "n", "creationTimestamp": "2024-01-01T00:00:00Z"}});
         let inputs = Inputs {
+            operation: Operation::Create,
             object: Some(&object),
             old: None,
             request: &request,

@@ -37,6 +37,7 @@ fn not(reason: &'static str, message: String) -> Availability {
 /// Checks every aggregated server and writes down what changed; gives whether all of them answer.
 pub(super) async fn all(server: &Arc<ApiServer>) -> bool {
     let remotes = server.aggregation.remotes();
+    server.metrics.asks_aggregated();
     // each check owns what it needs, so that the stream of them borrows nothing
     let checks: Vec<_> = remotes.iter().map(|remote| one(server.clone(), remote.clone())).collect();
     stream::iter(checks).buffer_unordered(CHECKS_AT_ONCE).all(|answers| async move { answers }).await
@@ -47,6 +48,7 @@ async fn one(server: Arc<ApiServer>, remote: Arc<Remote>) -> bool {
         Some(missing) => missing,
         None => ask(&server, &remote).await,
     };
+    server.metrics.answers(&remote.name, availability.available);
     if let Err(error) = write(&server, &remote, &availability).await {
         tracing::warn!(service = remote.name, %error, "the availability of an APIService could not be written");
     }
@@ -162,6 +164,10 @@ async fn write(
     let Some(stored) = stored else { return Ok(()) };
     let status = if found.available { "True" } else { "False" };
     let mut conditions = stored["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let answered = |condition: &Value| condition["type"] == "Available" && condition["status"] == "True";
+    if !found.available && conditions.iter().any(answered) {
+        server.metrics.stopped_to_answer(&remote.name, found.reason);
+    }
     let mut new = json!({"type": "Available", "status": status, "reason": found.reason, "message": found.message,
         "lastTransitionTime": meta::time(jiff::Timestamp::now())});
     match conditions.iter_mut().find(|condition| condition["type"] == "Available") {

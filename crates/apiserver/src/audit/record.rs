@@ -136,6 +136,11 @@ impl Trail {
         self.0.as_ref().is_some_and(|record| record.lock().as_ref().is_some_and(|record| record.verdict.level >= level))
     }
 
+    /// Whether the object sent is part of the event.
+    pub(crate) fn takes_request(&self) -> bool {
+        self.has_level(Level::Request)
+    }
+
     /// Whether the object answered is part of the event.
     pub(crate) fn takes_response(&self) -> bool {
         self.has_level(Level::RequestResponse)

@@ -45,6 +45,16 @@ pub(super) fn kind(object: &Value) -> String {
     format!("{}, Kind={}", text("apiVersion"), text("kind"))
 }
 
+/// The version in `group/version`.
+pub(super) fn version(api_version: &str) -> &str {
+    api_version.split_once('/').map_or(api_version, |(_, version)| version)
+}
+
+/// The version an object is in.
+pub(super) fn version_of(object: &Value) -> &str {
+    version(object["apiVersion"].as_str().unwrap_or_default())
+}
+
 /// Has objects converted; a failure reads on from "conversion webhook for KIND".
 pub(super) async fn ask(
     outbound: &Outbound,

@@ -1,8 +1,9 @@
 //! What priority and fairness tells about itself: metrics under upstream's names, and the dumps below `/debug`.
 
-use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{fmt::Write as _, sync::atomic::Ordering::Relaxed};
 
 use super::{FlowControl, level::Rejected};
+use crate::metrics::head;
 
 impl FlowControl {
     /// Appends the metrics.
@@ -12,8 +13,7 @@ impl FlowControl {
             let _ = writeln!(out, "# HELP apiserver_flowcontrol_{name} {help}");
             let _ = writeln!(out, "# TYPE apiserver_flowcontrol_{name} {kind}");
             for (labels, value) in lines {
-                let (suffix, labels) = labels.split_once('|').unwrap_or(("", &labels));
-                let _ = writeln!(out, "apiserver_flowcontrol_{name}{suffix}{{{labels}}} {value}");
+                let _ = writeln!(out, "apiserver_flowcontrol_{name}{{{labels}}} {value}");
             }
         };
         let by_schema = |value: fn(&super::Counts) -> String| -> Vec<(String, String)> {
@@ -44,15 +44,6 @@ impl FlowControl {
         family("current_executing_requests", "gauge", help, by_schema(|c| c.executing.load(Relaxed).to_string()));
         let help = "Concurrency (number of seats) occupied by the currently executing requests";
         family("current_executing_seats", "gauge", help, by_schema(|c| c.executing_seats.load(Relaxed).to_string()));
-        let help = "Length of time requests spent waiting in their queues";
-        let waits = table.schemas.iter().flat_map(|schema| {
-            let seconds = Duration::from_micros(schema.counts.waited_micros.load(Relaxed)).as_secs_f64();
-            [
-                (format!("_sum|{}", labels(schema)), seconds.to_string()),
-                (format!("_count|{}", labels(schema)), schema.counts.waits.load(Relaxed).to_string()),
-            ]
-        });
-        family("request_wait_duration_seconds", "summary", help, waits.collect());
         let help = "Nominal number of execution seats configured for each priority level";
         family("nominal_limit_seats", "gauge", help, by_level(|state| state.claim.nominal));
         let help = "Configured lower bound on number of execution seats available to each priority level";
@@ -61,6 +52,14 @@ impl FlowControl {
         family("upper_limit_seats", "gauge", help, by_level(|state| state.claim.most));
         let help = "Current derived number of execution seats available to each priority level";
         family("current_limit_seats", "gauge", help, by_level(|state| state.limit));
+        let name = "apiserver_flowcontrol_request_wait_duration_seconds";
+        head(out, name, "histogram", "Length of time requests spent waiting in their queues");
+        for schema in &table.schemas {
+            for (executed, waits) in [false, true].iter().zip(&schema.counts.waits).filter(|(_, waits)| waits.is_used())
+            {
+                waits.render(name, &format!("execute=\"{executed}\",{}", labels(schema)), out);
+            }
+        }
     }
 
     /// The dump of this name below `/debug/api_priority_and_fairness/`.

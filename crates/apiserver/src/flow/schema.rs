@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::level::{Level, Rejected};
 use crate::{
     authorization::Attributes,
+    metrics::{Bounds, Histogram},
     strategy::tree::{flag, int, list, text, text_at},
     user::User,
 };
@@ -42,15 +43,31 @@ pub(crate) struct FlowSchema {
 }
 
 /// What happened to the requests of a schema; outlives changes of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
     pub(super) dispatched: AtomicU64,
     pub(super) rejected: [AtomicU64; Rejected::ALL.len()],
     pub(super) executing: AtomicI64,
     pub(super) executing_seats: AtomicI64,
     pub(super) waiting: AtomicI64,
-    pub(super) waits: AtomicU64,
-    pub(super) waited_micros: AtomicU64,
+    /// What those waited that had to: who then was refused, and who got a seat.
+    pub(super) waits: [Histogram; 2],
+}
+
+/// Upstream's, for times in queues.
+static WAIT_BOUNDS: Bounds = Bounds::seconds(&[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            dispatched: AtomicU64::default(),
+            rejected: Default::default(),
+            executing: AtomicI64::default(),
+            executing_seats: AtomicI64::default(),
+            waiting: AtomicI64::default(),
+            waits: std::array::from_fn(|_| Histogram::new(&WAIT_BOUNDS)),
+        }
+    }
 }
 
 #[derive(Debug)]

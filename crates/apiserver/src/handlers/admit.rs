@@ -5,7 +5,10 @@
 //! prepares and validates. [`Admission::validate`]: built-in plug-ins, admission policies, validating webhooks; quota comes last, so that
 //! nothing is counted that something else refuses.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use store::Snapshot;
@@ -19,6 +22,7 @@ use crate::{
     authorization::escalation,
     decoded::Decoded,
     dispatch::Call,
+    metrics::Step,
     options::{DeleteOptions, WriteOptions},
     status::{ApiError, Cause, GroupResource},
     user::GROUP_MASTERS,
@@ -102,7 +106,14 @@ impl<'a> Admission<'a> {
     }
 
     /// Completes the object before the kind's own rules see it, or refuses. Gives the state that was decided on.
-    pub(super) async fn mutate(&self, mut object: Option<&mut Value>) -> Result<Arc<Snapshot>, ApiError> {
+    pub(super) async fn mutate(&self, object: Option<&mut Value>) -> Result<Arc<Snapshot>, ApiError> {
+        let began = Instant::now();
+        let completed = self.complete(object).await;
+        self.call.server.metrics.admission.step(Step::Admit, self.operation, completed.is_err(), began.elapsed());
+        completed
+    }
+
+    async fn complete(&self, mut object: Option<&mut Value>) -> Result<Arc<Snapshot>, ApiError> {
         let names = self.names(object.as_deref());
         let request = self.request(&names);
         let server = &self.call.server;
@@ -141,6 +152,13 @@ impl<'a> Admission<'a> {
 
     /// Judges the object that is about to be stored (a deletion has none), by the state [`Admission::mutate`] gave.
     pub(super) async fn validate(&self, snapshot: &Snapshot, object: Option<&Value>) -> Result<(), ApiError> {
+        let began = Instant::now();
+        let judged = self.judge(snapshot, object).await;
+        self.call.server.metrics.admission.step(Step::Validate, self.operation, judged.is_err(), began.elapsed());
+        judged
+    }
+
+    async fn judge(&self, snapshot: &Snapshot, object: Option<&Value>) -> Result<(), ApiError> {
         let names = self.names(object);
         let (request, reader) = (self.request(&names), self.reader(snapshot));
         admission::validate(&reader, &request, object).map_err(refused)?;

@@ -7,7 +7,10 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,7 @@ use crate::{
     conversion,
     convert::Form,
     dispatch::Call,
+    metrics::Scope,
     negotiation::{Encoding, Shape},
     options::ListOptions,
     output::{self, Payload, Tables},
@@ -160,14 +164,20 @@ struct Open(Arc<Call>);
 
 impl Open {
     fn new(call: Arc<Call>) -> Self {
-        call.served.metrics.watches.fetch_add(1, Relaxed);
-        Self(call)
+        let open = Self(call);
+        open.gauge().fetch_add(1, Relaxed);
+        open
+    }
+
+    fn gauge(&self) -> &AtomicI64 {
+        let Call { served, name, namespace, .. } = &*self.0;
+        served.metrics.watches(Scope::of("watch", !name.is_empty(), !namespace.is_empty()))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.served.metrics.watches.fetch_sub(1, Relaxed);
+        self.gauge().fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,9 +1,14 @@
 //! What a policy says of a request with one set of parameters, and what all of them together say.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::policy::{Action, Binding, Policy, Reason, Validation};
-use crate::admission::expressions::{Failure, Inputs, POLICY_COST_MAX};
+use crate::{
+    admission::expressions::{Failure, Inputs, OUT_OF_BUDGET, POLICY_COST_MAX},
+    metrics::{AdmissionMetrics, Check, Conditioned, Step},
+};
 
 /// Longest message that an expression may make; longer ones are replaced.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
@@ -11,8 +16,9 @@ const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 const ANNOTATION_BYTES_MAX: usize = 10 * 1024;
 
 /// What policies said of a request.
-#[derive(Debug, Default)]
-pub(crate) struct Verdict {
+#[derive(Debug)]
+pub(crate) struct Verdict<'m> {
+    metrics: &'m AdmissionMetrics,
     /// The first refusal.
     pub(crate) denied: Option<(String, Reason)>,
     pub(crate) warnings: Vec<String>,
@@ -21,15 +27,44 @@ pub(crate) struct Verdict {
 }
 
 /// One validation's outcome, where it is not "allowed".
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct Objection {
     /// Index of the validation.
     index: usize,
     message: String,
     reason: Reason,
+    took: Duration,
 }
 
-impl Verdict {
+impl Objection {
+    /// Of what could not be evaluated.
+    fn failed(index: usize, message: String, took: Duration) -> Self {
+        Self { index, message, reason: Reason::Invalid, took }
+    }
+}
+
+/// What metrics call an error of an expression with this message.
+fn error_type(message: &str) -> &'static str {
+    if message.starts_with("compilation") {
+        "compile_error"
+    } else if message.starts_with(OUT_OF_BUDGET) {
+        "out_of_budget"
+    } else {
+        "invalid_error"
+    }
+}
+
+impl<'m> Verdict<'m> {
+    /// Nothing said yet.
+    pub(crate) fn new(metrics: &'m AdmissionMetrics) -> Self {
+        Self { metrics, denied: None, warnings: Vec::new(), annotations: Vec::new() }
+    }
+
+    fn count(&self, policy: &Policy, binding: &Binding, action: &'static str, message: &str, took: Duration) {
+        let error = error_type(message);
+        self.metrics.checked(Check { policy: &policy.name, binding: &binding.name, action, error, took });
+    }
+
     fn deny(&mut self, policy: &Policy, binding: Option<&Binding>, message: &str, reason: Reason) {
         if self.denied.is_some() {
             return;
@@ -49,6 +84,7 @@ impl Verdict {
 
     fn object(&mut self, policy: &Policy, binding: &Binding, objection: &Objection) {
         for action in &binding.actions {
+            self.count(policy, binding, action.label(), &objection.message, objection.took);
             match action {
                 Action::Deny => self.deny(policy, Some(binding), &objection.message, objection.reason),
                 Action::Warn => self.warnings.push(format!(
@@ -81,16 +117,9 @@ impl Verdict {
 }
 
 /// Evaluates a policy with one set of parameters and adds what it says to the verdict.
-pub(crate) fn judge<'a>(policy: &'a Policy, binding: &Binding, inputs: &Inputs<'a>, verdict: &mut Verdict) {
-    match policy.conditions.evaluate(inputs) {
-        Ok(true) => {}
-        Ok(false) => return,
-        Err(message) => {
-            if !policy.fails_open {
-                verdict.object(policy, binding, &Objection { index: 0, message, reason: Reason::Invalid });
-            }
-            return;
-        }
+pub(crate) fn judge<'a>(policy: &'a Policy, binding: &Binding, inputs: &Inputs<'a>, verdict: &mut Verdict<'_>) {
+    if !is_concerned(policy, binding, inputs, verdict) {
+        return;
     }
     let mut bindings = inputs.bindings(&policy.env);
     for (slot, variable) in &policy.variables {
@@ -101,27 +130,56 @@ pub(crate) fn judge<'a>(policy: &'a Policy, binding: &Binding, inputs: &Inputs<'
     let mut budget = POLICY_COST_MAX;
     let mut outcomes = Vec::with_capacity(policy.validations.len());
     for validation in &policy.validations {
+        let began = Instant::now();
         let outcome = validation.expression.evaluate(&bindings, &mut budget);
         if matches!(outcome, Err(Failure::Budget)) {
             // none of the outcomes counts then
             if !policy.fails_open {
-                let message = Failure::Budget.to_string();
-                verdict.object(policy, binding, &Objection { index: 0, message, reason: Reason::Invalid });
+                let objection = Objection::failed(0, Failure::Budget.to_string(), began.elapsed());
+                verdict.object(policy, binding, &objection);
             }
             return;
         }
-        outcomes.push(outcome);
+        outcomes.push((outcome, began.elapsed()));
     }
-    for (index, (validation, outcome)) in policy.validations.iter().zip(outcomes).enumerate() {
-        let (message, reason) = match outcome {
+    for (index, (validation, (outcome, took))) in policy.validations.iter().zip(outcomes).enumerate() {
+        let objection = match outcome {
             Ok(cel::Value::Bool(true)) => continue,
-            Ok(_) => (message(validation, &bindings, &mut budget), validation.reason),
-            Err(_) if policy.fails_open => continue,
-            Err(failure) => (failure.to_string(), Reason::Invalid),
+            Ok(_) => {
+                let message = message(validation, &bindings, &mut budget);
+                Objection { index, message, reason: validation.reason, took }
+            }
+            Err(failure) if policy.fails_open => {
+                verdict.count(policy, binding, "allow", &failure.to_string(), took);
+                continue;
+            }
+            Err(failure) => Objection::failed(index, failure.to_string(), took),
         };
-        verdict.object(policy, binding, &Objection { index, message, reason });
+        verdict.object(policy, binding, &objection);
     }
     annotate(policy, binding, &bindings, verdict);
+}
+
+/// Whether the policy's conditions hold. Where they cannot be evaluated, its failure policy decides.
+fn is_concerned(policy: &Policy, binding: &Binding, inputs: &Inputs<'_>, verdict: &mut Verdict<'_>) -> bool {
+    if policy.conditions.is_empty() {
+        return true;
+    }
+    let began = Instant::now();
+    let outcome = policy.conditions.evaluate(inputs);
+    let took = began.elapsed();
+    let holds = outcome.as_ref().ok().copied();
+    let conditioned = (Conditioned::Policy, policy.name.as_str());
+    verdict.metrics.conditions(conditioned, Step::Validate, inputs.operation, holds, took);
+    match outcome {
+        Ok(holds) => holds,
+        Err(message) => {
+            if !policy.fails_open {
+                verdict.object(policy, binding, &Objection::failed(0, message, took));
+            }
+            false
+        }
+    }
 }
 
 /// What a client is told: the message that an expression makes, the fixed one, or the expression itself.
@@ -136,9 +194,10 @@ fn message<'a>(validation: &'a Validation, bindings: &cel::Bindings<'a>, budget:
         .unwrap_or_else(|| format!("failed expression: {}", validation.expression.source.trim()))
 }
 
-fn annotate<'a>(policy: &'a Policy, binding: &Binding, bindings: &cel::Bindings<'a>, verdict: &mut Verdict) {
+fn annotate<'a>(policy: &'a Policy, binding: &Binding, bindings: &cel::Bindings<'a>, verdict: &mut Verdict<'_>) {
     let mut budget = POLICY_COST_MAX;
     for annotation in &policy.annotations {
+        let began = Instant::now();
         match annotation.expression.evaluate(bindings, &mut budget) {
             Ok(cel::Value::String(text)) => {
                 let value = text.trim();
@@ -150,7 +209,9 @@ fn annotate<'a>(policy: &'a Policy, binding: &Binding, bindings: &cel::Bindings<
             Ok(_) => {}
             // a failure counts as a refusal, whatever the binding's actions are
             Err(failure) if !policy.fails_open => {
-                verdict.deny(policy, Some(binding), &failure.to_string(), Reason::Invalid);
+                let message = failure.to_string();
+                verdict.count(policy, binding, "deny", &message, began.elapsed());
+                verdict.deny(policy, Some(binding), &message, Reason::Invalid);
             }
             Err(_) => {}
         }

@@ -142,6 +142,15 @@ pub(crate) enum Action {
 }
 
 impl Action {
+    /// What metrics call it.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Warn => "warn",
+            Self::Audit => "audit",
+        }
+    }
+
     /// The name in a binding.
     pub(super) fn name(self) -> &'static str {
         match self {

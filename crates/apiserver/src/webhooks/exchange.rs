@@ -23,18 +23,20 @@ pub(crate) struct Ruling {
 /// Why a webhook does not let a request pass.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It could not be asked or answered nonsense: the failure policy decides.
-    Call(String),
-    /// It refused, or cannot be asked about such a request at all. What it had to say besides comes along.
+    /// It could not be asked or answered nonsense: the failure policy decides. The code is what metrics know it by.
+    Call(String, u16),
+    /// It refused. What it had to say besides comes along.
     Refused(ApiError, Ruling),
+    /// It cannot be asked about such a request, or what it wants cannot be done.
+    Internal(ApiError),
 }
 
 impl Failure {
     /// What a request that cannot go on is answered with.
     pub(crate) fn into_error(self) -> ApiError {
         match self {
-            Self::Call(why) => ApiError::internal(why),
-            Self::Refused(error, _) => error,
+            Self::Call(why, _) => ApiError::internal(why),
+            Self::Refused(error, _) | Self::Internal(error) => error,
         }
     }
 }
@@ -48,16 +50,17 @@ pub(crate) async fn ask(
     timeout: Duration,
 ) -> Result<Ruling, Failure> {
     let name = &hook.name;
-    let failed = |why: String| Failure::Call(format!("failed calling webhook {name:?}: {why}"));
+    let coded = |why: String, code| Failure::Call(format!("failed calling webhook {name:?}: {why}"), code);
+    let failed = |why: String| coded(why, 503);
     if sent.request.dry_run && !hook.takes_dry_run {
         let why = format!("admission webhook {name:?} does not support dry run");
-        return Err(Failure::Refused(ApiError::bad_request(why), Ruling::default()));
+        return Err(Failure::Internal(ApiError::bad_request(why)));
     }
     let Some(version) = hook.version else {
         let why = "webhook does not accept known AdmissionReview versions (v1, v1beta1)";
-        return Err(failed(format!("could not create admission objects: {why}")));
+        return Err(coded(format!("could not create admission objects: {why}"), 400));
     };
-    let client = hook.client.as_ref().map_err(|why| failed(format!("could not get REST client: {why}")))?;
+    let client = hook.client.as_ref().map_err(|why| coded(format!("could not get REST client: {why}"), 400))?;
     let uid = uuid::Uuid::new_v4().to_string();
     let body = review::encode(version, &uid, sent).map_err(|error| failed(error.to_string()))?;
     let limit = timeout.min(hook.timeout);
@@ -68,7 +71,8 @@ pub(crate) async fn ask(
     let posted = outbound.post(client, &url, body, limit).await;
     let (status, bytes) = posted.map_err(|error| called(format!("Post {url:?}: {error}")))?;
     if !status.is_success() {
-        return Err(called(refused_exchange(status, &bytes)));
+        let why = format!("failed to call webhook: {}", refused_exchange(status, &bytes));
+        return Err(coded(why, status.as_u16()));
     }
     let answer: Value = serde_json::from_slice(&bytes)
         .map_err(|error| called(format!("couldn't get version/kind; json parse error: {error}")))?;
@@ -83,7 +87,7 @@ pub(crate) async fn ask(
             Ok(patch) => {
                 ruling.patch = Some(patch).filter(|patch| patch.as_array().is_none_or(|list| !list.is_empty()))
             }
-            Err(error) => return Err(Failure::Refused(ApiError::internal(error), ruling)),
+            Err(error) => return Err(Failure::Internal(ApiError::internal(error))),
         }
     }
     Ok(ruling)

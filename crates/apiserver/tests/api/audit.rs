@@ -12,7 +12,10 @@ use identity::TokenSigner;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use crate::fixture::{JSON, admin, request, send};
+use crate::{
+    fixture::{JSON, admin, request, send},
+    webhook_server::{WebhookServer, patch},
+};
 
 /// A server that audits into a file of its directory.
 struct Audited {
@@ -102,6 +105,31 @@ async fn bodies_are_kept_where_the_policy_says_so() {
     assert_eq!(events[1]["responseObject"]["data"], map["data"]);
     assert!(events[1]["responseObject"]["metadata"].get("managedFields").is_none());
     assert_eq!(events[3]["responseObject"]["items"][0]["data"], map["data"]);
+}
+
+#[tokio::test]
+async fn what_a_webhook_patched_is_noted_where_bodies_are() {
+    let hooks =
+        WebhookServer::new(|_, asked| patch(asked, &json!([{"op": "add", "path": "/data/b", "value": "2"}]))).await;
+    let configuration = json!({"metadata": {"name": "m"}, "webhooks": [{"name": "add.test.dev",
+        "clientConfig": hooks.client("/add"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["*"], "resources": ["configmaps"]}]}]});
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "1"}});
+    let key = "patch.webhook.admission.k8s.io/round_0_index_0";
+    for (level, noted) in [("Metadata", false), ("Request", true)] {
+        let audited = Audited::new(policy(&format!("- level: {level}\n  omitStages: [RequestReceived]"))).await;
+        let post = |path: &str, object: &Value| request(Method::POST, path, JSON, &object.to_string());
+        let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+        send(audited.server.service(Some(admin())), post(path, &configuration)).await.ok();
+        send(audited.server.service(Some(admin())), post("/api/v1/namespaces/default/configmaps", &map)).await.ok();
+        let annotations = audited.events()[1]["annotations"].clone();
+        let mutated = json!({"configuration": "m", "webhook": "add.test.dev", "mutated": true}).to_string();
+        assert_eq!(annotations["mutation.webhook.admission.k8s.io/round_0_index_0"], mutated);
+        let patched = json!({"configuration": "m", "webhook": "add.test.dev", "patchType": "JSONPatch",
+            "patch": [{"op": "add", "path": "/data/b", "value": "2"}]});
+        let wanted = if noted { patched.to_string().into() } else { Value::Null };
+        assert_eq!(annotations[key], wanted, "{level}");
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod fixture;
 mod flow;
 mod lists;
 mod matrix;
+mod metrics;
 mod oidc;
 mod patches;
 mod pod_security;

@@ -155,6 +155,30 @@ async fn parameters_come_from_the_object_that_the_binding_names() {
 }
 
 #[tokio::test]
+async fn the_kind_of_parameters_may_be_defined_later_than_the_policy() {
+    let fixture = Fixture::new().await;
+    let spec = json!({"paramKind": {"apiVersion": "test.dev/v1", "kind": "Limit"},
+        "validations": [{"expression": "object.spec.replicas <= params.spec.max"}]});
+    let mut binding = binding("p", &["Deny"]);
+    binding["spec"]["paramRef"] = json!({"name": "l", "namespace": "default", "parameterNotFoundAction": "Deny"});
+    install(&fixture, &policy("p", ("apps", "deployments"), &spec), &binding).await;
+    let (code, _, message) = fixture.post(DEPLOYMENTS, &deployment("d", 1)).await.failed();
+    let why = "ValidatingAdmissionPolicy 'p' denied request: failed to configure policy: \
+               failed to find resource referenced by paramKind: 'test.dev/v1, Kind=Limit'";
+    assert_eq!((code, message), (422, format!("deployments.apps \"d\" is forbidden: {why}")));
+    let definition = json!({"metadata": {"name": "limits.test.dev"}, "spec": {"group": "test.dev", "scope": "Namespaced",
+        "names": {"plural": "limits", "kind": "Limit"}, "versions": [{"name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
+    fixture.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.ok();
+    let (_, _, message) = fixture.post(DEPLOYMENTS, &deployment("d", 1)).await.failed();
+    assert!(message.ends_with("no params found for policy binding with `Deny` parameterNotFoundAction"), "{message}");
+    let limit = json!({"apiVersion": "test.dev/v1", "kind": "Limit", "metadata": {"name": "l"}, "spec": {"max": 2}});
+    fixture.post("/apis/test.dev/v1/namespaces/default/limits", &limit).await.ok();
+    fixture.post(DEPLOYMENTS, &deployment("d", 2)).await.ok();
+    assert_eq!(fixture.post(DEPLOYMENTS, &deployment("e", 3)).await.failed().0, 422);
+}
+
+#[tokio::test]
 async fn a_policy_is_compiled_when_it_is_written_and_observed_at_once() {
     let fixture = Fixture::new().await;
     let path = format!("{GROUP}/validatingadmissionpolicies");

@@ -1,4 +1,5 @@
-//! Any text as an expression: parsed, checked, estimated and, within a budget, evaluated over a small document.
+//! Any text as an expression of Kubernetes' environment: parsed, checked, estimated and, within a budget, evaluated over a
+//! small document.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -18,7 +19,8 @@ static TYPE: LazyLock<Type> = LazyLock::new(|| {
     ];
     Type::Object(ObjectType::new("Self", fields))
 });
-static ENV: LazyLock<Env> = LazyLock::new(|| Env::builder().variable("self", TYPE.clone()).build());
+static ENV: LazyLock<Env> =
+    LazyLock::new(|| Env::builder().library(cel::library::kubernetes()).variable("self", TYPE.clone()).build());
 static DOCUMENT: LazyLock<serde_json::Value> = LazyLock::new(|| {
     serde_json::json!({"name": "web", "count": 3, "at": "2024-02-29T12:00:00Z", "items": [1, 2, 3],
         "labels": {"app": "web"}, "any": {"a": [1, "x", null, 1.5]}})

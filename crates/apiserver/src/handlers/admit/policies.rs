@@ -27,7 +27,7 @@ impl Admission<'_> {
         let table = self.call.server.registry.table();
         let siblings = Siblings::new(&table, &self.call.served);
         let (place, reader) = (Place::of(request), self.reader(snapshot));
-        let mut verdict = Verdict::default();
+        let mut verdict = Verdict::new(&self.call.server.metrics.admission);
         for bound in &*bound {
             let policy = &bound.policy;
             match policy.matcher.concerns(&place, &siblings, &reader, object, self.old) {
@@ -62,10 +62,14 @@ impl Admission<'_> {
         concerned: &Concerned<'_>,
         request: &AdmissionRequest<'_>,
         object: Option<&Value>,
-        verdict: &mut Verdict,
+        verdict: &mut Verdict<'_>,
     ) {
         let Concerned { bound, served, place, siblings, snapshot } = concerned;
         let policy = &bound.policy;
+        let kind = match policies::param_kind(policy, siblings.table()) {
+            Ok(kind) => kind,
+            Err(why) => return verdict.misconfigured(policy, None, &why),
+        };
         let converted = match self.converted(served, request, object).await {
             Ok(converted) => converted,
             Err(error) => {
@@ -81,19 +85,20 @@ impl Admission<'_> {
         let is_namespace = request.resource.group.is_empty() && request.resource.plural == "namespaces";
         let namespace = Some(request.namespace).filter(|name| !name.is_empty() && !is_namespace);
         let namespace = namespace.and_then(|name| reader.get("core/namespaces", name));
-        let source = ParamSource { table: siblings.table(), reader: &reader, namespace: request.namespace };
+        let source = ParamSource { kind, reader: &reader, namespace: request.namespace };
         for binding in &bound.bindings {
             let wanted = binding.matcher.as_ref().map(|own| own.concerns(place, siblings, &reader, object, self.old));
             let params = match wanted {
                 Some(Ok(None)) => continue,
                 Some(Err(error)) => Err(error.to_string()),
-                Some(Ok(Some(_))) | None => policies::params(policy, binding, &source),
+                Some(Ok(Some(_))) | None => policies::params(binding, &source),
             };
             match params {
                 Err(why) => verdict.misconfigured(policy, Some(binding), &why),
                 Ok(params) => {
                     for params in &params {
                         let inputs = Inputs {
+                            operation: self.operation,
                             object: shown,
                             old,
                             request: &described,

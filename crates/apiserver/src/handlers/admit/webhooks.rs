@@ -14,6 +14,7 @@ use crate::{
     handlers::receive,
     matching::{Place, Siblings},
     meta,
+    metrics::{Answer, Conditioned, Step},
     resources::Served,
     status::ApiError,
     webhooks::{self, Failure, Hook, Ruling, Sent},
@@ -101,7 +102,7 @@ impl Admission<'_> {
             }
             let concerned = hook.matcher.concerns(&place, &siblings, &reader, object.as_deref(), self.old);
             let Some(served) = concerned.map_err(refused)? else { continue };
-            if !self.holds(hook, &served, request, object.as_deref()).await? {
+            if !self.holds(hook, Step::Admit, &served, request, object.as_deref()).await? {
                 continue;
             }
             let left = again.end.saturating_duration_since(Instant::now());
@@ -109,9 +110,18 @@ impl Admission<'_> {
                 let why = "Timeout: request did not complete within requested timeout - context deadline exceeded";
                 return Err(ApiError::new(504, "Timeout", why));
             }
+            let began = Instant::now();
             let asked = self.ask_to_mutate(hook, &served, request, object.as_deref_mut(), left).await;
-            let changed = *asked.as_ref().unwrap_or(&false);
+            self.count(hook, Step::Admit, asked.as_ref().err(), began.elapsed());
+            let changed = matches!(asked, Ok(Some(_)));
             let key = format!("round_{}_index_{index}", again.round);
+            if let Ok(Some(patch)) = &asked
+                && self.call.trail.takes_request()
+            {
+                let what = json!({"configuration": &*hook.configuration, "webhook": hook.name, "patch": patch,
+                    "patchType": "JSONPatch"});
+                self.call.trail.annotate(format!("patch.webhook.admission.k8s.io/{key}"), what.to_string());
+            }
             let what = json!({"configuration": &*hook.configuration, "webhook": hook.name, "mutated": changed});
             self.call.trail.annotate(format!("mutation.webhook.admission.k8s.io/{key}"), what.to_string());
             if changed {
@@ -135,6 +145,7 @@ impl Admission<'_> {
     async fn holds(
         &self,
         hook: &Hook,
+        step: Step,
         served: &Arc<Served>,
         request: &AdmissionRequest<'_>,
         object: Option<&Value>,
@@ -148,15 +159,21 @@ impl Admission<'_> {
             Some((object, old)) => (object.as_ref(), old.as_ref()),
         };
         let described = webhooks::request_object(&Sent { request, served, object, old });
-        let inputs = Inputs { object, old, request: &described, namespace: None, params: None };
-        match hook.conditions.evaluate(&inputs) {
+        let operation = self.operation;
+        let inputs = Inputs { operation, object, old, request: &described, namespace: None, params: None };
+        let began = Instant::now();
+        let outcome = hook.conditions.evaluate(&inputs);
+        let holds = outcome.as_ref().ok().copied();
+        let conditioned = (Conditioned::Webhook, hook.name.as_str());
+        self.call.server.metrics.admission.conditions(conditioned, step, self.operation, holds, began.elapsed());
+        match outcome {
             Ok(holds) => Ok(holds),
             Err(_) if hook.fails_open => Ok(false),
             Err(why) => Err(refused(AdmissionError::forbidden(request, why))),
         }
     }
 
-    /// Asks one webhook and does what it wants; gives whether that changed the object.
+    /// Asks one webhook and does what it wants; gives the patch where that changed the object.
     async fn ask_to_mutate(
         &self,
         hook: &Hook,
@@ -164,8 +181,8 @@ impl Admission<'_> {
         request: &AdmissionRequest<'_>,
         object: Option<&mut Value>,
         left: Duration,
-    ) -> Result<bool, Failure> {
-        let internal = |error: ApiError| Failure::Refused(error, Ruling::default());
+    ) -> Result<Option<Value>, Failure> {
+        let internal = Failure::Internal;
         let converted = self.converted(served, request, object.as_deref()).await.map_err(internal)?;
         let (shown, shown_old) = match &converted {
             None => (object.as_deref(), self.old),
@@ -174,7 +191,7 @@ impl Admission<'_> {
         let sent = Sent { request, served, object: shown, old: shown_old };
         let ruling = webhooks::ask(&self.call.server.outbound, hook, &sent, true, left).await?;
         self.note(hook, &ruling);
-        let Some(patch) = ruling.patch else { return Ok(false) };
+        let Some(patch) = ruling.patch else { return Ok(None) };
         let (Some(shown), Some(object)) = (shown.cloned(), object) else {
             return Err(internal(ApiError::internal(format!(
                 "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
@@ -199,7 +216,7 @@ impl Admission<'_> {
         }
         let changed = patched != *object;
         *object = patched;
-        Ok(changed)
+        Ok(changed.then_some(patch))
     }
 
     /// Asks the validating webhooks, all at once.
@@ -217,7 +234,7 @@ impl Admission<'_> {
         for (index, hook) in hooks.iter().enumerate() {
             let wanted = hook.matcher.concerns(&place, &siblings, &reader, object, self.old);
             if let Some(served) = wanted.map_err(refused)?
-                && self.holds(hook, &served, request, object).await?
+                && self.holds(hook, Step::Validate, &served, request, object).await?
             {
                 let converted = self.converted(&served, request, object).await?;
                 concerned.push((index, hook, served, converted));
@@ -229,7 +246,12 @@ impl Admission<'_> {
                 Some((object, old)) => (object.as_ref(), old.as_ref()),
             };
             let sent = Sent { request, served, object, old };
-            async move { webhooks::ask(&self.call.server.outbound, hook, &sent, false, REQUEST_TIMEOUT).await }
+            async move {
+                let began = Instant::now();
+                let asked = webhooks::ask(&self.call.server.outbound, hook, &sent, false, REQUEST_TIMEOUT).await;
+                self.count(hook, Step::Validate, asked.as_ref().err(), began.elapsed());
+                asked
+            }
         });
         let answers = future::join_all(asked).await;
         let mut outcome = Ok(());
@@ -249,10 +271,22 @@ impl Admission<'_> {
         outcome
     }
 
+    /// Counts how asking a webhook ended.
+    fn count(&self, hook: &Hook, step: Step, failure: Option<&Failure>, took: Duration) {
+        let answer = match failure {
+            None => Answer::Allowed,
+            Some(Failure::Call(_, code)) if hook.fails_open => Answer::FailedOpen(*code),
+            Some(Failure::Call(_, code)) => Answer::Unreachable(*code),
+            Some(Failure::Refused(error, _)) => Answer::Refused(error.code),
+            Some(Failure::Internal(_)) => Answer::Internal,
+        };
+        self.call.server.metrics.admission.asked(&hook.name, step, self.operation, answer, took);
+    }
+
     /// Lets the request go on where the webhook's failure policy says so.
     fn fail(&self, hook: &Hook, failure: Failure, key: &str) -> Result<(), ApiError> {
         match failure {
-            Failure::Call(why) if hook.fails_open => {
+            Failure::Call(why, _) if hook.fails_open => {
                 tracing::warn!(webhook = hook.name, why, "failing open");
                 self.call.trail.annotate(key.to_owned(), hook.name.as_str());
                 Ok(())
@@ -261,7 +295,7 @@ impl Admission<'_> {
                 self.note(hook, &said);
                 Err(error)
             }
-            failure @ Failure::Call(_) => Err(failure.into_error()),
+            failure @ (Failure::Call(..) | Failure::Internal(_)) => Err(failure.into_error()),
         }
     }
 

@@ -1,0 +1,131 @@
+//! What finding out who asks, and whether they may, counts.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::{
+    head,
+    histogram::{Bounds, Histogram},
+};
+
+static AUTHENTICATION_BOUNDS: Bounds = Bounds::seconds(&[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+]);
+
+/// Users with a counter of their own; upstream names these, and adds up all others.
+const USERS: [&str; 7] =
+    ["admin", "client", "kube_proxy", "kubelet", "system:serviceaccount:kube-system:default", "email_id", "other"];
+const RESULTS: [&str; 3] = ["success", "failure", "error"];
+const DECISIONS: [&str; 2] = ["allowed", "no-opinion"];
+
+/// Whether somebody vouches for who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Identified<'a> {
+    User(&'a str),
+    /// There are no credentials.
+    Nobody,
+    /// There are some, and they are no good.
+    Refused,
+}
+
+/// The counters.
+#[derive(Debug)]
+pub(crate) struct AccessMetrics {
+    users: [AtomicU64; USERS.len()],
+    authentication: [Histogram; RESULTS.len()],
+    authorization: [Histogram; DECISIONS.len()],
+}
+
+impl Default for AccessMetrics {
+    fn default() -> Self {
+        Self {
+            users: Default::default(),
+            authentication: std::array::from_fn(|_| Histogram::new(&AUTHENTICATION_BOUNDS)),
+            authorization: std::array::from_fn(|_| Histogram::new(&AUTHENTICATION_BOUNDS)),
+        }
+    }
+}
+
+impl AccessMetrics {
+    /// Notes what became of a request's credentials.
+    pub(crate) fn identified(&self, who: Identified<'_>, took: Duration) {
+        let result = match who {
+            Identified::User(name) => {
+                let other = if name.contains('@') { USERS.len() - 2 } else { USERS.len() - 1 };
+                let named = USERS[..USERS.len() - 2].iter().position(|known| *known == name);
+                self.users[named.unwrap_or(other)].fetch_add(1, Relaxed);
+                0
+            }
+            Identified::Nobody => 1,
+            Identified::Refused => 2,
+        };
+        self.authentication[result].took(took);
+    }
+
+    /// Notes whether somebody may do what they ask for.
+    pub(crate) fn authorized(&self, allowed: bool, took: Duration) {
+        self.authorization[usize::from(!allowed)].took(took);
+    }
+
+    /// Appends the metrics.
+    pub(crate) fn render(&self, out: &mut String) {
+        let name = "authenticated_user_requests";
+        head(out, name, "counter", "Requests of users that somebody vouches for.");
+        for (user, count) in USERS.iter().zip(&self.users).filter(|(_, count)| count.load(Relaxed) > 0) {
+            let _ = writeln!(out, "{name}{{username=\"{user}\"}} {}", count.load(Relaxed));
+        }
+        let tried = "Attempts to find out who asks.";
+        each(out, ("authentication_attempts", tried), &RESULTS, &self.authentication);
+        let decided = "Decisions on who may do what.";
+        each(out, ("authorization_attempts_total", decided), &DECISIONS, &self.authorization);
+        let timed = "Time it took to find out who asks, in seconds.";
+        times(out, ("authentication_duration_seconds", timed), &RESULTS, &self.authentication);
+        let timed = "Time it took to decide who may do what, in seconds.";
+        times(out, ("authorization_duration_seconds", timed), &DECISIONS, &self.authorization);
+    }
+}
+
+fn each(out: &mut String, (name, help): (&str, &str), results: &[&str], histograms: &[Histogram]) {
+    head(out, name, "counter", help);
+    for (result, histogram) in results.iter().zip(histograms).filter(|(_, histogram)| histogram.is_used()) {
+        let _ = writeln!(out, "{name}{{result=\"{result}\"}} {}", histogram.count());
+    }
+}
+
+fn times(out: &mut String, (name, help): (&str, &str), results: &[&str], histograms: &[Histogram]) {
+    head(out, name, "histogram", help);
+    for (result, histogram) in results.iter().zip(histograms).filter(|(_, histogram)| histogram.is_used()) {
+        histogram.render(name, &format!("result=\"{result}\""), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_added_up_but_for_well_known_ones() {
+        let metrics = AccessMetrics::default();
+        for name in ["admin", "ann@example.com", "system:serviceaccount:a:b", "bob", "other"] {
+            metrics.identified(Identified::User(name), Duration::ZERO);
+        }
+        metrics.identified(Identified::Refused, Duration::ZERO);
+        metrics.authorized(false, Duration::ZERO);
+        let mut out = String::new();
+        metrics.render(&mut out);
+        for line in [
+            "authenticated_user_requests{username=\"admin\"} 1",
+            "authenticated_user_requests{username=\"email_id\"} 1",
+            "authenticated_user_requests{username=\"other\"} 3",
+            "authentication_attempts{result=\"success\"} 5",
+            "authentication_attempts{result=\"error\"} 1",
+            "authorization_attempts_total{result=\"no-opinion\"} 1",
+            "authentication_duration_seconds_bucket{result=\"success\",le=\"0.001\"} 5",
+        ] {
+            assert!(out.lines().any(|known| known == line), "{line}\n{out}");
+        }
+    }
+}

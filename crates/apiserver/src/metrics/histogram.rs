@@ -1,0 +1,129 @@
+//! Histograms with fixed bounds: an observation is two atomic additions and takes no lock.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// What is measured, and the upper bounds of the buckets.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    unit: Unit,
+    upper: &'static [f64],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Unit {
+    Seconds,
+    Bytes,
+}
+
+impl Bounds {
+    /// Of times, in seconds.
+    pub(crate) const fn seconds(upper: &'static [f64]) -> Self {
+        Self { unit: Unit::Seconds, upper }
+    }
+
+    /// Of sizes, in bytes.
+    pub(crate) const fn bytes(upper: &'static [f64]) -> Self {
+        Self { unit: Unit::Bytes, upper }
+    }
+}
+
+/// How often values fell between two bounds, and their sum.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    bounds: &'static Bounds,
+    /// One for each bound, and one for what is beyond the last.
+    counts: Box<[AtomicU64]>,
+    /// In nanoseconds or bytes.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// An empty one.
+    pub(crate) fn new(bounds: &'static Bounds) -> Self {
+        let counts = (0..=bounds.upper.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, counts, sum: AtomicU64::new(0) }
+    }
+
+    /// Notes a time.
+    pub(crate) fn took(&self, took: Duration) {
+        self.note(took.as_secs_f64(), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Notes a size.
+    pub(crate) fn sized(&self, bytes: u64) {
+        self.note(bytes as f64, bytes);
+    }
+
+    fn note(&self, value: f64, amount: u64) {
+        let upper = self.bounds.upper;
+        let bucket = upper.iter().position(|bound| value <= *bound).unwrap_or(upper.len());
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.sum.fetch_add(amount, Relaxed);
+    }
+
+    /// How many values were noted.
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Whether anything was noted.
+    pub(crate) fn is_used(&self) -> bool {
+        self.counts.iter().any(|count| count.load(Relaxed) > 0)
+    }
+
+    /// Appends the lines of this histogram; `labels` are its own.
+    pub(crate) fn render(&self, name: &str, labels: &str, out: &mut String) {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut total = 0;
+        for (index, count) in self.counts.iter().enumerate() {
+            total += count.load(Relaxed);
+            let bound = self.bounds.upper.get(index).map_or("+Inf".to_owned(), |bound| cel::format_double(*bound));
+            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {total}");
+        }
+        let sum = self.sum.load(Relaxed);
+        let sum = match self.bounds.unit {
+            Unit::Seconds => Duration::from_nanos(sum).as_secs_f64(),
+            Unit::Bytes => sum as f64,
+        };
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(out, "{name}_sum{labels} {sum}\n{name}_count{labels} {total}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_count_what_is_not_above_their_bound() {
+        static BOUNDS: Bounds = Bounds::bytes(&[1e3, 1e6]);
+        let histogram = Histogram::new(&BOUNDS);
+        for bytes in [1000, 1001, 5_000_000] {
+            histogram.sized(bytes);
+        }
+        let mut out = String::new();
+        histogram.render("sizes", "a=\"b\"", &mut out);
+        let lines = [
+            "sizes_bucket{a=\"b\",le=\"1000\"} 1",
+            "sizes_bucket{a=\"b\",le=\"1e+06\"} 2",
+            "sizes_bucket{a=\"b\",le=\"+Inf\"} 3",
+            "sizes_sum{a=\"b\"} 5002001",
+            "sizes_count{a=\"b\"} 3",
+        ];
+        assert_eq!(out.lines().collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn times_are_summed_in_seconds() {
+        static BOUNDS: Bounds = Bounds::seconds(&[0.5]);
+        let histogram = Histogram::new(&BOUNDS);
+        histogram.took(Duration::from_millis(250));
+        let mut out = String::new();
+        histogram.render("wait", "", &mut out);
+        assert!(out.ends_with("wait_sum 0.25\nwait_count 1\n"), "{out}");
+    }
+}
