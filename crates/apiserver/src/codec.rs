@@ -28,8 +28,8 @@ impl MediaType {
     /// What the `Content-Type` says; absent counts as JSON.
     pub(crate) fn of(content_type: Option<&str>) -> Result<Self, ApiError> {
         match content_type.map(|text| text.split(';').next().unwrap_or_default().trim()) {
-            None | Some("" | "application/json" | "text/json" | "*/*") => Ok(Self::Json),
-            Some("application/yaml" | "text/yaml" | "application/x-yaml") => Ok(Self::Yaml),
+            None | Some("" | "application/json") => Ok(Self::Json),
+            Some("application/yaml") => Ok(Self::Yaml),
             Some("application/vnd.kubernetes.protobuf") => Ok(Self::Protobuf),
             Some(_) => Err(ApiError::unsupported_media_type(DECODED)),
         }
@@ -62,6 +62,18 @@ pub(crate) fn decode(bytes: &[u8], media_type: MediaType) -> Result<Decoded, Api
 /// Decodes bytes this server stored itself.
 pub(crate) fn stored(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::internal(format!("decoding a stored object: {error}")))
+}
+
+/// What Go's decoder calls the form of a value.
+pub(crate) fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 fn type_name(value: &Value) -> &'static str {

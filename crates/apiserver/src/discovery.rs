@@ -12,7 +12,9 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     aggregation::{self, Remote},
     body::{self, Body},
-    indented, output,
+    indented,
+    negotiation::{self, Accepted, Encoding, Offer, Shape},
+    output,
     resources::{Group, GroupVersion, Table},
     status::ApiError,
 };
@@ -114,42 +116,45 @@ pub(crate) fn paths(table: &Table) -> Response<Body> {
     indented::answer(json_response(&json!({"paths": paths})))
 }
 
-/// Whether the client asks for the aggregated form, and in which version.
-fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
-    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
-    let first = accept.split(',').map(str::trim).find(|entry| entry.starts_with("application/json"))?;
-    let parameter = |text: &str| first.split(';').any(|part| part.trim() == text);
-    if !parameter("g=apidiscovery.k8s.io") || !parameter("as=APIGroupDiscoveryList") {
-        return None;
-    }
-    if parameter("v=v2") {
-        Some("v2")
-    } else if parameter("v=v2beta1") {
-        Some("v2beta1")
-    } else {
-        None
-    }
+/// A document in the encoding that the client takes.
+fn document(value: &Value, accepted: Accepted) -> Result<Response<Body>, ApiError> {
+    let (bytes, content_type) = output::in_encoding(accepted, value)?;
+    let mut response = Response::new(body::full(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    Ok(response)
 }
 
-fn group_list(items: Vec<Value>, version: &str, headers: &HeaderMap) -> Response<Body> {
+/// How a client takes a document that has no aggregated form.
+fn classic(headers: &HeaderMap) -> Result<Accepted, ApiError> {
+    const OFFER: Offer = Offer { tables: false, messages: true, stream: false };
+    negotiation::accepted(headers, OFFER).map(|accepted| Accepted { shape: Shape::Object, ..accepted })
+}
+
+fn group_list(
+    items: Vec<Value>,
+    version: &str,
+    accepted: Accepted,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let api_version = format!("apidiscovery.k8s.io/{version}");
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
-    let text = list.to_string();
-    let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(text.as_bytes())));
+    let (bytes, media_type) = output::in_encoding(accepted, &list)?;
+    let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&bytes)));
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag.as_str());
-    let mut response = Response::new(if known { body::empty() } else { body::full(text) });
+    let mut response = Response::new(if known { body::empty() } else { body::full(bytes) });
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let media_type = media_type.to_str().unwrap_or_default();
+    let content_type = format!("{media_type};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
     if let Ok(value) = HeaderValue::from_str(&content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
+    Ok(response)
 }
 
 fn aggregated_group(group: &Group) -> Value {
@@ -194,10 +199,11 @@ fn aggregated_resource(resource: &Resource) -> Value {
 
 /// `/api`.
 pub(crate) fn core_versions(table: &Table, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    if let Some(version) = aggregated(headers) {
-        return Ok(group_list(table.group("").into_iter().map(aggregated_group).collect(), version, headers));
+    let (version, accepted) = negotiation::discovery(headers)?;
+    if let Some(version) = version {
+        return group_list(table.group("").into_iter().map(aggregated_group).collect(), version, accepted, headers);
     }
-    Ok(json_response(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})))
+    document(&json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}), accepted)
 }
 
 /// `/apis`.
@@ -207,14 +213,15 @@ pub(crate) fn groups(table: &Table, remotes: &[Arc<Remote>], headers: &HeaderMap
     };
     let named = table.groups.iter().filter(|group| !group.name.is_empty());
     let custom = named.clone().take_while(|group| !is_custom(group)).count();
-    if let Some(version) = aggregated(headers) {
+    let (version, accepted) = negotiation::discovery(headers)?;
+    if let Some(version) = version {
         let mut items = named.map(aggregated_group).collect();
         aggregation::aggregated(&mut items, custom, remotes);
-        return Ok(group_list(items, version, headers));
+        return group_list(items, version, accepted, headers);
     }
     let mut groups: Vec<Value> = named.map(classic_group).collect();
     aggregation::classic(&mut groups, custom, remotes);
-    Ok(json_response(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})))
+    document(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}), accepted)
 }
 
 fn classic_group(group: &Group) -> Value {
@@ -224,14 +231,19 @@ fn classic_group(group: &Group) -> Value {
 }
 
 /// `/apis/GROUP`.
-pub(crate) fn group(table: &Table, remotes: &[Arc<Remote>], name: &str) -> Result<Response<Body>, ApiError> {
+pub(crate) fn group(
+    table: &Table,
+    remotes: &[Arc<Remote>],
+    name: &str,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let mut known: Vec<Value> = table.group(name).map(classic_group).into_iter().collect();
     let remotes: Vec<Arc<Remote>> = remotes.iter().filter(|remote| remote.group == name).cloned().collect();
     aggregation::classic(&mut known, 0, &remotes);
     let mut group = known.pop().ok_or_else(ApiError::no_such_resource)?;
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
-    Ok(json_response(&group))
+    document(&group, classic(headers)?)
 }
 
 /// An APIResourceList. Members stand in upstream's order: scripts look for pieces of the text.
@@ -266,7 +278,12 @@ struct Listed<'a> {
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
-pub(crate) fn resources(table: &Table, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
+pub(crate) fn resources(
+    table: &Table,
+    group: &str,
+    version: &str,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let found = table.version(group, version).ok_or_else(ApiError::no_such_resource)?;
     let mut resources = Vec::new();
     for served in &found.resources {
@@ -302,7 +319,11 @@ pub(crate) fn resources(table: &Table, group: &str, version: &str) -> Result<Res
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let list = ResourceList { kind: "APIResourceList", api_version: "v1", group_version, resources };
-    Ok(output::value(&list, StatusCode::OK))
+    let accepted = classic(headers)?;
+    if accepted.encoding == Encoding::Json {
+        return Ok(output::value(&list, StatusCode::OK));
+    }
+    document(&serde_json::to_value(&list).map_err(ApiError::internal)?, accepted)
 }
 
 /// Tells clients whether two versions share one storage.
@@ -310,20 +331,4 @@ fn version_hash(api_version: &str, kind: &str) -> String {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let digest = Sha256::digest(format!("{api_version}/{kind}"));
     STANDARD.encode(&digest[..8])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_aggregated_form_is_given_only_to_who_asks_for_a_known_version() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(aggregated(&headers), None);
-        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        assert_eq!(aggregated(&headers), Some("v2"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        assert_eq!(aggregated(&headers), None);
-    }
 }

@@ -24,7 +24,7 @@ use crate::{
     health::{self, Probe},
     impersonation,
     metrics::{Counted, Ending, Identified, Scope},
-    negotiation::{self, Accepted, Encoding},
+    negotiation::{self, Accepted, Offer},
     options::{self, Query},
     passage::{Passage, Span},
     path::{self, ResourcePath, Route},
@@ -100,6 +100,22 @@ impl Call {
             warnings: self.warnings.clone(),
             trail: self.trail.clone(),
         }
+    }
+
+    /// Whether who may change objects may create one too, as a change of what does not exist does.
+    pub(crate) fn may_create(&self) -> Result<(), ApiError> {
+        let resource = &self.served.resource;
+        let attributes = Attributes {
+            user: &self.user,
+            verb: "create",
+            group: &resource.group,
+            resource: &resource.plural,
+            subresource: &self.subresource,
+            namespace: &self.namespace,
+            name: &self.name,
+            path: None,
+        };
+        self.server.authorize(&attributes, "", &self.trail)
     }
 
     /// Warns the client.
@@ -233,7 +249,7 @@ impl ApiServer {
         let bytes = answer.as_ref().ok().and_then(|response| response.body().size_hint().exact());
         served.metrics.observe(counted, Ending { code, took: started.elapsed(), bytes });
         let mut answer = answer.unwrap_or_else(|error| {
-            let response = error.to_response();
+            let response = passage.failure(&error);
             passage.error = Some(Box::new(error));
             response
         });
@@ -358,8 +374,8 @@ impl ApiServer {
         match route {
             Route::CoreVersions => discovery::core_versions(&table, &parts.headers),
             Route::Groups => discovery::groups(&table, &self.aggregation.remotes(), &parts.headers),
-            Route::Group(name) => discovery::group(&table, &self.aggregation.remotes(), name),
-            Route::Resources { group, version } => discovery::resources(&table, group, version),
+            Route::Group(name) => discovery::group(&table, &self.aggregation.remotes(), name, &parts.headers),
+            Route::Resources { group, version } => discovery::resources(&table, group, version, &parts.headers),
             Route::Resource(_) => Err(ApiError::no_such_resource()),
             Route::Other("/backup") => Ok(backup::answer(self.store.clone())),
             Route::Other("/metrics/slis") => Ok(health::text(StatusCode::OK, self.health.metrics())),
@@ -390,15 +406,16 @@ impl ApiServer {
         let served = self.registry.find(path.group, path.version, path.resource);
         let served = served.ok_or_else(ApiError::no_such_resource)?;
         check_scope(&served, &path)?;
-        let has_tables = served.resource.verbs != ["create"];
-        let accepted = match negotiation::accepted(&parts.headers, has_tables) {
+        let offer = Offer {
+            tables: served.resource.verbs != ["create"],
+            messages: !served.resource.schema.is_empty() || path.subresource == "scale",
+            stream: verb == "watch",
+        };
+        let accepted = match negotiation::accepted(&parts.headers, offer) {
             // what connects to a node or a pod is not negotiated with this server
             Err(_) if verb == "connect" || handlers::is_connect(path.subresource) => Accepted::PLAIN,
             accepted => accepted?,
         };
-        if accepted.encoding == Encoding::Protobuf && served.resource.schema.is_empty() {
-            return Err(ApiError::not_acceptable(negotiation::PRODUCED_AS_TEXT));
-        }
         Ok(Call {
             server: self.clone(),
             caller,

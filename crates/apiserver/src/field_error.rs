@@ -9,6 +9,8 @@ use kinds::k8s::apimachinery::pkg::apis::meta::v1::StatusCause;
 pub use schema::{FieldError, FieldErrorKind};
 use serde_json::Value;
 
+use crate::status::Cause;
+
 /// All that is wrong with an object; empty when it is valid.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FieldErrors(pub Vec<FieldError>);
@@ -72,6 +74,16 @@ impl FieldErrors {
     /// Takes over what is wrong with a field according to its type.
     pub fn extend(&mut self, errors: impl IntoIterator<Item = FieldError>) {
         self.0.extend(errors);
+    }
+
+    /// The causes of a failure with reason `Invalid`.
+    pub(crate) fn as_causes(&self) -> Vec<Cause> {
+        let cause = |error: &FieldError| Cause {
+            reason: error.kind.reason().to_owned(),
+            message: error.message(),
+            field: error.path.clone(),
+        };
+        self.0.iter().map(cause).collect()
     }
 
     /// The causes of a `metav1.Status` with reason `Invalid`.

@@ -20,7 +20,7 @@ pub(crate) enum Shape {
 pub(crate) enum Encoding {
     Json,
     Yaml,
-    /// Kubernetes' protobuf, of built-in kinds only and slower than JSON here: for clients that take nothing else.
+    /// Kubernetes' protobuf, slower than JSON here: for clients that do not take JSON as readily.
     Protobuf,
 }
 
@@ -36,57 +36,150 @@ impl Accepted {
     pub(crate) const PLAIN: Self = Self { shape: Shape::Object, encoding: Encoding::Json };
 }
 
+/// What an answer can be made into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// It has rows; what is not kept as objects, such as a review, has none.
+    pub(crate) tables: bool,
+    /// Its objects have protobuf messages; those of custom resources have none, but their metadata has.
+    pub(crate) messages: bool,
+    /// It is a stream of events.
+    pub(crate) stream: bool,
+}
+
 /// Protobuf's media type.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const PRODUCED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-/// What is left for kinds that are known only as JSON.
-pub(crate) const PRODUCED_AS_TEXT: &str = "application/json, application/yaml";
+const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+const ENCODINGS: [(&str, Encoding); 3] =
+    [("json", Encoding::Json), ("yaml", Encoding::Yaml), ("vnd.kubernetes.protobuf", Encoding::Protobuf)];
 
-/// Picks the first acceptable entry of the `Accept` header, protobuf last; none given means JSON. What is not kept as
-/// objects, such as a review, has no rows: `has_tables` says whether a table can be made.
-pub(crate) fn accepted(headers: &HeaderMap, has_tables: bool) -> Result<Accepted, ApiError> {
-    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Accepted::PLAIN) };
-    if accept.as_bytes() == b"application/json" {
-        return Ok(Accepted::PLAIN);
-    }
-    let Ok(accept) = accept.to_str() else { return Err(ApiError::not_acceptable(PRODUCED)) };
-    if accept.trim().is_empty() {
-        return Ok(Accepted::PLAIN);
-    }
-    let (protobuf, text): (Vec<Accepted>, Vec<Accepted>) =
-        accept.split(',').filter_map(entry).partition(|accepted| accepted.encoding == Encoding::Protobuf);
-    let can_be = |accepted: &&Accepted| has_tables || accepted.shape != Shape::Table;
-    let first = text.iter().find(can_be).or(protobuf.first()).copied();
-    first.ok_or_else(|| ApiError::not_acceptable(PRODUCED))
+/// One way in which the client would take the answer.
+#[derive(Clone, Copy, Debug)]
+struct Wish<'a> {
+    encoding: Encoding,
+    /// In thousandths.
+    quality: u16,
+    /// How much of the media type is left open.
+    wildcards: u8,
+    kind: &'a str,
+    group: &'a str,
+    version: &'a str,
 }
 
-fn entry(entry: &str) -> Option<Accepted> {
+/// What an `Accept` header names that can be produced at all, the most wanted first.
+fn wishes(accept: &str) -> Vec<Wish<'_>> {
+    let mut wishes: Vec<Wish<'_>> = accept.split(',').flat_map(of_entry).collect();
+    wishes.sort_by_key(|wish| (std::cmp::Reverse(wish.quality), wish.wildcards));
+    wishes
+}
+
+fn of_entry(entry: &str) -> impl Iterator<Item = Wish<'_>> {
     let mut parts = entry.split(';').map(str::trim);
-    let encoding = match parts.next()? {
-        "application/json" | "*/*" | "application/*" | "text/html" => Encoding::Json,
-        "application/yaml" | "application/x-yaml" | "text/yaml" => Encoding::Yaml,
-        PROTOBUF => Encoding::Protobuf,
-        _ => return None,
+    let (kind, form) = parts.next().and_then(|media_type| media_type.split_once('/')).unwrap_or_default();
+    let mut wish = Wish {
+        encoding: Encoding::Json,
+        quality: 1000,
+        wildcards: u8::from(kind == "*") + u8::from(form == "*"),
+        kind: "",
+        group: "",
+        version: "",
     };
-    let (mut kind, mut group, mut version) = ("", "", "");
+    let mut other_stream = false;
     for (key, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+        let (key, value) = (key.trim(), value.trim().trim_matches('"'));
         match key {
-            "as" => kind = value,
-            "g" => group = value,
-            "v" => version = value,
+            "as" => wish.kind = value,
+            "g" => wish.group = value,
+            "v" => wish.version = value,
+            "q" => wish.quality = value.parse::<f32>().map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16),
+            "stream" => other_stream = !matches!(value, "" | "watch"),
             _ => {}
         }
     }
-    if encoding == Encoding::Protobuf && !kind.is_empty() {
-        return None;
+    let named = matches!(kind, "application" | "*") && (kind != "*" || form == "*") && !other_stream;
+    ENCODINGS
+        .into_iter()
+        .filter(move |(known, _)| named && (form == "*" || form == *known))
+        .map(move |(_, encoding)| Wish { encoding, ..wish })
+}
+
+/// Whether the client has a wish that is more than plain JSON; told without taking the header apart.
+fn accept(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(None) };
+    if matches!(accept.as_bytes(), b"application/json" | b"*/*") {
+        return Ok(None);
     }
-    let shape = match (kind, group, version) {
-        ("", _, _) => Shape::Object,
-        ("Table", "meta.k8s.io", "v1") => Shape::Table,
-        ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Shape::PartialMetadata,
-        _ => return None,
+    let accept = accept.to_str().map_err(|_| ApiError::not_acceptable(PRODUCED))?;
+    Ok(Some(accept).filter(|accept| !accept.trim().is_empty()))
+}
+
+/// Picks what the `Accept` header wants most of what is offered; none given means JSON. Where JSON of the same shape is
+/// wanted by name just as much as protobuf, it is JSON, of which stored objects consist already.
+pub(crate) fn accepted(headers: &HeaderMap, offer: Offer) -> Result<Accepted, ApiError> {
+    let Some(accept) = accept(headers)? else { return Ok(Accepted::PLAIN) };
+    let shape = |wish: &Wish<'_>| {
+        let shape = match (wish.kind, wish.group, wish.version) {
+            ("", "", "") => Shape::Object,
+            ("Table", "meta.k8s.io", "v1") => Shape::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Shape::PartialMetadata,
+            _ => return None,
+        };
+        let is_offered = match (shape, wish.encoding) {
+            (_, Encoding::Yaml) if offer.stream => false,
+            (Shape::Object, Encoding::Protobuf) => offer.messages,
+            (Shape::Table, Encoding::Protobuf) => false,
+            (Shape::Table, _) => offer.tables,
+            _ => true,
+        };
+        is_offered.then_some(shape)
     };
-    Some(Accepted { shape, encoding })
+    let wishes = wishes(accept);
+    let mut can_be = wishes.iter().filter_map(|wish| Some((wish, shape(wish)?)));
+    let Some((first, shape)) = can_be.next() else {
+        return Err(ApiError::not_acceptable(if offer.stream { STREAMED } else { PRODUCED }));
+    };
+    let as_much = |(wish, other): (&Wish<'_>, Shape)| {
+        wish.encoding == Encoding::Json
+            && other == shape
+            && (wish.quality, wish.wildcards) == (first.quality, first.wildcards)
+    };
+    let encoding = match first.encoding {
+        Encoding::Protobuf if can_be.any(as_much) => Encoding::Json,
+        encoding => encoding,
+    };
+    Ok(Accepted { shape, encoding })
+}
+
+/// How a failure is told to a client that sent this `Accept` header: as it would take an object, or else as JSON.
+pub(crate) fn of_failure(accept: Option<&header::HeaderValue>) -> Accepted {
+    let Some(accept) = accept.and_then(|accept| accept.to_str().ok()) else { return Accepted::PLAIN };
+    let wishes = wishes(accept);
+    let mut plain = wishes.iter().filter(|wish| wish.kind.is_empty());
+    let Some(first) = plain.next() else { return Accepted::PLAIN };
+    let encoding = match first.encoding {
+        Encoding::Protobuf if plain.any(|wish| wish.encoding == Encoding::Json && wish.quality == first.quality) => {
+            Encoding::Json
+        }
+        encoding => encoding,
+    };
+    Accepted { encoding, ..Accepted::PLAIN }
+}
+
+/// How discovery is wanted: in which version of the aggregated form, if in any, and in which encoding.
+pub(crate) fn discovery(headers: &HeaderMap) -> Result<(Option<&'static str>, Accepted), ApiError> {
+    let Some(accept) = accept(headers)? else { return Ok((None, Accepted::PLAIN)) };
+    let form = |wish: Wish<'_>| {
+        let version = match (wish.kind, wish.group, wish.version) {
+            ("", "", "") => None,
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some("v2"),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Some("v2beta1"),
+            _ => return None,
+        };
+        Some((version, Accepted { encoding: wish.encoding, ..Accepted::PLAIN }))
+    };
+    let found = wishes(accept).into_iter().find_map(form);
+    found.ok_or_else(|| ApiError::not_acceptable(PRODUCED))
 }
 
 /// Whether a header with quality values (`Accept-Encoding`) names gzip as acceptable.
@@ -102,38 +195,91 @@ pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn accept(value: &'static str) -> Result<Accepted, ApiError> {
+    const OFFER: Offer = Offer { tables: true, messages: true, stream: false };
+    const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+
+    fn headers(accept: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, header::HeaderValue::from_static(value));
-        accepted(&headers, true)
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static(accept));
+        headers
+    }
+
+    fn offered(accept: &'static str, offer: Offer) -> Result<(Shape, Encoding), ApiError> {
+        accepted(&headers(accept), offer).map(|accepted| (accepted.shape, accepted.encoding))
     }
 
     #[test]
-    fn the_first_acceptable_entry_wins() {
-        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(accept(table).unwrap().shape, Shape::Table);
+    fn the_most_wanted_entry_that_can_be_made_wins() {
+        let table = [
+            ("*/*", Shape::Object, Encoding::Json),
+            ("application/*", Shape::Object, Encoding::Json),
+            ("text/html,application/xml;q=0.9,*/*;q=0.8", Shape::Object, Encoding::Json),
+            ("application/yaml", Shape::Object, Encoding::Yaml),
+            ("application/json;q=0.5,application/yaml", Shape::Object, Encoding::Yaml),
+            ("*/*,application/yaml", Shape::Object, Encoding::Yaml),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Shape::Table, Encoding::Json),
+            ("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", Shape::Object, Encoding::Json),
+            ("application/vnd.kubernetes.protobuf", Shape::Object, Encoding::Protobuf),
+            ("application/vnd.kubernetes.protobuf;stream=watch", Shape::Object, Encoding::Protobuf),
+            ("application/vnd.kubernetes.protobuf, */*", Shape::Object, Encoding::Protobuf),
+            ("application/vnd.kubernetes.protobuf,application/json;q=0.9", Shape::Object, Encoding::Protobuf),
+            ("application/vnd.kubernetes.protobuf, application/json", Shape::Object, Encoding::Json),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+                Shape::PartialMetadata,
+                Encoding::Protobuf,
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json",
+                Shape::Object,
+                Encoding::Json,
+            ),
+        ];
+        for (accept, shape, encoding) in table {
+            assert_eq!(offered(accept, OFFER).unwrap(), (shape, encoding), "{accept}");
+        }
+        let refused = ["application/xml", "text/yaml", "application/json;stream=other", "application/json;as=Table"];
+        for accept in refused {
+            assert_eq!(offered(accept, OFFER).unwrap_err().code, 406, "{accept}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_not_offered() {
+        let none = Offer { tables: false, messages: false, ..OFFER };
+        assert_eq!(offered(TABLE, none).unwrap_err().code, 406);
         assert_eq!(
-            accept("application/json;as=Table;v=v9;g=meta.k8s.io,application/json").unwrap().shape,
-            Shape::Object
+            offered(PROTOBUF, none).unwrap_err().message,
+            format!("only the following media types are accepted: {PRODUCED}")
         );
-        assert_eq!(accept("application/vnd.kubernetes.protobuf, application/json").unwrap().encoding, Encoding::Json);
-        assert_eq!(accept("application/yaml").unwrap().encoding, Encoding::Yaml);
-        assert_eq!(accept("*/*").unwrap().encoding, Encoding::Json);
-        assert_eq!(accept("application/vnd.kubernetes.protobuf").unwrap().encoding, Encoding::Protobuf);
-        assert_eq!(accept("application/vnd.kubernetes.protobuf;stream=watch").unwrap().encoding, Encoding::Protobuf);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        assert_eq!(accept(metadata).unwrap_err().code, 406);
+        assert_eq!(offered(metadata, none).unwrap(), (Shape::PartialMetadata, Encoding::Protobuf));
+        let stream = Offer { stream: true, ..OFFER };
+        let refused = offered("application/yaml", stream).unwrap_err();
+        assert_eq!(refused.message, format!("only the following media types are accepted: {STREAMED}"));
+        assert_eq!(offered("application/json;stream=watch", stream).unwrap(), (Shape::Object, Encoding::Json));
     }
 
     #[test]
-    fn what_has_no_rows_makes_no_table() {
-        let mut headers = HeaderMap::new();
-        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
-        headers.insert(header::ACCEPT, header::HeaderValue::from_static(table));
-        assert_eq!(accepted(&headers, false).unwrap_err().code, 406);
-        let either = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-        headers.insert(header::ACCEPT, header::HeaderValue::from_static(either));
-        assert_eq!(accepted(&headers, false).unwrap().shape, Shape::Object);
+    fn failures_are_told_in_the_client_s_encoding() {
+        let told = |accept: &'static str| of_failure(Some(&header::HeaderValue::from_static(accept))).encoding;
+        assert_eq!(told(PROTOBUF), Encoding::Protobuf);
+        assert_eq!(told("application/yaml"), Encoding::Yaml);
+        assert_eq!(told("application/vnd.kubernetes.protobuf,application/json"), Encoding::Json);
+        assert_eq!(told("application/xml"), Encoding::Json);
+        assert_eq!(told(TABLE), Encoding::Json);
+    }
+
+    #[test]
+    fn discovery_has_its_own_forms() {
+        let wanted = |accept| discovery(&headers(accept)).map(|(version, accepted)| (version, accepted.encoding));
+        let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(wanted(v2).unwrap(), (Some("v2"), Encoding::Json));
+        assert_eq!(wanted("application/json").unwrap(), (None, Encoding::Json));
+        assert_eq!(wanted(PROTOBUF).unwrap(), (None, Encoding::Protobuf));
+        let unknown = "application/json;g=apidiscovery.k8s.io;v=v1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(wanted(unknown).unwrap(), (None, Encoding::Json));
+        assert_eq!(wanted("application/xml").unwrap_err().code, 406);
     }
 
     #[test]

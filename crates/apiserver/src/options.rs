@@ -4,7 +4,11 @@ use std::{borrow::Cow, time::Duration};
 
 use serde_json::Value;
 
-use crate::{path, status::ApiError};
+use crate::{
+    field_error::{FieldErrors, Path},
+    path,
+    status::ApiError,
+};
 
 /// The decoded query of a request.
 #[derive(Debug, Default)]
@@ -34,7 +38,10 @@ impl<'a> Query<'a> {
 
     fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         self.get(name)
-            .map(|text| text.parse().map_err(|_| ApiError::bad_request(format!("{name}: invalid number {text:?}"))))
+            .map(|text| {
+                let invalid = || ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+                text.parse().map_err(|_| invalid())
+            })
             .transpose()
     }
 }
@@ -94,6 +101,8 @@ pub(crate) enum ResourceVersionMatch {
     NotOlderThan,
     /// That very state.
     Exact,
+    /// None of those: refused.
+    Unknown,
 }
 
 /// `metav1.ListOptions`.
@@ -114,11 +123,20 @@ pub(crate) struct ListOptions {
 impl ListOptions {
     /// Reads and checks the options of a list, watch or collection delete.
     pub(crate) fn parse(query: &Query<'_>) -> Result<Self, ApiError> {
+        Self::read(query, query.boolean("watch"))
+    }
+
+    /// Reads and checks the options of a watch, however it was asked for.
+    pub(crate) fn of_watch(query: &Query<'_>) -> Result<Self, ApiError> {
+        Self::read(query, true)
+    }
+
+    fn read(query: &Query<'_>, watch: bool) -> Result<Self, ApiError> {
         let text = |name: &str| query.get(name).map(str::to_owned);
         let options = Self {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),
-            watch: query.boolean("watch"),
+            watch,
             allow_bookmarks: query.boolean("allowWatchBookmarks"),
             send_initial_events: query.get("sendInitialEvents").map(|value| value != "false" && value != "0"),
             resource_version: match query.get("resourceVersion") {
@@ -133,11 +151,7 @@ impl ListOptions {
                 None => None,
                 Some("NotOlderThan") => Some(ResourceVersionMatch::NotOlderThan),
                 Some("Exact") => Some(ResourceVersionMatch::Exact),
-                Some(other) => {
-                    return Err(invalid(format!(
-                        "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                    )));
-                }
+                Some(_) => Some(ResourceVersionMatch::Unknown),
             },
             timeout_seconds: query.number("timeoutSeconds")?,
             limit: query
@@ -146,49 +160,74 @@ impl ListOptions {
                 .filter(|limit| *limit > 0),
             continue_token: text("continue"),
         };
-        options.check()?;
+        options.check(query.get("resourceVersionMatch").unwrap_or_default())?;
         Ok(options)
     }
 
-    fn check(&self) -> Result<(), ApiError> {
+    fn check(&self, matching: &str) -> Result<(), ApiError> {
+        if self.version_match.is_none() && self.send_initial_events.is_none() {
+            if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version != 0) {
+                let why = "specifying resource version is not allowed when using continue";
+                return if self.watch { Ok(()) } else { Err(ApiError::bad_request(why)) };
+            }
+            return Ok(());
+        }
+        let mut errors = FieldErrors::default();
         if self.watch {
-            return match (self.send_initial_events, self.version_match) {
-                (Some(_), Some(ResourceVersionMatch::NotOlderThan)) | (None, None) => Ok(()),
-                (Some(_), _) => Err(invalid(
-                    "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                )),
-                (None, Some(_)) => {
-                    Err(invalid("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch"))
-                }
-            };
+            self.check_watch(matching, &mut errors)
+        } else {
+            self.check_list(matching, &mut errors)
+        }
+        refuse("ListOptions", &errors)
+    }
+
+    fn check_watch(&self, matching: &str, errors: &mut FieldErrors) {
+        let not_older = self.version_match == Some(ResourceVersionMatch::NotOlderThan);
+        if self.send_initial_events.is_some() && !not_older {
+            errors.forbidden(&MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        if self.version_match.is_none() {
+            return;
+        }
+        if self.send_initial_events.is_none() {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.forbidden(&MATCH, why);
+        }
+        if !not_older {
+            errors.not_supported(&MATCH, matching, &["NotOlderThan"]);
+        }
+        if self.continue_token.is_some() {
+            errors.forbidden(&MATCH, "resourceVersionMatch is forbidden when continue is provided");
+        }
+    }
+
+    fn check_list(&self, matching: &str, errors: &mut FieldErrors) {
+        if self.version_match.is_some() {
+            if self.resource_version.is_none() {
+                errors.forbidden(&MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+            }
+            if self.continue_token.is_some() {
+                errors.forbidden(&MATCH, "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if self.version_match == Some(ResourceVersionMatch::Unknown) {
+                errors.not_supported(&MATCH, matching, &["Exact", "NotOlderThan", ""]);
+            }
+            if self.version_match == Some(ResourceVersionMatch::Exact) && self.resource_version == Some(0) {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                errors.forbidden(&MATCH, why);
+            }
         }
         if self.send_initial_events.is_some() {
-            return Err(invalid("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"));
+            errors.forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list");
         }
-        if self.version_match.is_some() && self.resource_version.is_none() {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
-        }
-        if self.version_match.is_some() && self.continue_token.is_some() {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
-            ));
-        }
-        if self.version_match == Some(ResourceVersionMatch::Exact) && self.resource_version == Some(0) {
-            return Err(invalid(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            ));
-        }
-        if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version != 0) {
-            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
-        }
-        Ok(())
     }
 }
 
-fn invalid(what: impl Into<String>) -> ApiError {
-    ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {}", what.into()))
+const MATCH: Path<'static> = Path::new("resourceVersionMatch");
+
+/// Fails when options of a kind break its rules.
+fn refuse(kind: &str, errors: &FieldErrors) -> Result<(), ApiError> {
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", kind, "", errors.as_causes())) }
 }
 
 /// What happens to fields the schema does not know.
@@ -214,38 +253,56 @@ pub(crate) struct WriteOptions {
 /// Longest field manager, as upstream.
 const FIELD_MANAGER_MAX: usize = 128;
 
+/// Whose options a write has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteKind {
+    Create,
+    Update,
+    Patch,
+    Apply,
+}
+
+impl WriteKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch | Self::Apply => "PatchOptions",
+        }
+    }
+}
+
 impl WriteOptions {
     /// Reads the options; the field manager defaults to the first part of the user agent.
-    pub(crate) fn parse(query: &Query<'_>, user_agent: &str) -> Result<Self, ApiError> {
-        let field_manager = match query.get("fieldManager") {
-            Some(name) if name.chars().count() > FIELD_MANAGER_MAX => {
-                return Err(ApiError::bad_request(format!(
-                    "fieldManager: Too long: may not be more than {FIELD_MANAGER_MAX} bytes"
-                )));
-            }
-            Some(name) if name.chars().any(char::is_control) => {
-                return Err(ApiError::bad_request(format!(
-                    "fieldManager: Invalid value: {name:?}: should only contain printable characters"
-                )));
-            }
-            Some(name) => name.to_owned(),
-            None => default_manager(user_agent),
-        };
-        Ok(Self {
-            dry_run: dry_run(query.all("dryRun"))?,
-            field_manager,
+    pub(crate) fn parse(kind: WriteKind, query: &Query<'_>, user_agent: &str) -> Result<Self, ApiError> {
+        let options = Self {
+            dry_run: query.all("dryRun").any(|value| value == "All"),
+            field_manager: query.get("fieldManager").map_or_else(|| default_manager(user_agent), str::to_owned),
             field_validation: match query.get("fieldValidation") {
-                None | Some("Warn") => FieldValidation::Warn,
                 Some("Ignore") => FieldValidation::Ignore,
                 Some("Strict") => FieldValidation::Strict,
-                Some(other) => {
-                    return Err(ApiError::bad_request(format!(
-                        "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                    )));
-                }
+                _ => FieldValidation::Warn,
             },
             force: query.get("force").map(|value| value != "false" && value != "0"),
-        })
+        };
+        let mut errors = FieldErrors::default();
+        match kind {
+            WriteKind::Patch if options.force.is_some() => {
+                errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+            }
+            WriteKind::Apply if query.get("fieldManager").is_none() => {
+                errors.required(&Path::new("fieldManager"), "is required for apply patch");
+            }
+            _ => {}
+        }
+        check_manager(query.get("fieldManager").unwrap_or_default(), &mut errors);
+        check_dry_run(query.all("dryRun"), &mut errors);
+        let validation = query.get("fieldValidation").unwrap_or("Warn");
+        if !matches!(validation, "Ignore" | "Strict" | "Warn") {
+            errors.not_supported(&Path::new("fieldValidation"), validation, &["", "Ignore", "Strict", "Warn"]);
+        }
+        refuse(kind.name(), &errors)?;
+        Ok(options)
     }
 }
 
@@ -254,11 +311,21 @@ fn default_manager(user_agent: &str) -> String {
     if name.is_empty() { "unknown".into() } else { name.chars().take(FIELD_MANAGER_MAX).collect() }
 }
 
-fn dry_run<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<bool, ApiError> {
-    values.try_fold(false, |_, value| match value {
-        "All" => Ok(true),
-        other => Err(ApiError::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
-    })
+fn check_manager(name: &str, errors: &mut FieldErrors) {
+    let path = Path::new("fieldManager");
+    if name.len() > FIELD_MANAGER_MAX {
+        errors.too_long(&path, FIELD_MANAGER_MAX);
+    }
+    for (at, odd) in name.char_indices().filter(|(_, character)| character.is_control()) {
+        errors.invalid(&path, name, format!("invalid character U+{:04X} (at position {at})", u32::from(odd)));
+    }
+}
+
+fn check_dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut FieldErrors) {
+    let values: Vec<&str> = values.collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.not_supported(&Path::new("dryRun"), values, &["All"]);
+    }
 }
 
 /// What becomes of dependents.
@@ -280,42 +347,80 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads the options from the body, if any, and the query.
+    /// Reads the options from the body or, where there is none, from the query.
     pub(crate) fn parse(query: &Query<'_>, body: Option<&Value>) -> Result<Self, ApiError> {
-        let null = Value::Null;
-        let body = body.unwrap_or(&null);
+        let read = match body {
+            Some(body) => Self::of_body(body)?,
+            None => Self::of_query(query)?,
+        };
+        read.check()
+    }
+
+    fn of_body(body: &Value) -> Result<Unchecked, ApiError> {
         if let Some(kind) = body["kind"].as_str().filter(|kind| *kind != "DeleteOptions") {
             return Err(ApiError::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
         }
-        let text = |name: &str| body[name].as_str().or_else(|| query.get(name)).map(str::to_owned);
-        let orphan = body["orphanDependents"].as_bool().or_else(|| query.get("orphanDependents").map(|v| v == "true"));
-        let body_dry_run = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let grace_period_seconds = match body["gracePeriodSeconds"].as_i64() {
-            Some(seconds) => Some(seconds),
-            None => query.number("gracePeriodSeconds")?,
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let dry_run = body["dryRun"].as_array().into_iter().flatten();
+        Ok(Unchecked {
+            grace_period_seconds: body["gracePeriodSeconds"].as_i64(),
+            propagation: text(&body["propagationPolicy"]),
+            orphan: body["orphanDependents"].as_bool(),
+            uid: text(&body["preconditions"]["uid"]),
+            resource_version: text(&body["preconditions"]["resourceVersion"]),
+            dry_run: dry_run.filter_map(Value::as_str).map(str::to_owned).collect(),
+        })
+    }
+
+    fn of_query(query: &Query<'_>) -> Result<Unchecked, ApiError> {
+        Ok(Unchecked {
+            grace_period_seconds: query.number("gracePeriodSeconds")?,
+            propagation: query.get("propagationPolicy").map(str::to_owned),
+            orphan: query.get("orphanDependents").map(|value| value != "false" && value != "0"),
+            uid: None,
+            resource_version: None,
+            dry_run: query.all("dryRun").map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// Delete options as they were sent.
+struct Unchecked {
+    grace_period_seconds: Option<i64>,
+    propagation: Option<String>,
+    orphan: Option<bool>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    dry_run: Vec<String>,
+}
+
+impl Unchecked {
+    fn check(self) -> Result<DeleteOptions, ApiError> {
+        let mut errors = FieldErrors::default();
+        let path = Path::new("propagationPolicy");
+        if let (Some(policy), Some(_)) = (&self.propagation, self.orphan) {
+            errors.invalid(&path, policy.as_str(), "orphanDependents and deletionPropagation cannot be both set");
+        }
+        let propagation = match (self.propagation.as_deref(), self.orphan) {
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (None, None) => None,
+            (Some(other), _) => {
+                errors.not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]);
+                None
+            }
         };
-        let options = Self {
+        check_dry_run(self.dry_run.iter().map(String::as_str), &mut errors);
+        refuse("DeleteOptions", &errors)?;
+        Ok(DeleteOptions {
             // a negative period counts as the shortest graceful one
-            grace_period_seconds: grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds }),
-            propagation: match (text("propagationPolicy").as_deref(), orphan) {
-                (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
-                (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
-                (Some("Foreground"), None) => Some(Propagation::Foreground),
-                (None, None) => None,
-                (Some(other), None) => {
-                    return Err(ApiError::bad_request(format!(
-                        "propagationPolicy: Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\""
-                    )));
-                }
-                (Some(_), Some(_)) => {
-                    return Err(ApiError::bad_request("orphanDependents and deletionPropagation cannot be both set"));
-                }
-            },
-            uid: body["preconditions"]["uid"].as_str().map(str::to_owned),
-            resource_version: body["preconditions"]["resourceVersion"].as_str().map(str::to_owned),
-            dry_run: dry_run(query.all("dryRun").chain(body_dry_run))?,
-        };
-        Ok(options)
+            grace_period_seconds: self.grace_period_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds }),
+            propagation,
+            uid: self.uid,
+            resource_version: self.resource_version,
+            dry_run: !self.dry_run.is_empty(),
+        })
     }
 }
 
@@ -365,18 +470,46 @@ mod tests {
 
     #[test]
     fn the_field_manager_comes_from_the_user_agent() {
-        let options = WriteOptions::parse(&Query::parse(None), "kubectl/v1.36.0 (linux/amd64)").unwrap();
+        let read = |kind, query| WriteOptions::parse(kind, &Query::parse(query), "kubectl/v1.36.0 (linux/amd64)");
+        let options = read(WriteKind::Create, None).unwrap();
         assert_eq!(options.field_manager, "kubectl");
         assert_eq!(options.field_validation, FieldValidation::Warn);
-        assert_eq!(WriteOptions::parse(&Query::parse(Some("dryRun=Some")), "").unwrap_err().code, 400);
+        let refused = |kind, query| {
+            let error = read(kind, Some(query)).unwrap_err();
+            assert_eq!((error.code, &*error.reason), (422, "Invalid"));
+            error.message
+        };
+        assert_eq!(
+            refused(WriteKind::Update, "dryRun=Some"),
+            "UpdateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""
+        );
+        assert_eq!(
+            refused(WriteKind::Patch, "force=true&fieldValidation=x"),
+            "PatchOptions.meta.k8s.io \"\" is invalid: [force: Forbidden: may not be specified for non-apply patch, \
+             fieldValidation: Unsupported value: \"x\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"]"
+        );
+        assert_eq!(
+            refused(WriteKind::Apply, ""),
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
+        );
     }
 
     #[test]
-    fn delete_options_come_from_body_and_query() {
+    fn delete_options_come_from_the_body_or_else_from_the_query() {
         let body = json!({"kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": "u"}});
-        let options = DeleteOptions::parse(&Query::parse(Some("propagationPolicy=Foreground")), Some(&body)).unwrap();
-        assert_eq!(options.grace_period_seconds, Some(0));
-        assert_eq!(options.propagation, Some(Propagation::Foreground));
+        let query = Query::parse(Some("propagationPolicy=Foreground"));
+        let options = DeleteOptions::parse(&query, Some(&body)).unwrap();
+        assert_eq!((options.grace_period_seconds, options.propagation), (Some(0), None));
         assert_eq!(options.uid.as_deref(), Some("u"));
+        assert_eq!(DeleteOptions::parse(&query, None).unwrap().propagation, Some(Propagation::Foreground));
+        let refused = DeleteOptions::parse(&query, Some(&json!({"propagationPolicy": "Later"}))).unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (
+                422,
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"Later\": \
+             supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+            )
+        );
     }
 }

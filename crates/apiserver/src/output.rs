@@ -86,26 +86,31 @@ fn shaped(call: &Call, object: Value, status: StatusCode) -> Result<Response<Bod
     encoded(call, &value, status)
 }
 
-fn encoded(call: &Call, value: &Value, status: StatusCode) -> Result<Response<Body>, ApiError> {
-    match call.accepted.encoding {
+/// Answers with a value as it is, in the encoding that the client takes.
+pub(crate) fn encoded(call: &Call, value: &Value, status: StatusCode) -> Result<Response<Body>, ApiError> {
+    let (bytes, content_type) = in_encoding(call.accepted, value)?;
+    let mut response = sized(call, bytes, status);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+/// A value's bytes and their media type.
+pub(crate) fn in_encoding(accepted: Accepted, value: &Value) -> Result<(Bytes, HeaderValue), ApiError> {
+    Ok(match accepted.encoding {
         Encoding::Json => {
             let mut bytes = Vec::with_capacity(1024);
             codec::write_json(&mut bytes, value);
-            Ok(sized(call, bytes.into(), status))
+            (bytes.into(), HeaderValue::from_static("application/json"))
         }
         Encoding::Yaml => {
             let text = serde_saphyr::to_string(value).map_err(ApiError::internal)?;
-            let mut response = sized(call, text.into(), status);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
-            Ok(response)
+            (text.into(), HeaderValue::from_static("application/yaml"))
         }
         Encoding::Protobuf => {
             let bytes = schema::protobuf::encode(value).map_err(ApiError::internal)?;
-            let mut response = sized(call, bytes.into(), status);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(negotiation::PROTOBUF));
-            Ok(response)
+            (bytes.into(), HeaderValue::from_static(negotiation::PROTOBUF))
         }
-    }
+    })
 }
 
 /// Answers with any JSON document.

@@ -20,7 +20,7 @@ use crate::{
     audit::{Auditor, Ended, Stage, Trail},
     body::{self, Body, BoxError},
     flow::{Admitted, FlowSchema},
-    indented,
+    indented, negotiation,
     server::{ApiServer, Caller},
     status::ApiError,
 };
@@ -53,6 +53,8 @@ pub(crate) struct Passage {
     pub(crate) error: Option<Box<ApiError>>,
     /// Which flow it is part of.
     pub(crate) flow: Option<Arc<FlowSchema>>,
+    /// What the client takes, where that is more than plain JSON.
+    accepts: Option<HeaderValue>,
     /// Its seat, when its answer goes on taking time after the handler is done.
     pub(crate) seat: Option<Admitted>,
 }
@@ -67,8 +69,14 @@ impl Passage {
             stranger: false,
             error: None,
             flow: None,
+            accepts: headers.get(header::ACCEPT).filter(|accept| *accept != "application/json").cloned(),
             seat: None,
         }
+    }
+
+    /// The answer that tells of a failure.
+    pub(crate) fn failure(&self, error: &ApiError) -> Response<Body> {
+        error.to_response_in(negotiation::of_failure(self.accepts.as_ref()))
     }
 }
 
@@ -91,7 +99,7 @@ impl ApiServer {
         let answered = AssertUnwindSafe(self.route(parts, body, caller, &mut passage)).catch_unwind().await;
         let (mut response, error, panicked) = match answered {
             Ok(Ok(response)) => (response, passage.error.take(), false),
-            Ok(Err(error)) => (error.to_response(), Some(Box::new(error)), false),
+            Ok(Err(error)) => (passage.failure(&error), Some(Box::new(error)), false),
             Err(panic) => {
                 let (response, error) = panicked(&*panic);
                 (response, Some(Box::new(error)), true)

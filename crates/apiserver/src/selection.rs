@@ -37,6 +37,33 @@ fn selectable(served: &Served, object: &Value) -> Vec<(Cow<'static, str>, String
     of_kind.chain(declared.iter().map(|field| (Cow::Owned(field.label.clone()), field.of(object)))).collect()
 }
 
+/// Whether selectors of a resource may name a field, as upstream's conversions of field labels have it.
+fn supports(served: &Served, known: &[(Cow<'static, str>, String)], field: &str) -> bool {
+    let resource = &served.resource;
+    let converted = !known.is_empty() || served.custom.is_some();
+    match (resource.group.as_str(), field) {
+        (_, "metadata.name") => true,
+        // kinds with labels of their own leave out what they do not have
+        (_, "metadata.namespace") => resource.namespaced || !converted,
+        ("events.k8s.io", "reportingComponent" | "source") => false,
+        ("events.k8s.io", field) if field.starts_with("involvedObject.") => false,
+        ("", "reportingController") => false,
+        ("", field) if field.starts_with("regarding.") => false,
+        _ => known.iter().any(|(name, _)| *name == field),
+    }
+}
+
+/// What a client is told that selects by a field it cannot select by.
+fn unsupported(served: &Served, plain: bool, field: &str) -> String {
+    match (served.resource.group.as_str(), served.resource.plural.as_str()) {
+        ("batch", "jobs") => format!("field label {field:?} not supported for batchv1.Job"),
+        _ if plain && served.custom.is_none() => {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        _ => format!("field label not supported: {field}"),
+    }
+}
+
 impl Selection {
     /// Parses the selectors and checks that the kind has the fields.
     pub(crate) fn parse(served: &Served, options: &ListOptions, name: &str) -> Result<Self, ApiError> {
@@ -52,18 +79,11 @@ impl Selection {
         if let Some(fields) = &fields {
             let known = selectable(served, &Value::Null);
             for requirement in fields.requirements() {
-                match requirement.field.as_str() {
-                    "metadata.name" | "metadata.namespace" => {}
-                    field if known.iter().any(|(name, _)| *name == field) => deep = true,
-                    field => {
-                        let text = text.as_deref().unwrap_or_default();
-                        return Err(ApiError::bad_request(format!(
-                            "Unable to find {:?} that match label selector \"\", field selector {text:?}: \
-                             field label not supported: {field}",
-                            format!("{}, Resource={}", served.api_version, served.resource.plural)
-                        )));
-                    }
+                let field = requirement.field.as_str();
+                if !supports(served, &known, field) {
+                    return Err(ApiError::bad_request(unsupported(served, known.is_empty(), field)));
                 }
+                deep |= !matches!(field, "metadata.name" | "metadata.namespace");
             }
         }
         Ok(Self {

@@ -5,7 +5,11 @@ use std::borrow::Cow;
 use http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::body::{self, Body};
+use crate::{
+    body::{self, Body},
+    negotiation::Accepted,
+    output,
+};
 
 /// Why a request failed, in the vocabulary of `metav1.Status`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -242,11 +246,6 @@ impl ApiError {
         {
             status.remove("reason");
         }
-        if self.reason.is_empty()
-            && let Some(status) = status.as_object_mut()
-        {
-            status.remove("reason");
-        }
         let Some(details) = &self.details else { return status };
         if let Some(token) = &details.continue_token {
             status["metadata"]["continue"] = token.as_str().into();
@@ -258,12 +257,21 @@ impl ApiError {
         status
     }
 
-    /// The HTTP answer.
+    /// The HTTP answer in JSON.
     pub(crate) fn to_response(&self) -> Response<Body> {
-        let mut response = Response::new(body::full(self.to_value().to_string()));
+        self.to_response_in(Accepted::PLAIN)
+    }
+
+    /// The HTTP answer.
+    pub(crate) fn to_response_in(&self, accepted: Accepted) -> Response<Body> {
+        let status = self.to_value();
+        let encoded = output::in_encoding(accepted, &status);
+        let (bytes, content_type) = encoded
+            .unwrap_or_else(|_| (status.to_string().into(), header::HeaderValue::from_static("application/json")));
+        let mut response = Response::new(body::full(bytes));
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_TYPE, content_type);
         if let Some(seconds) = self.details.as_ref().and_then(|details| details.retry_after_seconds) {
             headers.insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
         }

@@ -256,6 +256,30 @@ impl Strategy for FreelyNamed {
     }
 }
 
+/// Kinds whose updates must say which version they were made from.
+const CONDITIONAL: [(&str, &str); 12] = [
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+    ("certificates.k8s.io", "clustertrustbundles"),
+    ("coordination.k8s.io", "leases"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("policy", "poddisruptionbudgets"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csistoragecapacities"),
+    ("storage.k8s.io", "volumeattachments"),
+];
+
+/// Whether an update of `resource` may leave out the version it was made from.
+pub(crate) fn allows_unconditional_update(resource: &Resource) -> bool {
+    let (group, plural) = (resource.group.as_str(), resource.plural.as_str());
+    !resource.schema.is_empty()
+        && !matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io")
+        && !CONDITIONAL.contains(&(group, plural))
+}
+
 /// The rules of `resource`.
 pub fn of(resource: &Resource) -> &'static dyn Strategy {
     use workloads::Workload;

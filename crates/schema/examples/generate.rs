@@ -15,6 +15,14 @@ use serde_json::Value;
 
 type Definitions = serde_json::Map<String, Value>;
 
+/// Messages of answers that are no resource's type.
+const ANSWERS: [&str; 4] = [
+    "k8s.io.api.apidiscovery.v2.APIGroupDiscoveryList",
+    "k8s.io.api.apidiscovery.v2beta1.APIGroupDiscoveryList",
+    "k8s.io.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata",
+    "k8s.io.apimachinery.pkg.apis.meta.v1.PartialObjectMetadataList",
+];
+
 const DEFINITION_PREFIX: &str = "#/definitions/";
 
 /// Groups in the order in which upstream's discovery ranks them.
@@ -349,6 +357,7 @@ fn messages(protobuf: &Value, definitions: &Definitions, names: &BTreeSet<String
     let properties: BTreeMap<String, &Value> =
         names.iter().map(|name| (message_of(name), &definitions[name]["properties"])).collect();
     let mut wanted: Vec<String> = properties.keys().filter(|name| all.contains_key(*name)).cloned().collect();
+    wanted.extend(ANSWERS.map(str::to_owned));
     let mut found = BTreeMap::new();
     while let Some(name) = wanted.pop() {
         if found.contains_key(&name) {

@@ -5,7 +5,7 @@ mod strategic;
 
 use serde_json::Value;
 
-pub use json::json;
+pub use json::{JsonPatchError, json};
 pub use strategic::{StrategicError, strategic};
 
 /// Applies a JSON merge patch (RFC 7396).

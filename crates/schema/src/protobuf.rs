@@ -123,7 +123,10 @@ fn message_of(api_version: &str, kind: &str) -> Result<&'static Message, Protobu
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let wanted = format!("{group}/{version}/{kind}");
     let named = builtin().iter().find(|(_, gvk)| *gvk == wanted).map(|(node, _)| node.type_name().to_owned());
-    let shared = || format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}");
+    let shared = || match group {
+        "apidiscovery.k8s.io" => format!("io.k8s.api.apidiscovery.{version}.{kind}"),
+        _ => format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"),
+    };
     let name = named.unwrap_or_else(shared).replacen("io.k8s.", "k8s.io.", 1).replace('-', "_");
     TABLE.get(&name).ok_or_else(|| ProtobufError::Kind { api_version: api_version.to_owned(), kind: kind.to_owned() })
 }

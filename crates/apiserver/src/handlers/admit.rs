@@ -13,7 +13,6 @@ use std::{
 use serde_json::Value;
 use store::Snapshot;
 
-use super::rules;
 use crate::{
     admission::{
         self, AdmissionError, AdmissionRequest, ObjectReader, Operation, RequestOptions, certificates,
@@ -248,7 +247,7 @@ fn refused(error: AdmissionError) -> ApiError {
         AdmissionError::Conflict { group_resource, name, reason } => {
             ApiError::conflict(split(&group_resource), &name, reason)
         }
-        AdmissionError::Invalid { kind, name, errors } => ApiError::invalid("", &kind, &name, rules::causes(&errors)),
+        AdmissionError::Invalid { kind, name, errors } => ApiError::invalid("", &kind, &name, errors.as_causes()),
     }
 }
 

@@ -139,7 +139,8 @@ async fn insert(
 
 /// Claims the addresses and ports a Service needs beyond what it holds.
 pub(super) fn claim(call: &Call, service: &mut Value, old: Option<&Value>) -> Result<Claim, ApiError> {
-    call.server.services.allocate(service, old).map_err(|errors| {
-        ApiError::invalid("", &call.served.resource.kind, meta::name(service), rules::causes(&errors))
-    })
+    call.server
+        .services
+        .allocate(service, old)
+        .map_err(|errors| ApiError::invalid("", &call.served.resource.kind, meta::name(service), errors.as_causes()))
 }

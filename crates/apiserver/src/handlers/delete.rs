@@ -22,20 +22,27 @@ use crate::{
     options::{DeleteOptions, ListOptions},
     output::{self, Payload},
     resources::Served,
-    status::ApiError,
+    status::{ApiError, GroupResource},
 };
 
 /// Objects of a collection that are deleted at once; the store commits them in batches of about this size.
 const DELETIONS_AT_ONCE: usize = 256;
 
-/// Core resources that answer a deletion with the object, as upstream's do; others answer with a status.
-const ANSWER_WITH_OBJECT: [&str; 6] = [
-    "core/pods",
-    "core/services",
-    "core/serviceaccounts",
+/// Resources that answer a deletion with the object, as upstream's do; others answer with a status.
+const ANSWER_WITH_OBJECT: [&str; 13] = [
+    "core/namespaces",
     "core/persistentvolumeclaims",
     "core/persistentvolumes",
+    "core/pods",
     "core/podtemplates",
+    "core/resourcequotas",
+    "core/serviceaccounts",
+    "core/services",
+    "storage.k8s.io/csidrivers",
+    "storage.k8s.io/csinodes",
+    "storage.k8s.io/storageclasses",
+    "storage.k8s.io/volumeattachments",
+    "storage.k8s.io/volumeattributesclasses",
 ];
 
 /// What a deletion left behind.
@@ -57,9 +64,9 @@ pub(super) async fn delete(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
     match delete_object(call, &options, Gate::Object).await? {
         Deleted::Held(object) => output::object(call, object, StatusCode::OK),
         Deleted::Gone { last, .. } if ANSWER_WITH_OBJECT.contains(&&*call.served.collection) => {
-            output::object(call, Payload::Stored(last), StatusCode::OK)
+            output::object(call, Payload::Stored(conversion::read_one(call, last).await?), StatusCode::OK)
         }
-        Deleted::Gone { uid, .. } => Ok(output::value(&success(call, &uid), StatusCode::OK)),
+        Deleted::Gone { uid, .. } => output::encoded(call, &success(call, &uid), StatusCode::OK),
     }
 }
 
@@ -133,17 +140,27 @@ fn on_mark(call: &Call, marked: &mut Value) {
 }
 
 fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> Result<(), ApiError> {
-    let check = |wanted: &Option<String>, live: &str, what: &str, live_name: &str| match wanted {
-        Some(wanted) if wanted != live => {
-            let why =
-                format!("Precondition failed: {what} in precondition: {wanted}, {live_name} in object meta: {live}");
-            Err(ApiError::conflict(call.group_resource(), &call.name, why))
-        }
-        _ => Ok(()),
+    let resource = &call.served.resource;
+    let refused = |why: String| {
+        // upstream names the kind where others name the resource
+        let subject = GroupResource { group: &resource.group, resource: &resource.kind };
+        Err(ApiError::conflict(subject, &call.name, why))
     };
-    check(&options.uid, meta::uid(object), "UID", "UID")?;
-    let revision = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-    check(&options.resource_version, revision, "ResourceVersion", "ResourceVersion")
+    let live = meta::uid(object);
+    if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != live) {
+        return refused(format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({live}). \
+             The object might have been deleted and then recreated"
+        ));
+    }
+    let live = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    match options.resource_version.as_deref().filter(|wanted| *wanted != live) {
+        Some(wanted) => refused(format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({live}). \
+             The object might have been modified"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn delete_owned(

@@ -60,7 +60,7 @@ pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
     main.verb = "delete";
     delete::delete_object(&main, &options, Gate::Open).await?;
     let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(output::value(&success, StatusCode::CREATED))
+    output::encoded(call, &success, StatusCode::CREATED)
 }
 
 /// Whether a pod's end disturbs nobody: it has run its course, was never started, or is going already.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, header};
-use schema::{FieldError, apply::Operation};
+use schema::{FieldError, apply::Operation, patch::JsonPatchError};
 use serde_json::Value;
 
 use super::{
@@ -25,12 +25,16 @@ use crate::{
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
     application/strategic-merge-patch+json, application/apply-patch+yaml";
+const ACCEPTED_OF_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+/// What an operation of a JSON patch consists of.
+const OPERATION: [&str; 4] = ["op", "path", "from", "value"];
 
 /// A patch, decoded.
 pub(super) enum Patch {
-    Json(Value),
-    Merge(Value),
-    Strategic(Value),
+    Json(Changes),
+    Merge(Changes),
+    Strategic(Changes),
     Apply {
         config: Value,
         /// What is wrong when a key is set twice.
@@ -38,30 +42,64 @@ pub(super) enum Patch {
     },
 }
 
+/// The document of a patch.
+pub(super) struct Changes {
+    patch: Value,
+    /// What is odd about it: fields that occur twice, or that operations do not have.
+    odd: Vec<String>,
+}
+
 /// Decodes the patch in the media type the request names.
 pub(super) fn decode(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
     let content_type = call.header(header::CONTENT_TYPE).unwrap_or_default();
-    let json = || {
-        serde_json::from_slice::<Value>(body)
-            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
-    };
+    let custom = call.served.custom.is_some();
     match content_type.split(';').next().unwrap_or_default().trim() {
-        "application/json-patch+json" => json().map(Patch::Json),
-        "application/merge-patch+json" => json().map(Patch::Merge),
-        "application/strategic-merge-patch+json" if call.served.custom.is_some() => {
-            Err(ApiError::unsupported_media_type(
-                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
-            ))
-        }
-        "application/strategic-merge-patch+json" => json().map(Patch::Strategic),
-        "application/apply-patch+yaml" => {
+        "application/json-patch+json" => Ok(Patch::Json(operations(body)?)),
+        "application/merge-patch+json" => object(body, "error decoding patch: ").map(Patch::Merge),
+        "application/strategic-merge-patch+json" if !custom => object(body, "").map(Patch::Strategic),
+        write::APPLY => {
             let decoded = codec::decode(body, MediaType::Yaml)?;
             // said again with lines, as upstream does; rare enough to parse for it
             let repeated = if decoded.duplicates.is_empty() { None } else { schema::yaml::repeated_key(body) };
             Ok(Patch::Apply { config: decoded.value, repeated })
         }
-        _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
+        _ => Err(ApiError::unsupported_media_type(if custom { ACCEPTED_OF_CUSTOM } else { ACCEPTED })),
     }
+}
+
+fn read(body: &Bytes, failed: &str) -> Result<Changes, ApiError> {
+    let parsed = schema::json::parse(body);
+    let (patch, duplicates) = parsed.map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        ApiError::bad_request(format!("{failed}{cause}"))
+    })?;
+    Ok(Changes { patch, odd: duplicates.iter().map(ToString::to_string).collect() })
+}
+
+fn operations(body: &Bytes) -> Result<Changes, ApiError> {
+    let mut changes = read(body, "error decoding patch: ")?;
+    let Some(operations) = changes.patch.as_array() else {
+        let what = codec::go_kind(&changes.patch);
+        let why = format!("json: cannot unmarshal {what} into Go value of type []handlers.jsonPatchOp");
+        return Err(ApiError::bad_request(format!("error decoding patch: {why}")));
+    };
+    for (index, operation) in operations.iter().enumerate() {
+        let fields = operation.as_object().into_iter().flat_map(|operation| operation.keys());
+        let unknown = fields.filter(|field| !OPERATION.contains(&field.as_str()));
+        changes.odd.extend(unknown.map(|field| format!("unknown field \"[{index}].{field}\"")));
+    }
+    changes.odd.iter_mut().for_each(|odd| odd.insert_str(0, "json patch "));
+    Ok(changes)
+}
+
+fn object(body: &Bytes, failed: &str) -> Result<Changes, ApiError> {
+    let changes = read(body, failed)?;
+    if !changes.patch.is_object() {
+        let what = codec::go_kind(&changes.patch);
+        let why = format!("{failed}json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
+        return Err(ApiError::bad_request(why));
+    }
+    Ok(changes)
 }
 
 impl Patch {
@@ -77,28 +115,38 @@ impl Patch {
             failed
         };
         match self {
-            Self::Json(patch) => schema::patch::json(&mut new, patch).map_err(|error| failed(error.to_string()))?,
-            Self::Merge(patch) => schema::patch::merge(&mut new, patch),
-            Self::Strategic(patch) => {
-                schema::patch::strategic(schema, &mut new, patch).map_err(|error| failed(error.to_string()))?;
+            Self::Json(changes) => {
+                schema::patch::json(&mut new, &changes.patch).map_err(|error| match error {
+                    JsonPatchError::Document(_) => ApiError::bad_request(error.to_string()),
+                    JsonPatchError::TooMany(_) => {
+                        ApiError::new(413, "RequestEntityTooLarge", format!("Request entity too large: {error}"))
+                    }
+                    error => failed(error.to_string()),
+                })?;
+            }
+            Self::Merge(changes) => schema::patch::merge(&mut new, &changes.patch),
+            Self::Strategic(changes) => {
+                let merged = schema::patch::strategic(schema, &mut new, &changes.patch);
+                merged.map_err(|error| failed(error.to_string()))?;
             }
             Self::Apply { .. } => return Err(ApiError::unsupported_media_type(ACCEPTED)),
         }
         Ok(new)
     }
 
-    /// Fields that are set twice in the patch's text; the last one counts.
-    fn repeated(&self, body: &Bytes) -> Vec<String> {
-        let prefix = if matches!(self, Self::Json(_)) { "json patch " } else { "" };
-        let fields = schema::json::parse(body).map(|(_, fields)| fields).unwrap_or_default();
-        fields.iter().map(|field| format!("{prefix}{field}")).collect()
+    /// What is odd about the document itself.
+    fn odd(&self) -> Vec<String> {
+        match self {
+            Self::Json(changes) | Self::Merge(changes) | Self::Strategic(changes) => changes.odd.clone(),
+            Self::Apply { .. } => Vec::new(),
+        }
     }
 
     /// The refusal of a patch whose outcome is not of the resource's type.
     fn misfit(&self, outcome: &Value, misfit: Misfit) -> ApiError {
         let (value, what) = match (self, misfit) {
-            (Self::Strategic(patch), Misfit::Content(problem)) => (go_text(patch), problem.of_tree()),
-            (Self::Strategic(patch), Misfit::Odd(what)) => (go_text(patch), what),
+            (Self::Strategic(changes), Misfit::Content(problem)) => (go_text(&changes.patch), problem.of_tree()),
+            (Self::Strategic(changes), Misfit::Odd(what)) => (go_text(&changes.patch), what),
             (_, Misfit::Content(problem)) => (outcome.to_string(), problem.to_string()),
             (_, Misfit::Odd(what)) => (outcome.to_string(), what),
         };
@@ -116,8 +164,9 @@ fn go_text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
         Value::Object(members) => {
-            let members: Vec<String> =
+            let mut members: Vec<String> =
                 members.iter().map(|(name, value)| format!("{name}:{}", go_text(value))).collect();
+            members.sort_unstable();
             format!("map[{}]", members.join(" "))
         }
         scalar => scalar.to_string(),
@@ -131,43 +180,31 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
     if let Patch::Apply { config, repeated } = patch {
         return apply(call, options, config, repeated).await;
     }
-    if options.force.is_some() {
-        let what = "force: Forbidden: may not be specified for non-apply patch";
-        return Err(invalid_options(what));
-    }
-    let repeated = match options.field_validation {
-        FieldValidation::Ignore => Vec::new(),
-        FieldValidation::Warn | FieldValidation::Strict => patch.repeated(body),
-    };
     let change = |old: &Value| {
         let mut new = patch.patched(&call.served.schema, old)?;
-        complete(call, &options, &patch, &repeated, &mut new)?;
+        complete(call, &options, &patch, &mut new)?;
         // the live version the patch was computed from is no wish of the client's
         if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
             meta::of(&mut new).remove("resourceVersion");
+        } else {
+            write::check_version_named(call, &new)?;
         }
         Ok(Change { object: new, ownership: Ownership::Track })
     };
     update::change_object(call, &options, Gate::Object, change).await?.respond(call)
 }
 
-fn invalid_options(what: &str) -> ApiError {
-    ApiError::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {what}"))
-}
-
-fn complete(
-    call: &Call,
-    options: &WriteOptions,
-    patch: &Patch,
-    repeated: &[String],
-    object: &mut Value,
-) -> Result<(), ApiError> {
+fn complete(call: &Call, options: &WriteOptions, patch: &Patch, object: &mut Value) -> Result<(), ApiError> {
     if !object.is_object() {
-        return Err(ApiError::new(422, "Invalid", "the patch does not leave an object"));
+        let what = codec::go_kind(object);
+        let why = format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
+        return Err(patch.misfit(object, Misfit::Odd(why)));
     }
     receive::check_kind(&call.served, object)?;
-    receive::fit(call, object, repeated.to_vec(), options.field_validation)
-        .map_err(|misfit| patch.misfit(object, misfit))?;
+    // pruning takes away what a strict refusal is to show
+    let before = (options.field_validation == FieldValidation::Strict).then(|| object.clone());
+    receive::fit(call, object, patch.odd(), options.field_validation)
+        .map_err(|misfit| patch.misfit(before.as_ref().unwrap_or(object), misfit))?;
     receive::check_address(call, object)?;
     receive::default(&call.served, object);
     Ok(())
@@ -179,9 +216,6 @@ async fn apply(
     mut config: Value,
     repeated: Option<String>,
 ) -> Result<Response<Body>, ApiError> {
-    if call.query().get("fieldManager").is_none() {
-        return Err(invalid_options("fieldManager: Required value: is required for apply patch"));
-    }
     receive::check_kind(&call.served, &mut config)?;
     receive::check_declared(call, &mut config)?;
     match (options.field_validation, repeated) {
@@ -204,9 +238,16 @@ async fn apply(
     for _ in 0..write::ATTEMPTS_MAX {
         let absent = call.server.snapshot().get(&call.served.collection, &call.path()).is_none();
         if absent && call.subresource.is_empty() {
-            if expected.is_some() || !meta::uid(&config).is_empty() {
+            if expected.is_some() {
                 return Err(ApiError::not_found(call.group_resource(), &call.name));
             }
+            let uid = meta::uid(&config);
+            if !uid.is_empty() {
+                let why =
+                    format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                return Err(ApiError::conflict(call.group_resource(), &call.name, why));
+            }
+            call.may_create()?;
             let object = merge(None)?;
             match create::create_object(call, object, &options, Ownership::Applied).await {
                 // somebody else created it in between: it is an update now

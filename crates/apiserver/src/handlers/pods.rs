@@ -56,7 +56,7 @@ pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body
     pod_call.subresource = "binding".into();
     update::change_object(&pod_call, &options, Gate::Open, change).await?;
     let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(output::value(&success, StatusCode::CREATED))
+    output::encoded(call, &success, StatusCode::CREATED)
 }
 
 fn bound(pod: &Value, binding: &Value, node: &str, now: jiff::Timestamp) -> Value {

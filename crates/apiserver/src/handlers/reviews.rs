@@ -104,7 +104,7 @@ fn check(call: &Call, review: &Value) -> Result<(), ApiError> {
         return Ok(());
     }
     let resource = &call.served.resource;
-    Err(ApiError::invalid(&resource.group, &resource.kind, "", super::rules::causes(&errors)))
+    Err(ApiError::invalid(&resource.group, &resource.kind, "", errors.as_causes()))
 }
 
 /// A selector is given as text or as requirements.

@@ -1,23 +1,8 @@
-//! Validation as a step of a write, and its failures in the API's terms.
+//! Validation as a step of a write, and its failure in the API's terms.
 
 use serde_json::Value;
 
-use crate::{
-    crd,
-    dispatch::Call,
-    field_error::{FieldError, FieldErrors},
-    status::{ApiError, Cause},
-};
-
-/// The causes of a 422.
-pub(super) fn causes(errors: &FieldErrors) -> Vec<Cause> {
-    let cause = |error: &FieldError| Cause {
-        reason: error.kind.reason().to_owned(),
-        message: error.message(),
-        field: error.path.clone(),
-    };
-    errors.0.iter().map(cause).collect()
-}
+use crate::{crd, dispatch::Call, field_error::FieldErrors, status::ApiError};
 
 /// Fails when the kind's rules or the type's (of a custom resource) are broken. `old` is the state before an update.
 pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>, mut errors: FieldErrors) -> Result<(), ApiError> {
@@ -28,5 +13,5 @@ pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>, mut errors
         return Ok(());
     }
     let resource = &call.served.resource;
-    Err(ApiError::invalid(&resource.group, &resource.kind, crate::meta::name(object), causes(&errors)))
+    Err(ApiError::invalid(&resource.group, &resource.kind, crate::meta::name(object), errors.as_causes()))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use schema::selector::LabelSelector;
+use schema::{apply::Operation, selector::LabelSelector};
 use serde_json::{Value, json};
 
 use super::{
@@ -74,16 +74,12 @@ fn selector(selector: &Value) -> Option<String> {
     Some(LabelSelector::from_labels(labels).to_string())
 }
 
-fn respond(scale: &Value) -> Response<Body> {
-    output::value(scale, StatusCode::OK)
-}
-
 /// Answers a GET of the scale.
 pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
     let snapshot = call.server.snapshot();
     let stored = snapshot.get(&call.served.collection, &call.path());
     let stored = stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
-    Ok(respond(&scale_of(call, &write::load(call, stored).await?)))
+    output::encoded(call, &scale_of(call, &write::load(call, stored).await?), StatusCode::OK)
 }
 
 /// Answers a PUT of the scale.
@@ -99,16 +95,11 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
     let options = write::options(call)?;
     let patch = patch::decode(call, body)?;
     let schema = schema::builtin().get(SCALE_TYPE).ok_or_else(|| ApiError::internal("the type Scale is missing"))?;
+    if let Patch::Apply { config, .. } = patch {
+        return apply(call, &options, config).await;
+    }
     set(call, &options, |live| {
-        let mut scale = match &patch {
-            // an applied Scale sets the replicas, which is all a Scale can set
-            Patch::Apply { config, .. } => {
-                let mut scale = live.clone();
-                schema::patch::merge(&mut scale, config);
-                scale
-            }
-            other => other.patched(&schema, live)?,
-        };
+        let mut scale = patch.patched(&schema, live)?;
         check(call, &mut scale)?;
         if scale["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"] {
             meta::of(&mut scale).remove("resourceVersion");
@@ -118,10 +109,71 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
     .await
 }
 
-fn check(call: &Call, scale: &mut Value) -> Result<(), ApiError> {
-    if let Some(kind) = scale["kind"].as_str().filter(|kind| *kind != "Scale") {
-        return Err(ApiError::bad_request(format!("{kind} cannot be handled as a Scale")));
+/// Answers an apply of a Scale: who applies it owns the field that counts the replicas, in the object itself.
+async fn apply(call: &Call, options: &WriteOptions, mut config: Value) -> Result<Response<Body>, ApiError> {
+    check_kind(&config)?;
+    let replicas = config.pointer("/spec/replicas").cloned();
+    check(call, &mut config)?;
+    let pointer = paths(call).spec_replicas;
+    let main = main(call);
+    let mut wanted = json!({"apiVersion": call.served.api_version, "kind": call.served.resource.kind,
+        "metadata": {"name": call.name}});
+    if call.served.resource.namespaced {
+        wanted["metadata"]["namespace"] = call.namespace.as_str().into();
     }
+    if let Some(replicas) = replicas {
+        put(&mut wanted, &pointer, replicas);
+    }
+    let manager = write::manager(&main, options, Operation::Apply);
+    let force = options.force == Some(true);
+    let change = |old: &Value| {
+        check_uid(call, &config, old)?;
+        let merged = schema::apply::apply(&call.served.schema, Some(old), &wanted, &manager, force);
+        let mut object = merged.map_err(write::apply_failed)?.object;
+        if object.pointer(&pointer).is_none() {
+            put(&mut object, &pointer, 0.into());
+        }
+        expect(&mut object, &config);
+        Ok(Change { object, ownership: Ownership::Applied })
+    };
+    store(call, &main, options, change).await
+}
+
+/// The same request about the object itself: whoever scales owns the replicas through this door.
+fn main(call: &Call) -> Call {
+    let mut main = call.about(&call.served, &call.path());
+    main.subresource = "scale".into();
+    main
+}
+
+/// Has the object insist on the version that a Scale names.
+fn expect(object: &mut Value, scale: &Value) {
+    match scale["metadata"]["resourceVersion"].as_str() {
+        Some(version) => object["metadata"]["resourceVersion"] = version.into(),
+        None => {
+            meta::of(object).remove("resourceVersion");
+        }
+    }
+}
+
+fn check_uid(call: &Call, scale: &Value, object: &Value) -> Result<(), ApiError> {
+    let (wanted, live) = (meta::uid(scale), meta::uid(object));
+    if wanted.is_empty() || wanted == live {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {live}");
+    Err(ApiError::conflict(call.group_resource(), &call.name, why))
+}
+
+fn check_kind(scale: &Value) -> Result<(), ApiError> {
+    match scale["kind"].as_str().filter(|kind| *kind != "Scale") {
+        Some(kind) => Err(ApiError::bad_request(format!("{kind} cannot be handled as a Scale"))),
+        None => Ok(()),
+    }
+}
+
+fn check(call: &Call, scale: &mut Value) -> Result<(), ApiError> {
+    check_kind(scale)?;
     let replicas = &scale["spec"]["replicas"];
     let wrong = |message: String| {
         let cause = Cause { reason: "FieldValueInvalid".into(), message, field: "spec.replicas".into() };
@@ -147,26 +199,27 @@ async fn set(
     options: &WriteOptions,
     wanted: impl Fn(&Value) -> Result<Value, ApiError>,
 ) -> Result<Response<Body>, ApiError> {
-    let view = ScaleView(call);
     let pointer = paths(call).spec_replicas;
-    let mut main = call.about(&call.served, &call.path());
-    // whoever scales owns the replicas through this door
-    main.subresource = "scale".into();
     let change = |old: &Value| {
         let wanted = wanted(&scale_of(call, old))?;
+        check_uid(call, &wanted, old)?;
         let mut object = old.clone();
         put(&mut object, &pointer, wanted["spec"]["replicas"].clone());
-        match wanted["metadata"]["resourceVersion"].as_str() {
-            Some(version) => object["metadata"]["resourceVersion"] = version.into(),
-            None => {
-                meta::of(&mut object).remove("resourceVersion");
-            }
-        }
+        expect(&mut object, &wanted);
         Ok(Change { object, ownership: Ownership::Track })
     };
-    let outcome = update::change_object(&main, options, Gate::Shown(call, &view), change).await?;
+    store(call, &main(call), options, change).await
+}
+
+async fn store(
+    call: &Call,
+    main: &Call,
+    options: &WriteOptions,
+    change: impl FnMut(&Value) -> Result<Change, ApiError>,
+) -> Result<Response<Body>, ApiError> {
+    let outcome = update::change_object(main, options, Gate::Shown(call, &ScaleView(call)), change).await?;
     let object = output::served(call, outcome.object)?;
-    Ok(respond(&scale_of(call, &object)))
+    output::encoded(call, &scale_of(call, &object), StatusCode::OK)
 }
 
 /// Admission sees the Scale, not what is scaled.

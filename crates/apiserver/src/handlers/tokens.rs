@@ -6,7 +6,7 @@ use identity::{BoundObject, Claims, KubernetesClaims};
 use serde_json::Value;
 use store::Snapshot;
 
-use super::{admit::Admission, receive, rules, write};
+use super::{admit::Admission, receive, write};
 use crate::{
     body::Body,
     codec,
@@ -47,7 +47,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
     let expires = jiff::Timestamp::from_second(claims.iat + seconds(&request)).map_err(ApiError::internal)?;
     let token = call.server.authenticator.signer().sign(claims).map_err(ApiError::internal)?;
     request["status"] = serde_json::json!({"token": token, "expirationTimestamp": meta::time(expires)});
-    Ok(output::value(&request, StatusCode::CREATED))
+    output::encoded(call, &request, StatusCode::CREATED)
 }
 
 /// Fills in what the request leaves open, and refuses one that names another account than its address.
@@ -102,7 +102,7 @@ fn check(request: &Value) -> Result<(), ApiError> {
 }
 
 fn invalid(name: &str, errors: &FieldErrors) -> ApiError {
-    ApiError::invalid("authentication.k8s.io", "TokenRequest", name, rules::causes(errors))
+    ApiError::invalid("authentication.k8s.io", "TokenRequest", name, errors.as_causes())
 }
 
 fn find(snapshot: &Snapshot, collection: &str, path: &str) -> Option<Value> {

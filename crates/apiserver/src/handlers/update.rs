@@ -25,25 +25,37 @@ pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
     let object = sent(call, body, &options)?;
     let absent = || call.server.snapshot().get(&call.served.collection, &call.path()).is_none();
     let creates = call.subresource.is_empty() && call.served.strategy.allows_create_on_update();
-    if creates && write::expected(&object)?.is_none() && absent() {
+    if creates && absent() {
+        check_uid(call, meta::uid(&object), "")?;
+        call.may_create()?;
         return create::create_object(call, object, &options, Ownership::Track).await?.respond(call);
     }
     let uid = meta::uid(&object).to_owned();
     let mut first = Some(object);
     let change = |old: &Value| {
-        if !uid.is_empty() && uid != meta::uid(old) {
-            let live = meta::uid(old);
-            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {live}");
-            return Err(ApiError::conflict(call.group_resource(), &call.name, why));
-        }
+        check_uid(call, &uid, meta::uid(old))?;
         // only a second attempt needs a second copy, and decoding again is what makes it
         let object = match first.take() {
             Some(object) => object,
             None => sent(call, body, &options)?,
         };
+        write::check_version_named(call, &object)?;
         Ok(Change { object, ownership: Ownership::Track })
     };
     change_object(call, &options, Gate::Object, change).await?.respond(call)
+}
+
+/// Refuses the update of another object of the same name than the one that is meant.
+fn check_uid(call: &Call, wanted: &str, live: &str) -> Result<(), ApiError> {
+    if wanted.is_empty() || wanted == live {
+        return Ok(());
+    }
+    let key = store::registry_key(&call.served.collection, &call.path());
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+         UID in precondition: {wanted}, UID in object meta: {live}"
+    );
+    Err(ApiError::conflict(call.group_resource(), &call.name, why))
 }
 
 /// The object in a PUT's body, pruned and with its defaults, and what is odd about it.

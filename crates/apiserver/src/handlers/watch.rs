@@ -55,8 +55,7 @@ const PROTOBUF_FRAMES: &str = "application/vnd.kubernetes.protobuf;stream=watch"
 
 /// Answers a watch.
 pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
-    let mut options = ListOptions::parse(&call.query())?;
-    options.watch = true;
+    let options = ListOptions::of_watch(&call.query())?;
     let selection = Selection::parse(&call.served, &options, &call.name)?;
     let snapshot = call.server.snapshot();
     let current = snapshot.revision().0;

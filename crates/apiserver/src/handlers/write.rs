@@ -16,15 +16,19 @@ use crate::{
     codec, conversion,
     convert::Form,
     dispatch::Call,
+    field_error::{FieldErrors, Path},
     meta,
-    options::WriteOptions,
+    options::{WriteKind, WriteOptions},
     output::{self, Payload},
     status::{ApiError, Cause},
-    strategy::WriteContext,
+    strategy::{self, WriteContext},
 };
 
 /// How often a write that did not name a version is tried again when another write was faster.
 pub(super) const ATTEMPTS_MAX: usize = 32;
+
+/// The media type of a configuration to apply.
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
 
 /// A finished write.
 pub(super) struct Outcome {
@@ -42,7 +46,15 @@ impl Outcome {
 
 /// Reads the options of the request.
 pub(super) fn options(call: &Call) -> Result<WriteOptions, ApiError> {
-    WriteOptions::parse(&call.query(), call.header(http::header::USER_AGENT).unwrap_or_default())
+    let kind = match call.verb {
+        "update" => WriteKind::Update,
+        "patch" if call.header(http::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with(APPLY)) => {
+            WriteKind::Apply
+        }
+        "patch" => WriteKind::Patch,
+        _ => WriteKind::Create,
+    };
+    WriteOptions::parse(kind, &call.query(), call.header(http::header::USER_AGENT).unwrap_or_default())
 }
 
 /// What the kind's rules may know.
@@ -250,4 +262,16 @@ pub(super) fn expected(object: &Value) -> Result<Option<Revision>, ApiError> {
             ApiError::bad_request(message)
         }),
     }
+}
+
+/// Refuses an update that does not say which version it was made from where the kind's updates must.
+pub(super) fn check_version_named(call: &Call, object: &Value) -> Result<(), ApiError> {
+    let resource = &call.served.resource;
+    if strategy::allows_unconditional_update(resource) || expected(object)?.is_some() {
+        return Ok(());
+    }
+    let mut errors = FieldErrors::default();
+    errors.invalid(&Path::new("metadata").child("resourceVersion"), 0, "must be specified for an update");
+    // upstream names the resource where others name the kind
+    Err(ApiError::invalid(&resource.group, &resource.plural, &call.name, errors.as_causes()))
 }

@@ -106,7 +106,7 @@ impl Strategy for Namespace {
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         let phase = text_at(object, &["status", "phase"]).to_owned();
-        vec![("status.phase", phase.clone()), ("name", tree::name(object).to_owned())]
+        vec![("status.phase", phase)]
     }
 }
 
@@ -287,6 +287,10 @@ impl Strategy for PriorityClass {
 pub(super) struct RuntimeClass;
 
 impl Strategy for RuntimeClass {
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
     fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
         let handler = text(object, "handler");
         if let Some(message) = names::label(handler) {

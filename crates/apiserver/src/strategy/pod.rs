@@ -73,12 +73,16 @@ impl Strategy for Pod {
         let status = |key: &str| text_at(object, &["status", key]).to_owned();
         vec![
             ("spec.nodeName", spec("nodeName")),
+            // what the field was once called
+            ("spec.host", spec("nodeName")),
             ("spec.restartPolicy", spec("restartPolicy")),
             ("spec.schedulerName", spec("schedulerName")),
             ("spec.serviceAccountName", spec("serviceAccountName")),
             ("spec.hostNetwork", object.get("spec").is_some_and(|spec| flag(spec, "hostNetwork")).to_string()),
             ("status.phase", status("phase")),
             ("status.podIP", status("podIP")),
+            // may be named, but has no value
+            ("status.podIPs", String::new()),
             ("status.nominatedNodeName", status("nominatedNodeName")),
         ]
     }

@@ -147,6 +147,10 @@ impl Strategy for Service {
         validate_entries(new, &path, errors);
     }
 
+    fn allows_create_on_update(&self) -> bool {
+        true
+    }
+
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         let spec = |key: &str| tree::text_at(object, &["spec", key]).to_owned();
         vec![("spec.clusterIP", spec("clusterIP")), ("spec.type", spec("type"))]

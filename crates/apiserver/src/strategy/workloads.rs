@@ -134,11 +134,11 @@ impl Strategy for Workload {
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         match self {
-            Self::ReplicaSet | Self::ReplicationController => {
+            Self::ReplicationController => {
                 let replicas = tree::at(object, &["status", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
                 vec![("status.replicas", replicas.to_string())]
             }
-            Self::Deployment | Self::StatefulSet | Self::DaemonSet => Vec::new(),
+            Self::ReplicaSet | Self::Deployment | Self::StatefulSet | Self::DaemonSet => Vec::new(),
         }
     }
 

@@ -27,7 +27,7 @@ async fn get_as(fixture: &Fixture, path: &str, accept: &str) -> Answer {
 }
 
 /// Defines `widgets.example.com` with one version of this schema; gives the path of its objects.
-async fn define(fixture: &Fixture, version: Value) -> &'static str {
+pub(crate) async fn define(fixture: &Fixture, version: Value) -> &'static str {
     let mut v1 = json!({"name": "v1", "served": true, "storage": true});
     for (key, value) in version.as_object().unwrap() {
         v1[key] = value.clone();

@@ -83,6 +83,10 @@ impl Fixture {
         self.service().oneshot(request).await.unwrap()
     }
 
+    pub(crate) async fn open_bytes(&self, request: Request<Vec<u8>>) -> Response<apiserver::Body> {
+        self.service().oneshot(request.map(http_body_util::Full::<bytes::Bytes>::from)).await.unwrap()
+    }
+
     pub(crate) async fn send(&self, request: Request<String>) -> Answer {
         send(self.service(), request).await
     }

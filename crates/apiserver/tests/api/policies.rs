@@ -219,7 +219,10 @@ async fn webhooks_have_match_conditions_that_compile() {
     let (code, _, message) = fixture.post(MAPS, &map("asked", &json!({}))).await.failed();
     assert_eq!(code, 500);
     assert!(message.contains("failed calling webhook"), "{message}");
-    fixture.put(&format!("{path}/w"), &webhook("object.data.none == 'x'")).await.ok();
+    let mut changed = webhook("object.data.none == 'x'");
+    changed["metadata"]["resourceVersion"] =
+        fixture.get(&format!("{path}/w")).await.ok()["metadata"]["resourceVersion"].take();
+    fixture.put(&format!("{path}/w"), &changed).await.ok();
     let (code, _, message) = fixture.post(MAPS, &map("asked", &json!({}))).await.failed();
     assert_eq!(code, 403);
     assert!(message.contains("resulted in error: no such key: none"), "{message}");

@@ -57,10 +57,6 @@ impl Strategy for ResourceQuota {
             errors.invalid(&SPEC.child("scopeSelector"), selector, metadata::IMMUTABLE);
         }
     }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
 }
 
 /// Resources that are counted, not measured.

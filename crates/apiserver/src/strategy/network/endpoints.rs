@@ -159,10 +159,6 @@ impl Strategy for EndpointSlice {
             errors.invalid(&Path::new("addressType"), text(new, "addressType"), metadata::IMMUTABLE);
         }
     }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
 }
 
 fn validate_address(address: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
