@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use store::{
-    CommitError, Committed, Encoded, EtcdConfig, Key, Mutation, Options, Precondition, Revision, Store, WatchError,
-    Write,
+    CommitError, Committed, Encoded, EtcdConfig, Foreign, ForeignError, Key, Mutation, Options, Precondition, Revision,
+    Store, WatchError, Write,
 };
 use system_tests::etcd::{Etcd, need_etcd};
 use tempfile::TempDir;
@@ -354,4 +354,48 @@ async fn a_server_that_was_cut_off_too_long_begins_anew() {
     assert!(told.contains(&"a/1".to_owned()), "the deletion is told of: {told:?}");
     assert_eq!(number(&far, "a/2").0, 1);
     create(&far, "b/2", "1").await;
+}
+
+/// Reads values that begin with `k8s\0` as another program's.
+struct Other;
+
+impl Foreign for Other {
+    fn translate(&self, _: &str, value: &bytes::Bytes) -> Result<Vec<u8>, ForeignError> {
+        let text = value.strip_prefix(b"k8s\0").ok_or_else(|| ForeignError("unknown".to_owned()))?;
+        Ok(object(std::str::from_utf8(text).unwrap()).bytes)
+    }
+}
+
+#[tokio::test]
+async fn what_another_program_keeps_is_translated_and_kept_as_ours_once_written() {
+    if !need_etcd("what_another_program_keeps_is_translated_and_kept_as_ours_once_written") {
+        return;
+    }
+    let etcd = Etcd::start();
+    let config = EtcdConfig::new(etcd.url().parse::<store::Endpoints>().unwrap().0);
+    let writer = connect(&etcd).await;
+    let foreign = |text: &str| Encoded { bytes: [b"k8s\0", text.as_bytes()].concat(), revision_at: None };
+    let raw = |path: &str, text: &str| Write {
+        key: key(path),
+        precondition: Precondition::Absent,
+        mutation: Mutation::Put(foreign(text)),
+    };
+    let revision = writer.commit(vec![raw("a/1", "old"), raw("a/2", "old")]).await.unwrap().revision;
+    assert_eq!(content(&writer), [""; 0], "who cannot read it passes over it");
+
+    let options = Options { foreign: Some(Arc::new(Other)), ..Options::default() };
+    let reader = Store::connect(config.clone(), options).await.unwrap();
+    assert_eq!(reader.snapshot().get(PODS, "a/1").unwrap().bytes, whole(revision, "old"));
+    // also what comes later, and deletions of it
+    let mut watch = reader.watch(&PODS.into(), "", revision).unwrap();
+    writer.commit(vec![raw("a/3", "new")]).await.unwrap();
+    let event = watch.next(1).await.unwrap().remove(0);
+    assert_eq!(event.object.bytes, whole(event.object.revision, "new"));
+    reader.commit(vec![delete("a/1", revision)]).await.unwrap();
+    let event = watch.next(1).await.unwrap().remove(0);
+    assert!(event.deleted && &*event.key.path == "a/1");
+    // what is written becomes ours
+    let ours = reader.commit(vec![put("a/2", Precondition::Revision(revision), "ours")]).await.unwrap();
+    let others = connect(&etcd).await;
+    assert_eq!(others.snapshot().get(PODS, "a/2").unwrap().bytes, whole(ours.revision, "ours"));
 }

@@ -47,6 +47,7 @@ pub(crate) use metadata::check_embedded as check_embedded_metadata;
 pub(crate) use names::dns_1035;
 pub use names::{NameRule, generate as generate_name};
 pub(crate) use quantity::parse as parse_quantity;
+pub(crate) use service::complete_addresses;
 pub(crate) use workloads::selects;
 
 /// What a strategy may know about the request it serves.

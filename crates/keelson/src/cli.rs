@@ -110,7 +110,10 @@ pub(crate) enum BackupCommand {
         /// The backup
         file: PathBuf,
     },
-    /// Put a backup into the data directory of an instance that does not run
+    /// Put a backup into the data directory of an instance that does not run, or into an etcd that no server uses
+        /// Read this etcd instead, where no instance runs from the data directory: etcd://HOST:PORT
+        #[arg(long, value_name = "URL", conflicts_with = "kubeconfig")]
+        store: Option<String>,
     Restore {
         /// The backup
         file: PathBuf,
@@ -124,6 +127,9 @@ pub(crate) enum BackupCommand {
 }
 
 /// `keelson kubeconfig …`
+        /// Where the objects go: embedded, or etcd://HOST:PORT,HOST:PORT (https:// for TLS) [default: embedded]
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
 #[derive(Debug, Subcommand)]
 pub(crate) enum KubeconfigCommand {
     /// Add this instance to a kubeconfig under a context of its own

@@ -10,7 +10,7 @@ mod certificates;
 mod cluster_objects;
 mod front_proxy;
 mod node;
-mod store;
+pub(crate) mod store;
 
 use std::time::{Duration, Instant};
 

@@ -62,6 +62,12 @@ pub fn is_encoded(bytes: &[u8]) -> bool {
 
 /// Decodes an object with its envelope.
 pub fn decode(bytes: &[u8]) -> Result<Value, ProtobufError> {
+    decode_as(bytes, |_, _| None)
+}
+
+/// Decodes an object as if its envelope named another version: the one that `other` gives for version and kind, where it
+/// gives one. What is the same on the wire in both can be read so.
+pub fn decode_as(bytes: &[u8], other: impl FnOnce(&str, &str) -> Option<String>) -> Result<Value, ProtobufError> {
     let mut reader = Reader::new(bytes.strip_prefix(MAGIC).ok_or(ProtobufError::Magic)?);
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     while let Some((number, value)) = reader.field()? {
@@ -80,6 +86,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value, ProtobufError> {
             _ => {}
         }
     }
+    let api_version = other(&api_version, &kind).unwrap_or(api_version);
     let message = message_of(&api_version, &kind)?;
     let mut object = Map::new();
     decode::fields(message, raw, &mut object, 0)?;

@@ -2,7 +2,8 @@
 //!
 //! A backup is a checkpoint: a header, frames with a checksum each, and an end that says how many objects there are, so
 //! that one cut short is told from a whole one. What is sealed stays sealed; the keys are not in it. Restoring puts it into
-//! an empty directory as the checkpoint from which the next start goes on, with the same revisions.
+//! an empty directory as the checkpoint from which the next start goes on, with the same revisions; or into an etcd, which
+//! gives revisions of its own.
 
 use std::{
     fs, io,
@@ -11,10 +12,11 @@ use std::{
 };
 
 use crate::{
-    OpenError, Revision, Store,
+    EtcdConfig, OpenError, Options, Revision, Store,
     at_rest::Sealing,
     checkpoint::{self, TEMPORARY},
     disk::{Disk as _, Os, private},
+    etcd::restore,
     log,
     record::Names,
     recovery,
@@ -45,6 +47,22 @@ pub enum RestoreError {
     NotEmpty {
         /// The directory.
         path: PathBuf,
+    },
+    /// An etcd holds objects that would be lost.
+    #[error("etcd at {endpoints} holds objects already")]
+    EtcdNotEmpty {
+        /// Its servers.
+        endpoints: String,
+    },
+    /// An etcd refused; what was written before stays, and no server starts on it.
+    #[error("cannot write to etcd at {endpoints} after {written} objects")]
+    Etcd {
+        /// Its servers.
+        endpoints: String,
+        /// Objects written before.
+        written: usize,
+        /// What it said.
+        source: io::Error,
     },
     /// The operating system refused.
     #[error("cannot write {}", path.display())]
@@ -101,6 +119,36 @@ pub fn restore(file: &Path, dir: &Path, force: bool) -> Result<BackupContent, Re
     let place = checkpoint::checkpoint_path(dir, content.revision);
     fs::rename(&temporary, &place).and_then(|()| Os.sync_dir(dir)).map_err(failed(&place))?;
     Ok(content)
+}
+
+/// Puts a backup into an etcd that no server uses. What lies there is lost, which `force` must allow. Revisions are etcd's
+/// from then on.
+///
+/// # Errors
+/// When the backup is damaged, or etcd is not empty or cannot be used.
+pub async fn restore_into_etcd(file: &Path, config: EtcdConfig, force: bool) -> Result<BackupContent, RestoreError> {
+    // what is sealed goes over as it is: it is bound to its place, which is the same in both
+    let loaded = checkpoint::read(file, &mut Names::default(), &Sealing::default()).map_err(RestoreError::Backup)?;
+    let endpoints = config.shown();
+    let (revision, bytes) = (loaded.snapshot.revision(), loaded.snapshot.bytes());
+    restore::fill(config, &loaded.snapshot, force).await.map_err(|refused| refused.told(&endpoints))?;
+    Ok(BackupContent { revision, objects: loaded.count, bytes })
+}
+
+/// Writes what an etcd holds, without becoming a server on it. The options name the keys of what is sealed there.
+///
+/// # Errors
+/// When etcd cannot be used, an object cannot be opened, or `to` fails.
+pub async fn create_from_etcd(
+    config: EtcdConfig,
+    options: &Options,
+    to: &mut impl io::Write,
+) -> Result<Revision, OpenError> {
+    let endpoints = config.shown();
+    let snapshot = restore::read(config, options).await?;
+    checkpoint::write_to(to, &snapshot, &Sealing(options.at_rest.clone()), &AtomicBool::new(false))
+        .map_err(|source| OpenError::Io { action: "write a backup of etcd at", path: endpoints.into(), source })?;
+    Ok(snapshot.revision())
 }
 
 /// The checkpoints and log segments of a directory.

@@ -22,6 +22,7 @@ use tracing::info;
 use crate::{
     OpenError, Options, Revision, Snapshot, Unreachable,
     at_rest::Sealing,
+    foreign::Foreign,
     store::{Change, Shared},
 };
 
@@ -34,6 +35,7 @@ mod gap;
 mod keys;
 mod messages;
 mod mirror;
+pub(crate) mod restore;
 mod slots;
 mod waiters;
 mod wire;
@@ -83,6 +85,12 @@ pub struct EtcdConfig {
 }
 
 impl EtcdConfig {
+    /// Its servers, for messages.
+    pub(crate) fn shown(&self) -> String {
+        let servers: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
+        servers.join(",")
+    }
+
     /// An etcd without TLS, compacted as often as upstream does it.
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         EtcdConfig { endpoints, tls: None, compact_every: Duration::from_secs(300) }
@@ -130,6 +138,7 @@ pub(crate) struct Backend {
     shared: Arc<Shared>,
     client: Arc<Client>,
     sealing: Sealing,
+    foreign: Option<Arc<dyn Foreign>>,
     slots: Slots,
     waiters: Arc<Waiters>,
     current: Current,
@@ -153,8 +162,10 @@ impl Running {
         let unreachable =
             |error: CallError| OpenError::Etcd { endpoints: client.to_string(), reason: error.to_string() };
         let version = client.version().await.map_err(unreachable)?;
+        restore::check_whole(&client).await.map_err(unreachable)?;
         let sealing = Sealing(options.at_rest.clone());
-        let mut reader = Reader::new(sealing.clone());
+        let foreign = options.foreign.clone();
+        let mut reader = Reader::new(sealing.clone(), foreign.clone());
         let loaded = reader.load(&client, (keys::PREFIX.as_bytes(), keys::END.as_bytes()), 0).await;
         let loaded = loaded.map_err(|error| match error {
             LoadError::Call(error) => unreachable(error),
@@ -175,7 +186,7 @@ impl Running {
         };
         let compacting = compactor::run(Arc::clone(&client), config.compact_every);
         let slots = Slots::new(unique_name());
-        let backend = Arc::new(Backend { shared, client, sealing, slots, waiters, current, changes });
+        let backend = Arc::new(Backend { shared, client, sealing, foreign, slots, waiters, current, changes });
         let mut tasks = vec![tokio::spawn(mirror.run()), tokio::spawn(asking), tokio::spawn(compacting)];
         if !loaded.stale.is_empty() {
             info!(objects = loaded.stale.len(), "keeping objects anew that are kept in an outdated form");
@@ -207,7 +218,9 @@ impl Backend {
         revision: Revision,
     ) -> Result<Option<Snapshot>, Unreachable> {
         let (start, end) = keys::range_of(collection);
-        let loaded = Reader::new(self.sealing.clone()).load(&self.client, (&start, &end), revision.0).await;
+        let loaded = Reader::new(self.sealing.clone(), self.foreign.clone())
+            .load(&self.client, (&start, &end), revision.0)
+            .await;
         match loaded {
             Ok(loaded) => Ok(Some(loaded.snapshot)),
             Err(LoadError::Call(CallError::Refused { code: OUT_OF_RANGE, .. })) => Ok(None),

@@ -22,6 +22,7 @@ use crate::{
     committer::{self, Committer, Transaction},
     disk::{Disk, Os},
     etcd,
+    foreign::Foreign,
     log::Log,
     recovery,
     retained::Retained,
@@ -62,6 +63,8 @@ pub struct Options {
     pub retained_age: Duration,
     /// How objects are kept; `None` keeps them as they are.
     pub at_rest: Option<Arc<dyn AtRest>>,
+    /// Who reads what another program keeps in the same etcd; `None` passes over it.
+    pub foreign: Option<Arc<dyn Foreign>>,
 }
 
 impl Default for Options {
@@ -74,6 +77,7 @@ impl Default for Options {
             retained: 64,
             retained_age: Duration::from_secs(300),
             at_rest: None,
+            foreign: None,
         }
     }
 }

@@ -168,7 +168,7 @@ impl Strategy for Service {
 }
 
 /// Makes `clusterIP` and `clusterIPs` agree, and names the address family.
-fn complete_addresses(spec: &mut Value) {
+pub(crate) fn complete_addresses(spec: &mut Value) {
     let external = text(spec, "type") == "ExternalName";
     let address = text(spec, "clusterIP").to_owned();
     let first = list(spec, "clusterIPs").first().and_then(Value::as_str).unwrap_or_default().to_owned();

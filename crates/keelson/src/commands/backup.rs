@@ -11,35 +11,41 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ::store::{BackupContent, OpenError, RestoreError, Store, backup};
 use anyhow::{Context, anyhow};
 use http_body_util::BodyExt as _;
-use store::{BackupContent, OpenError, RestoreError, Store, backup};
 
 use super::status;
 use crate::{
-    cli::{At, BackupCommand},
+    cli::{At, BackupCommand, Up},
     data_dir::Layout,
     exit::{Exit, Failure},
+    up::store,
 };
 
 /// Runs one of the commands.
 pub(crate) fn main(command: BackupCommand) -> Result<(), Failure> {
     match command {
-        BackupCommand::Create { file, at, kubeconfig } => create(&file, &at, kubeconfig.as_deref()),
+        BackupCommand::Create { file, at, kubeconfig, store } => create(&file, &from(at, store), kubeconfig.as_deref()),
         BackupCommand::Verify { file } => {
             let content = backup::verify(&file).map_err(|error| Exit::Data.because(error))?;
             println!("{} is whole: {}", file.display(), shown(&content));
             Ok(())
         }
-        BackupCommand::Restore { file, at, force } => restore(&file, &at, force),
+        BackupCommand::Restore { file, at, store, force } => restore(&file, &from(at, store), force),
     }
+}
+
+/// The settings that matter here.
+fn from(at: At, store: Option<String>) -> Up {
+    Up { at, store, ..Up::default() }
 }
 
 fn shown(content: &BackupContent) -> String {
     format!("{} objects at revision {}, {} bytes", content.objects, content.revision, content.bytes)
 }
 
-fn create(file: &Path, at: &At, kubeconfig: Option<&Path>) -> Result<(), Failure> {
+fn create(file: &Path, at: &Up, kubeconfig: Option<&Path>) -> Result<(), Failure> {
     if file.exists() {
         return Err(anyhow!("{} exists already", file.display()).into());
     }
@@ -64,22 +70,28 @@ fn create(file: &Path, at: &At, kubeconfig: Option<&Path>) -> Result<(), Failure
 }
 
 /// Writes what the API or the data directory holds, and syncs it.
-fn write(file: &Path, at: &At, kubeconfig: Option<&Path>) -> Result<(), Failure> {
+fn write(file: &Path, at: &Up, kubeconfig: Option<&Path>) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
     let mut to = opened.with_context(|| format!("create {}", file.display()))?;
-    let layout = Layout::new(&super::settings_at(at)?.data_dir);
+    let (config, _) = super::settings(at)?;
+    let layout = Layout::new(&config.data_dir);
     let admin = layout.admin_kubeconfig();
-    match kubeconfig {
-        Some(kubeconfig) => super::block_on(download(kubeconfig, &mut to))??,
-        None if layout.holder()?.is_some() => super::block_on(download(&admin, &mut to))??,
-        None => {
+    let kubeconfig = if layout.holder()?.is_some() { kubeconfig.or(Some(&admin)) } else { kubeconfig };
+    match (kubeconfig, store::etcd(&config)?) {
+        (Some(kubeconfig), _) => super::block_on(download(kubeconfig, &mut to))??,
+        (None, Some(etcd)) => {
+            let options = store::options(&config, &layout)?;
+            let created = super::block_on(backup::create_from_etcd(etcd, &options, &mut to))?;
+            created.map_err(|error| Exit::Data.because(error))?;
+        }
+        (None, None) => {
             let dir = layout.store();
             if !dir.exists() {
                 let nothing = anyhow!("nothing runs from {}, and it holds no objects", layout.root().display());
                 return Err(Exit::NotRunning.because(nothing));
             }
             // what is sealed is copied as it is: no key is needed
-            let store = Store::open(dir, store::Options::default()).map_err(|error| Exit::Data.because(error))?;
+            let store = Store::open(dir, ::store::Options::default()).map_err(|error| Exit::Data.because(error))?;
             store.backup(&mut to).with_context(|| format!("write {}", file.display()))?;
         }
     }
@@ -105,20 +117,28 @@ async fn download(kubeconfig: &Path, to: &mut fs::File) -> Result<(), Failure> {
     Ok(())
 }
 
-fn restore(file: &Path, at: &At, force: bool) -> Result<(), Failure> {
-    let config = super::settings_at(at)?;
+fn restore(file: &Path, at: &Up, force: bool) -> Result<(), Failure> {
+    let (config, _) = super::settings(at)?;
     let layout = Layout::new(&config.data_dir);
     if layout.holder()?.is_some() {
         let running = anyhow!("an instance runs from {}: stop it first", layout.root().display());
         return Err(Exit::InUse.because(running));
     }
-    let content = backup::restore(file, &layout.store(), force).map_err(|error| match error {
-        RestoreError::NotEmpty { path } => {
-            Exit::Data.because(anyhow!("{} holds objects already; --force replaces them", path.display()))
+    let (place, restored) = match store::etcd(&config)? {
+        None => (layout.root().display().to_string(), backup::restore(file, &layout.store(), force)),
+        Some(etcd) => {
+            let servers: Vec<String> = etcd.endpoints.iter().map(ToString::to_string).collect();
+            let restored = super::block_on(backup::restore_into_etcd(file, etcd, force))?;
+            (format!("etcd at {}", servers.join(",")), restored)
+        }
+    };
+    let content = restored.map_err(|error| match error {
+        RestoreError::NotEmpty { .. } | RestoreError::EtcdNotEmpty { .. } => {
+            Exit::Data.because(anyhow!("{error}; --force replaces them"))
         }
         RestoreError::Directory(OpenError::InUse { .. }) => Exit::InUse.because(error),
         error => Exit::Data.because(error),
     })?;
-    println!("{} holds {}", layout.root().display(), shown(&content));
+    println!("{place} holds {}", shown(&content));
     Ok(())
 }

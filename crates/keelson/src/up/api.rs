@@ -6,10 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use ::store::Options;
 use anyhow::{Context, anyhow};
 use apiserver::{
-    ApiServer, ApiServerConfig, EncryptionAtRest, OidcConfig, SharedTls,
+    ApiServer, ApiServerConfig, OidcConfig, SharedTls,
     allocation::Block,
     audit::{AuditConfig, Auditor, LogOptions, Policy, Webhook},
     user::User,
@@ -102,12 +101,7 @@ pub(super) async fn start(
     slot: Option<Slot>,
     supervisor: &mut Supervisor,
 ) -> Result<Api, Failure> {
-    let at_rest = match &config.encryption_config {
-        Some(path) => EncryptionAtRest::load(path).map_err(|error| Exit::Configuration.because(error))?,
-        None => EncryptionAtRest::load_or_create(&layout.encryption_config()).map_err(|e| Exit::Data.because(e))?,
-    };
-    let options = Options { at_rest: Some(Arc::new(at_rest)), ..Options::default() };
-    let store = store::open(config, layout, options).await?;
+    let store = store::open(config, layout, store::options(config, layout)?).await?;
     let now = Timestamp::now();
     let authority = Authority::load_or_create(&layout.pki(), now).map_err(|e| Exit::Data.because(e))?;
     let signer =

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
+use apiserver::{EncryptionAtRest, KubeApiserver};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -15,15 +16,28 @@ use crate::{
     exit::{Exit, Failure},
 };
 
+/// How objects are kept, by the settings and what lies in the data directory.
+pub(crate) fn options(config: &Config, layout: &Layout) -> Result<Options, Failure> {
+    let at_rest = match &config.encryption_config {
+        Some(path) => EncryptionAtRest::load(path).map_err(|error| Exit::Configuration.because(error))?,
+        None => EncryptionAtRest::load_or_create(&layout.encryption_config()).map_err(|e| Exit::Data.because(e))?,
+    };
+    Ok(Options { at_rest: Some(Arc::new(at_rest)), foreign: Some(Arc::new(KubeApiserver)), ..Options::default() })
+}
+
+/// The etcd that the settings name, `None` for the embedded store.
+pub(crate) fn etcd(config: &Config) -> Result<Option<EtcdConfig>, Failure> {
+    let Some(endpoints) = &config.store else { return Ok(None) };
+    let tls = endpoints.iter().any(|endpoint| endpoint.tls).then(|| tls(config)).transpose();
+    let tls = tls.map_err(|error| Exit::Configuration.because(error))?;
+    Ok(Some(EtcdConfig { tls, ..EtcdConfig::new(endpoints.clone()) }))
+}
+
 /// Opens the store that the settings name.
 pub(super) async fn open(config: &Config, layout: &Layout, options: Options) -> Result<Store, Failure> {
-    let opened = match &config.store {
+    let opened = match etcd(config)? {
         None => Store::open(layout.store(), options),
-        Some(endpoints) => {
-            let tls = endpoints.iter().any(|endpoint| endpoint.tls).then(|| tls(config)).transpose();
-            let tls = tls.map_err(|error| Exit::Configuration.because(error))?;
-            Store::connect(EtcdConfig { tls, ..EtcdConfig::new(endpoints.clone()) }, options).await
-        }
+        Some(etcd) => Store::connect(etcd, options).await,
     };
     opened.map_err(|error| match error {
         OpenError::InUse { .. } => Exit::InUse.because(error),

@@ -99,6 +99,17 @@ impl Txn {
         self
     }
 
+    /// Then delete everything from `key` up to `end`.
+    pub(super) fn delete_range(mut self, key: &[u8], end: &[u8]) -> Self {
+        self.0.message(SUCCESS, |op| {
+            op.message(3, |delete| {
+                delete.bytes(1, key);
+                delete.bytes(2, end);
+            });
+        });
+        self
+    }
+
     /// Else read one key.
     pub(super) fn or_read(mut self, key: &[u8]) -> Self {
         self.0.message(FAILURE, |op| op.message(1, |range| Range { key, ..Range::default() }.write(range)));

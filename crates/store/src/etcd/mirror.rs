@@ -19,6 +19,7 @@ use super::{
 use crate::{
     AtRestError, Event, Key, Object, Revision, Snapshot,
     at_rest::Sealing,
+    foreign::{Foreign, ForeignError},
     record::Names,
     store::{Change, Health, Shared},
 };
@@ -51,25 +52,37 @@ pub(super) struct Loaded {
 pub(super) struct Reader {
     pub(super) names: Names,
     pub(super) sealing: Sealing,
-    /// Collections with values that are no JSON, each reported once.
-    foreign: HashSet<Arc<str>>,
+    foreign: Option<Arc<dyn Foreign>>,
+    /// Collections with values that cannot be served, each reported once.
+    reported: HashSet<Arc<str>>,
 }
 
 impl Reader {
-    pub(super) fn new(sealing: Sealing) -> Self {
-        Reader { names: Names::default(), sealing, foreign: HashSet::new() }
+    pub(super) fn new(sealing: Sealing, foreign: Option<Arc<dyn Foreign>>) -> Self {
+        Reader { names: Names::default(), sealing, foreign, reported: HashSet::new() }
     }
 
     /// The object in its served form; `None` when it cannot be served.
     fn object(&mut self, key: &Key, kv: &KeyValue) -> Result<Option<Object>, AtRestError> {
         let plain = self.sealing.open(key, &kv.value)?;
-        let Some(bytes) = gap::complete(&plain, kv.mod_revision) else {
-            if self.foreign.insert(Arc::clone(&key.collection)) {
-                warn!(%key, "values that are no JSON objects are not served; another API server wrote them as protobuf");
+        let whole = gap::complete(&plain, kv.mod_revision);
+        let bytes = match whole.map_or_else(|| self.translate(key, &plain, kv.mod_revision), Ok) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if self.reported.insert(Arc::clone(&key.collection)) {
+                    warn!(%key, %error, "what another program keeps here is not served");
+                }
+                return Ok(None);
             }
-            return Ok(None);
         };
         Ok(Some(Object { revision: Revision(kv.mod_revision), bytes }))
+    }
+
+    /// The object of a value in another program's form.
+    fn translate(&self, key: &Key, plain: &Bytes, revision: u64) -> Result<Bytes, ForeignError> {
+        let unknown = || ForeignError("it is no JSON object with metadata".to_owned());
+        let json = self.foreign.as_ref().ok_or_else(unknown)?.translate(&key.collection, plain)?;
+        gap::complete(&json, revision).ok_or_else(unknown)
     }
 
     /// Reads a range of keys at one revision; zero is now.
