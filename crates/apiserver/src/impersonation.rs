@@ -66,7 +66,8 @@ pub(crate) fn impersonate(authorizer: &Authorizer, user: &User, mut wanted: User
         wanted.groups = vec!["system:serviceaccounts".into(), own];
     }
     let common = if wanted.name == USER_ANONYMOUS { GROUP_UNAUTHENTICATED } else { GROUP_AUTHENTICATED };
-    if !wanted.is_in(common) {
+    // who is to be unauthenticated by his groups is not authenticated besides
+    if !wanted.is_in(common) && !wanted.is_in(GROUP_UNAUTHENTICATED) {
         wanted.groups.push(common.into());
     }
     Ok(wanted)
@@ -122,6 +123,16 @@ mod tests {
             refused.message,
             "users \"bob\" is forbidden: User \"eve\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
         );
+    }
+
+    #[test]
+    fn the_group_of_everybody_is_added_unless_the_other_one_is_asked_for() {
+        let authorizer = Authorizer::new();
+        let admin = User::new("admin", &["system:masters"]);
+        let groups = |name: &str, groups: &[&str]| impersonate(&authorizer, &admin, User::new(name, groups)).unwrap().groups;
+        assert_eq!(groups("bob", &[]), ["system:authenticated"]);
+        assert_eq!(groups("bob", &["system:unauthenticated"]), ["system:unauthenticated"]);
+        assert_eq!(groups("system:anonymous", &["a"]), ["a", "system:unauthenticated"]);
     }
 
     #[test]

@@ -165,8 +165,8 @@ const ROLES: &[RoleRow] = &[
             on("create delete get list watch", "core", "pods"),
             on(READ, "storage.k8s.io", "storageclasses"),
             on("list watch", "core", "nodes"),
-            on("watch", "core", "events"),
             EVENTS,
+            on("watch", "core", "events"),
         ],
     },
     RoleRow {
