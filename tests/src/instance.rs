@@ -28,6 +28,9 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Authority and token key to start with, those of another server of the same cluster.
     pub pki: Option<PathBuf>,
+    /// Size of a disk of its own for the store, for example `48m`: a tmpfs that only the process sees and that ends with
+    /// it (needs root).
+    pub store_disk: Option<String>,
 }
 
 /// A running Keelson; dropping it takes it down and removes everything.
@@ -67,6 +70,15 @@ fn command() -> Command {
     command
 }
 
+/// The binary in a mount namespace of its own, in which `folder` is a tmpfs of this size.
+fn on_own_disk(folder: &Path, size: &str) -> Command {
+    const MOUNT: &str = r#"mkdir -p "$1" && mount -t tmpfs -o "size=$2" keelson-test "$1" && shift 2 && exec "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--", "sh", "-c", MOUNT, "sh"]);
+    command.arg(folder).arg(size).arg(binary()).env_remove("KEELSON_BIN");
+    command
+}
+
 /// Runs the binary with these arguments to its end.
 pub fn run(arguments: &[&str]) -> Output {
     command().args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
@@ -91,7 +103,10 @@ impl Instance {
     /// Starts the instance again from the same data directory.
     pub fn resume(&mut self) {
         assert!(self.child.is_none(), "the instance runs already");
-        let mut command = command();
+        let mut command = match &self.options.store_disk {
+            None => command(),
+            Some(size) => on_own_disk(&self.data_dir().join("store"), size),
+        };
         command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.data_dir.path());
         if !self.options.node {
             command.arg("--no-node");

@@ -49,6 +49,13 @@ impl Instance {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Runs kubectl with this input: what it printed, or its errors.
+    pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let output = self.with_input(arguments, input);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// `kubectl get … -o json`; `None` where the object is not there.
     pub fn get(&self, arguments: &[&str]) -> Option<Value> {
         let mut all = vec!["get"];
