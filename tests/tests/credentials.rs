@@ -92,3 +92,53 @@ fn tokens_are_made_bound_and_end_with_what_they_are_bound_to() {
     let kept = String::from_utf8(BASE64_STANDARD.decode(kept).unwrap()).unwrap();
     assert_eq!(who("kept", &kept).unwrap()["username"], "system:serviceaccount:default:default");
 }
+
+/// Asks who one is, with a certificate and headers; gives the user's name and groups, or what went wrong.
+fn seen_as(instance: &Instance, pair: &identity::KeyPair, headers: &[(&str, &str)]) -> Result<Value, String> {
+    let text = std::fs::read_to_string(instance.kubeconfig()).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config["users"][0]["user"] = json!({
+        "client-certificate-data": BASE64_STANDARD.encode(&pair.certificate_pem),
+        "client-key-data": BASE64_STANDARD.encode(&pair.key_pem),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let kubeconfig: kube::config::Kubeconfig = serde_json::from_value(config).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+        let client = kube::Client::try_from(config).unwrap();
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+        let mut request = http::Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(review.to_string().into_bytes()).unwrap();
+        let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
+        Ok(answer["status"]["userInfo"].clone())
+    })
+}
+
+#[test]
+fn only_front_proxies_name_users_in_headers() {
+    let instance = Instance::start(Options::default());
+    let (pki, now) = (instance.data_dir().join("pki"), jiff::Timestamp::now());
+    let front = identity::Authority::load_or_create_named(&pki, "front-proxy-ca", "front", now).unwrap();
+    let ann = [("X-Remote-User", "ann"), ("X-Remote-Group", "dev"), ("X-Remote-Extra-Team", "a")];
+    let proxy = front.client("front-proxy-client", None, now).unwrap();
+    let user = seen_as(&instance, &proxy, &ann).unwrap();
+    assert_eq!((&user["username"], &user["extra"]["team"]), (&json!("ann"), &json!(["a"])));
+    assert_eq!(user["groups"], json!(["dev", "system:authenticated"]));
+    // without headers it is nobody, and so is another certificate of its authority
+    assert!(seen_as(&instance, &proxy, &[]).unwrap_err().contains("Unauthorized"));
+    let other = front.client("someone", Some("system:masters"), now).unwrap();
+    assert!(seen_as(&instance, &other, &ann).unwrap_err().contains("Unauthorized"));
+    // and an ordinary client's headers say nothing
+    let authority = identity::Authority::load_or_create(&pki, now).unwrap();
+    let client = authority.client("bob", None, now).unwrap();
+    assert_eq!(seen_as(&instance, &client, &ann).unwrap()["username"], "bob");
+
+    let published = instance.get(&["configmap", "extension-apiserver-authentication", "-n", "kube-system"]).unwrap();
+    assert_eq!(published["data"]["requestheader-allowed-names"], r#"["front-proxy-client"]"#);
+    assert_eq!(published["data"]["client-ca-file"], authority.trusted_pem());
+    assert_eq!(published["data"]["requestheader-client-ca-file"], front.trusted_pem());
+}

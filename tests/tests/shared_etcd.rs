@@ -168,7 +168,7 @@ fn etcd_is_spoken_to_with_certificates() {
     let localhost = [std::net::IpAddr::from([127, 0, 0, 1])];
     let pair = authority.server("etcd", &["localhost".to_owned()], &localhost, now).unwrap();
     let client = authority.client("keelson", None, now).unwrap();
-    let ca = file("authority.pem", authority.certificate_pem());
+    let ca = file("authority.pem", &authority.certificate_pem());
     let (certificate, key) = (file("etcd.pem", &pair.certificate_pem), file("etcd.key", &pair.key_pem));
     let arguments = ["--cert-file", &certificate, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
     let etcd = Etcd::start_with(&arguments);

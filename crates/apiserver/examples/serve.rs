@@ -48,7 +48,7 @@ async fn main() -> Result<(), AnyError> {
     let kubeconfig = Kubeconfig {
         name: "serve".into(),
         server: format!("https://{address}"),
-        authority_pem: authority.certificate_pem().into(),
+        authority_pem: authority.certificate_pem(),
         client,
     };
     std::fs::write(directory.join("admin.kubeconfig"), kubeconfig.document().to_string())?;

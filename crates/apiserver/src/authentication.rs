@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, header};
 use identity::{BootstrapToken, TokenSigner, jwt::Unverified};
 use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use store::Snapshot;
 use x509_parser::{
@@ -20,10 +21,13 @@ use crate::user::{GROUP_AUTHENTICATED, User};
 mod bootstrap_token;
 mod last_used;
 mod oidc;
+mod request_header;
 mod service_account;
 
 pub(crate) use oidc::Oidc;
 pub use oidc::OidcConfig;
+use request_header::RequestHeader;
+pub use request_header::{ClientKinds, RequestHeaderConfig};
 
 pub(crate) use last_used::{LastUsed, patch as last_used_patch};
 
@@ -38,6 +42,8 @@ pub(crate) struct Authenticator {
     accounts: service_account::Accounts,
     /// The identity provider that is believed besides.
     pub(crate) oidc: Option<Oidc>,
+    /// Front proxies that name users in headers.
+    pub(crate) request_header: RequestHeader,
     pub(crate) last_used: LastUsed,
 }
 
@@ -73,9 +79,15 @@ pub(crate) struct Identified {
 }
 
 impl Authenticator {
-    pub(crate) fn new(signer: Arc<TokenSigner>, audiences: Vec<String>, oidc: Option<OidcConfig>) -> Self {
+    pub(crate) fn new(
+        signer: Arc<TokenSigner>,
+        audiences: Vec<String>,
+        oidc: Option<OidcConfig>,
+        request_header: RequestHeaderConfig,
+    ) -> Self {
         let (accounts, last_used) = (service_account::Accounts::default(), LastUsed::default());
-        Self { signer, audiences, accounts, oidc: oidc.map(Oidc::new), last_used }
+        let request_header = RequestHeader::new(request_header);
+        Self { signer, audiences, accounts, oidc: oidc.map(Oidc::new), request_header, last_used }
     }
 
     pub(crate) fn signer(&self) -> &TokenSigner {
@@ -131,6 +143,34 @@ impl Authenticator {
             return Err(RefusedToken::Unknown);
         }
         Ok(Identified { user, audiences: shared, note: None })
+    }
+}
+
+/// What a connection's certificate says.
+#[derive(Debug)]
+pub(crate) struct Presented {
+    /// Whom it stands for.
+    pub(crate) user: Option<Arc<User>>,
+    /// Second from which it is no good any more.
+    pub(crate) until: i64,
+    /// Whether it names users in headers.
+    pub(crate) is_front_proxy: bool,
+}
+
+impl Presented {
+    /// No certificate.
+    pub(crate) const NOTHING: Presented = Presented { user: None, until: i64::MAX, is_front_proxy: false };
+}
+
+impl Authenticator {
+    /// What a verified chain says; `kinds` tells what it was verified as.
+    pub(crate) fn presented(&self, chain: &[CertificateDer<'_>], kinds: Option<&ClientKinds>) -> Presented {
+        let Some(own) = chain.first() else { return Presented::NOTHING };
+        let is_client = kinds.is_none_or(|kinds| kinds.is_client(chain));
+        let is_front_proxy = kinds.is_some_and(|kinds| kinds.is_front_proxy(chain)) && self.request_header.admits(own);
+        let user = is_client.then(|| certificate(own)).flatten().map(Arc::new);
+        let until = X509Certificate::from_der(own).map_or(0, |(_, parsed)| parsed.validity().not_after.timestamp());
+        Presented { user, until, is_front_proxy }
     }
 }
 

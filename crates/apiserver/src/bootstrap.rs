@@ -7,7 +7,6 @@ use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::{self, Body},
@@ -63,7 +62,7 @@ impl ApiServer {
         mut request: Request<Body>,
     ) -> Result<(), BootstrapError> {
         let user = Some(Arc::new(User::new("system:apiserver", &[crate::user::GROUP_MASTERS])));
-        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: true, turn: None };
+        let caller = Caller { is_component: true, ..Caller::within(user) };
         let creates = *request.method() == Method::POST;
         if let Ok(uri) = path.parse() {
             *request.uri_mut() = uri;

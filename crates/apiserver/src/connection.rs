@@ -30,10 +30,10 @@ pub(crate) use turn::{Member, Turn};
 
 use self::stall::{Metered, Patience, StreamExecutor, Timely};
 use crate::{
-    authentication,
+    authentication::Presented,
     body::BoxError,
     server::{ApiServer, Caller},
-    tls::SharedTls,
+    tls::{SharedTls, Tls},
 };
 
 /// Connections open at once on one listener; each costs two buffers and a task, so this bounds memory at some 100 MiB.
@@ -75,9 +75,9 @@ pub(crate) async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Sh
         match accepted {
             Ok((stream, _)) => {
                 let (server, stop) = (server.clone(), stop.clone());
-                let acceptor = TlsAcceptor::from(tls.current());
+                let tls = tls.current();
                 connections.spawn(async move {
-                    connection(server, acceptor, stream, stop).await;
+                    connection(server, tls, stream, stop).await;
                     drop(permit);
                 });
             }
@@ -100,7 +100,8 @@ pub(crate) async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Sh
     }
 }
 
-async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpStream, stop: CancellationToken) {
+async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, stop: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls.config.clone());
     let peer = stream.peer_addr().ok();
     // small frames (watch events, answers) must not wait for more data
     if let Err(error) = stream.set_nodelay(true) {
@@ -118,11 +119,13 @@ async fn connection(server: Arc<ApiServer>, acceptor: TlsAcceptor, stream: TcpSt
         Err(_) => return tracing::debug!(?peer, "TLS handshake timed out"),
     };
     // the verifier of the TLS configuration has checked the chain
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let user = certificate.and_then(|der| authentication::certificate(der)).map(Arc::new);
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let Presented { user, until, is_front_proxy } = server.authenticator.presented(chain, tls.kinds.as_ref());
     let turn = Arc::<Turn>::default();
     let caller = Caller {
         user,
+        until,
+        is_front_proxy,
         peer: peer.map(|peer| peer.ip()),
         draining: stop.clone(),
         is_component: false,

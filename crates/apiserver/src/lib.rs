@@ -73,7 +73,7 @@ mod warnings;
 mod webhooks;
 
 pub use at_rest::{EncryptionAtRest, EncryptionFileError};
-pub use authentication::OidcConfig;
+pub use authentication::{ClientKinds, OidcConfig, RequestHeaderConfig};
 pub use body::{Body, BoxError, REQUEST_BYTES_MAX, empty, full};
 pub use bootstrap::BootstrapError;
 pub use flow::SEATS;
@@ -81,5 +81,5 @@ pub use foreign::KubeApiserver;
 pub use health::Check;
 pub use node::{NodeConnectError, NodeConnector};
 pub use server::{ApiServer, ApiServerConfig, ApiService};
-pub use tls::SharedTls;
+pub use tls::{SharedTls, Tls};
 pub use user::User;

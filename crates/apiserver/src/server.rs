@@ -25,7 +25,7 @@ use crate::{
     aggregation::{self, Aggregation},
     allocation::{AllocationTurns, Block, NODE_PORTS, ServiceAllocator},
     audit::Auditor,
-    authentication::{Authenticator, OidcConfig},
+    authentication::{Authenticator, OidcConfig, RequestHeaderConfig},
     authorization::{Authorizer, NodeAuthorizer},
     body::{Body, BoxError},
     codec,
@@ -70,6 +70,8 @@ pub struct ApiServerConfig {
     pub pod_security: PodSecurity,
     /// The identity provider whose users are known here.
     pub oidc: Option<OidcConfig>,
+    /// Front proxies whose headers name users.
+    pub request_header: RequestHeaderConfig,
     /// Who takes notes of requests; `None` takes none.
     pub auditor: Option<Arc<Auditor>>,
     /// Requests served at once, of everybody who is not exempt.
@@ -86,6 +88,7 @@ impl Default for ApiServerConfig {
             audiences: Vec::new(),
             pod_security: PodSecurity::default(),
             oidc: None,
+            request_header: RequestHeaderConfig::default(),
             auditor: None,
             seats: flow::SEATS,
             event_ttl: events::TTL,
@@ -128,6 +131,10 @@ pub struct ApiServer {
 pub(crate) struct Caller {
     /// Known from the connection; requests may bring a token instead.
     pub(crate) user: Option<Arc<User>>,
+    /// Second from which the certificate that says so is no good any more.
+    pub(crate) until: i64,
+    /// Whether headers name the user.
+    pub(crate) is_front_proxy: bool,
     pub(crate) peer: Option<IpAddr>,
     /// Ends watches when the connection drains.
     pub(crate) draining: CancellationToken,
@@ -135,6 +142,21 @@ pub(crate) struct Caller {
     pub(crate) is_component: bool,
     /// What the watches of its connection share.
     pub(crate) turn: Option<Arc<Turn>>,
+}
+
+impl Caller {
+    /// Somebody in this process.
+    pub(crate) fn within(user: Option<Arc<User>>) -> Self {
+        Self {
+            user,
+            until: i64::MAX,
+            is_front_proxy: false,
+            peer: None,
+            draining: CancellationToken::new(),
+            is_component: false,
+            turn: None,
+        }
+    }
 }
 
 impl ApiServer {
@@ -150,7 +172,7 @@ impl ApiServer {
             registry: Registry::new(),
             authorizer: Authorizer::new(),
             rbac_changing: Mutex::new(()),
-            authenticator: Authenticator::new(signer, audiences, config.oidc),
+            authenticator: Authenticator::new(signer, audiences, config.oidc, config.request_header),
             services: ServiceAllocator::new(config.service_block, config.node_ports),
             allocation_turns: AllocationTurns::default(),
             decoded: Decoded::default(),
@@ -284,7 +306,7 @@ impl ApiServer {
     /// A tower service that answers requests as `user`, or as whom the request's token says.
     pub fn service(self: &Arc<Self>, user: Option<User>) -> ApiService {
         let user = user.map(Arc::new);
-        let caller = Caller { user, peer: None, draining: CancellationToken::new(), is_component: false, turn: None };
+        let caller = Caller::within(user);
         ApiService { server: self.clone(), caller }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use jiff::{Timestamp, ToSpan};
@@ -11,7 +12,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, SanType,
 };
 
-use rcgen::SigningKey as _;
+use rcgen::{PublicKeyData as _, SigningKey as _};
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use crate::{
@@ -80,13 +81,34 @@ pub struct KeyPair {
 /// It signs with the first certificate of `NAME.crt`. Every other certificate in that file, and in files `NAME-*.crt`
 /// beside it, is trusted too, so that a root can be replaced while certificates of its predecessor are still about.
 pub struct Authority {
-    certificate_pem: String,
-    trusted_pem: String,
     directory: PathBuf,
     file_stem: &'static str,
+    material: RwLock<Arc<Material>>,
+}
+
+/// What the files said when they were last read.
+struct Material {
+    certificate_pem: String,
+    key_pem: String,
+    trusted_pem: String,
     issuer: Issuer<'static, rcgen::KeyPair>,
     name: IssuerName,
     not_after: Timestamp,
+}
+
+impl Material {
+    fn read(directory: &Path, file_stem: &str, bundle: &str, key_pem: String) -> Result<Self, AuthorityError> {
+        let certificate_path = directory.join(format!("{file_stem}.crt"));
+        let failed = |source| AuthorityError::Certificate { directory: directory.display().to_string(), source };
+        let unusable = |trouble| AuthorityError::Unusable { path: certificate_path.display().to_string(), trouble };
+        let first = pem::parse(bundle).map_err(|_| unusable("holds no certificate in PEM"))?;
+        let key = rcgen::KeyPair::from_pem(&key_pem).map_err(failed)?;
+        let (name, not_after) = issuer_name(first.contents(), &key).map_err(unusable)?;
+        let certificate_pem = pem::encode_config(&first, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF));
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(failed)?;
+        let trusted_pem = trusted(directory, file_stem)?;
+        Ok(Self { certificate_pem, key_pem, trusted_pem, issuer, name, not_after })
+    }
 }
 
 impl Authority {
@@ -127,37 +149,49 @@ impl Authority {
                 });
             }
         };
-        let unusable = |trouble| AuthorityError::Unusable { path: certificate_path.display().to_string(), trouble };
-        let first = pem::parse(&bundle).map_err(|_| unusable("holds no certificate in PEM"))?;
-        let key = rcgen::KeyPair::from_pem(&key_pem).map_err(failed)?;
-        let (name, not_after) = issuer_name(first.contents(), &key).map_err(unusable)?;
-        let certificate_pem = pem::encode_config(&first, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF));
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(failed)?;
-        let trusted_pem = trusted(directory, file_stem)?;
-        Ok(Self { certificate_pem, trusted_pem, directory: directory.to_owned(), file_stem, issuer, name, not_after })
+        let material = RwLock::new(Arc::new(Material::read(directory, file_stem, &bundle, key_pem)?));
+        Ok(Self { directory: directory.to_owned(), file_stem, material })
+    }
+
+    /// Reads the files again, and says whether they said something new. What cannot be used changes nothing.
+    ///
+    /// # Errors
+    /// When a file is gone or cannot be read, or is not what it should be: certificate and key of different pairs, for
+    /// example, because they are just being replaced.
+    pub fn reload(&self) -> Result<bool, AuthorityError> {
+        let path = |extension: &str| self.directory.join(format!("{}.{extension}", self.file_stem));
+        let there = |path: PathBuf| {
+            let missing = || AuthorityError::Unusable { path: path.display().to_string(), trouble: "is gone" };
+            read_if_there(&path)?.ok_or_else(missing)
+        };
+        let (bundle, key_pem) = (there(path("crt"))?, there(path("key"))?);
+        let new = Material::read(&self.directory, self.file_stem, &bundle, key_pem)?;
+        let old = self.material();
+        let changed = (&new.certificate_pem, &new.key_pem, &new.trusted_pem)
+            != (&old.certificate_pem, &old.key_pem, &old.trusted_pem);
+        if changed {
+            *self.material.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        }
+        Ok(changed)
+    }
+
+    fn material(&self) -> Arc<Material> {
+        self.material.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The certificate that signs.
-    pub fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
+    pub fn certificate_pem(&self) -> String {
+        self.material().certificate_pem.clone()
     }
 
     /// Every root to be trusted, the one that signs first.
-    pub fn trusted_pem(&self) -> &str {
-        &self.trusted_pem
-    }
-
-    /// Every root to be trusted, as the files say now.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn read_trusted(&self) -> Result<String, AuthorityError> {
-        trusted(&self.directory, self.file_stem)
+    pub fn trusted_pem(&self) -> String {
+        self.material().trusted_pem.clone()
     }
 
     /// When the certificate that signs ends, and every certificate it signed with it.
     pub fn not_after(&self) -> Timestamp {
-        self.not_after
+        self.material().not_after
     }
 
     /// Issues the certificate that somebody asked for, for at most `seconds`; gives it in PEM. Whether the request is to
@@ -172,10 +206,11 @@ impl Authority {
         seconds: i64,
         now: Timestamp,
     ) -> Result<String, AuthorityError> {
-        let validity = Validity::of(seconds, now, self.not_after)?;
-        let signed = issue::to_be_signed(&self.name, request, usages, validity)?;
-        let signature = self.issuer.key().sign(&signed).map_err(|e| self.failed(e))?;
-        let certificate = der::sequence([signed, self.name.signature_algorithm.clone(), der::bits(&signature)]);
+        let material = self.material();
+        let validity = Validity::of(seconds, now, material.not_after)?;
+        let signed = issue::to_be_signed(&material.name, request, usages, validity)?;
+        let signature = material.issuer.key().sign(&signed).map_err(|e| self.failed(e))?;
+        let certificate = der::sequence([signed, material.name.signature_algorithm.clone(), der::bits(&signature)]);
         let block = pem::Pem::new("CERTIFICATE", certificate);
         Ok(pem::encode_config(&block, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF)))
     }
@@ -204,14 +239,15 @@ impl Authority {
     }
 
     fn leaf(&self, mut params: CertificateParams, now: Timestamp) -> Result<KeyPair, AuthorityError> {
+        let material = self.material();
         set_validity(&mut params, now, LEAF_LIFETIME_HOURS)?;
         // nobody accepts a certificate longer than its issuer's
-        params.not_after = params.not_after.min(moment(self.not_after).ok_or(AuthorityError::Clock(now))?);
+        params.not_after = params.not_after.min(moment(material.not_after).ok_or(AuthorityError::Clock(now))?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.use_authority_key_identifier_extension = true;
         let sign = || {
             let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-            let certificate = params.signed_by(&key, &self.issuer)?;
+            let certificate = params.signed_by(&key, &material.issuer)?;
             Ok(KeyPair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
         };
         sign().map_err(|e| self.failed(e))
@@ -261,6 +297,9 @@ fn issuer_name(certificate: &[u8], key: &rcgen::KeyPair) -> Result<(IssuerName, 
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| "holds no certificate")?;
     if !parsed.is_ca() {
         return Err("is not the certificate of a certificate authority");
+    }
+    if parsed.public_key().raw != key.subject_public_key_info() {
+        return Err("does not belong to the key beside it");
     }
     let signature_algorithm = signature_algorithm(key).ok_or("has a key of an unsupported kind")?;
     let key_identifier = parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
@@ -335,7 +374,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::load_or_create(directory.path(), now()).unwrap();
         let client = authority.client("admin", Some("system:masters"), now()).unwrap();
-        let (root, leaf) = (der(authority.certificate_pem()), der(&client.certificate_pem));
+        let (root, leaf) = (der(&authority.certificate_pem()), der(&client.certificate_pem));
         let root = X509Certificate::from_der(&root).unwrap().1;
         let leaf = X509Certificate::from_der(&leaf).unwrap().1;
         leaf.verify_signature(Some(root.public_key())).unwrap();
@@ -351,7 +390,7 @@ mod tests {
         let request = CertificateRequest::parse(request.as_bytes()).unwrap();
         let usages = Usages::named(["digital signature", "server auth"]).unwrap();
         let issued = authority.issue(&request, &usages, 3600, now()).unwrap();
-        let (root, leaf) = (der(authority.certificate_pem()), der(&issued));
+        let (root, leaf) = (der(&authority.certificate_pem()), der(&issued));
         let root = X509Certificate::from_der(&root).unwrap().1;
         let (rest, leaf) = X509Certificate::from_der(&leaf).unwrap();
         assert!(rest.is_empty());
@@ -375,10 +414,33 @@ mod tests {
         let new = Authority::load_or_create(two.path(), now()).unwrap();
         assert_eq!(new.trusted_pem(), new.certificate_pem());
         std::fs::write(two.path().join("ca-1.crt"), old.certificate_pem()).unwrap();
-        let both = new.read_trusted().unwrap();
+        assert!(new.reload().unwrap() && !new.reload().unwrap());
+        let both = new.trusted_pem();
         assert_eq!(::pem::parse_many(&both).unwrap().len(), 2);
-        assert!(both.starts_with(new.certificate_pem()));
+        assert!(both.starts_with(&new.certificate_pem()));
         assert_eq!(Authority::load_or_create(two.path(), now()).unwrap().trusted_pem(), both);
+    }
+
+    #[test]
+    fn a_replaced_pair_signs_once_both_files_are_there() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (authority, next) = (
+            Authority::load_or_create(one.path(), now()).unwrap(),
+            Authority::load_or_create(two.path(), now()).unwrap(),
+        );
+        let old = authority.certificate_pem();
+        let put = |file: &str| std::fs::copy(two.path().join(file), one.path().join(file)).unwrap();
+        put("ca.crt");
+        let error = authority.reload().err().unwrap().to_string();
+        assert!(error.contains("does not belong to the key beside it"), "{error}");
+        assert_eq!(authority.certificate_pem(), old, "what cannot be used changes nothing");
+        put("ca.key");
+        assert!(authority.reload().unwrap());
+        assert_eq!(authority.certificate_pem(), next.certificate_pem());
+        let leaf = der(&authority.client("a", None, now()).unwrap().certificate_pem);
+        let root = der(&next.certificate_pem());
+        let (leaf, root) = (X509Certificate::from_der(&leaf).unwrap().1, X509Certificate::from_der(&root).unwrap().1);
+        leaf.verify_signature(Some(root.public_key())).unwrap();
     }
 
     #[test]

@@ -4,6 +4,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+mod upstream_flags;
+
+pub(crate) use upstream_flags::UpstreamFlags;
+
 /// The cloud-native platform in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "keelson", version, about, propagate_version = true, max_term_width = 120)]
@@ -71,6 +75,9 @@ pub(crate) struct Up {
     /// Run the control plane without containers or network (needs no root)
     #[arg(long)]
     pub no_node: bool,
+    /// Settings under kube-apiserver's names.
+    #[command(flatten)]
+    pub upstream: UpstreamFlags,
 }
 
 /// Flags of `down`.
@@ -104,6 +111,9 @@ pub(crate) enum BackupCommand {
         /// Ask the API that this kubeconfig names instead of the instance of the data directory
         #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
         kubeconfig: Option<PathBuf>,
+        /// Read this etcd instead, where no instance runs from the data directory: etcd://HOST:PORT
+        #[arg(long, value_name = "URL", conflicts_with = "kubeconfig")]
+        store: Option<String>,
     },
     /// Check every checksum of a backup, and say what it holds
     Verify {
@@ -111,15 +121,15 @@ pub(crate) enum BackupCommand {
         file: PathBuf,
     },
     /// Put a backup into the data directory of an instance that does not run, or into an etcd that no server uses
-        /// Read this etcd instead, where no instance runs from the data directory: etcd://HOST:PORT
-        #[arg(long, value_name = "URL", conflicts_with = "kubeconfig")]
-        store: Option<String>,
     Restore {
         /// The backup
         file: PathBuf,
         /// Where settings come from.
         #[command(flatten)]
         at: At,
+        /// Where the objects go: embedded, or etcd://HOST:PORT,HOST:PORT (https:// for TLS) [default: embedded]
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
         /// Replace the objects that are there
         #[arg(long)]
         force: bool,
@@ -127,9 +137,6 @@ pub(crate) enum BackupCommand {
 }
 
 /// `keelson kubeconfig …`
-        /// Where the objects go: embedded, or etcd://HOST:PORT,HOST:PORT (https:// for TLS) [default: embedded]
-        #[arg(long, value_name = "URL")]
-        store: Option<String>,
 #[derive(Debug, Subcommand)]
 pub(crate) enum KubeconfigCommand {
     /// Add this instance to a kubeconfig under a context of its own

@@ -10,25 +10,19 @@ pub(crate) mod status;
 
 use crate::{
     cli::{At, Up},
-    config::{self, Config, Explained, Sources},
+    config::{self, Config, Explained, Flag, Sources},
     exit::{Exit, Failure},
 };
 
 /// Resolves the settings for `up` and `config explain`.
 pub(crate) fn settings(flags: &Up) -> Result<(Config, Vec<Explained>), Failure> {
     let mut set = Vec::new();
-    if let Some(directory) = &flags.at.data_dir {
-        set.push(("dataDir", directory.display().to_string()));
-    }
-    if let Some(listen) = flags.listen {
-        set.push(("listen", listen.to_string()));
-    }
-    if let Some(store) = &flags.store {
-        set.push(("store.url", store.clone()));
-    }
-    if flags.no_node {
-        set.push(("node.enabled", "false".to_owned()));
-    }
+    let mut give = |key, name, value: Option<String>| set.extend(value.map(|value| Flag { key, name, value }));
+    give("dataDir", "data-dir", flags.at.data_dir.as_ref().map(|directory| directory.display().to_string()));
+    give("listen", "listen", flags.listen.map(|listen| listen.to_string()));
+    give("store.url", "store", flags.store.clone());
+    give("node.enabled", "no-node", flags.no_node.then(|| "false".to_owned()));
+    set.extend(flags.upstream.given());
     let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))

@@ -7,6 +7,7 @@
 mod file;
 mod oidc;
 mod pod_security;
+mod request_header;
 
 use std::{
     fmt::{self, Display},
@@ -15,8 +16,9 @@ use std::{
     str::FromStr,
 };
 
-use apiserver::admission::PodSecurity;
+use apiserver::{admission::PodSecurity, allocation::Block};
 pub(crate) use oidc::Oidc;
+pub(crate) use request_header::RequestHeader;
 
 /// One row of the table.
 pub(crate) struct Setting {
@@ -195,6 +197,48 @@ pub(crate) const SETTINGS: &[Setting] = &[
         about: "PEM file of the authorities that the provider's certificate comes from; empty takes this machine's",
     },
     Setting {
+        key: "requestHeader.clientCaFile",
+        environment: "KEELSON_REQUEST_HEADER_CLIENT_CA_FILE",
+        default: "",
+        about: "PEM file of the authorities of front proxies, which name users in headers; empty takes pki/front-proxy-ca.crt in the data folder",
+    },
+    Setting {
+        key: "requestHeader.allowedNames",
+        environment: "KEELSON_REQUEST_HEADER_ALLOWED_NAMES",
+        default: "front-proxy-client",
+        about: "common names of front proxies, comma-separated; empty believes every certificate of their authorities",
+    },
+    Setting {
+        key: "requestHeader.usernameHeaders",
+        environment: "KEELSON_REQUEST_HEADER_USERNAME_HEADERS",
+        default: "X-Remote-User",
+        about: "headers in which front proxies name the user, comma-separated; the first that is there counts",
+    },
+    Setting {
+        key: "requestHeader.uidHeaders",
+        environment: "KEELSON_REQUEST_HEADER_UID_HEADERS",
+        default: "X-Remote-Uid",
+        about: "headers in which front proxies name the user's uid, comma-separated; the first that is there counts",
+    },
+    Setting {
+        key: "requestHeader.groupHeaders",
+        environment: "KEELSON_REQUEST_HEADER_GROUP_HEADERS",
+        default: "X-Remote-Group",
+        about: "headers in which front proxies name the user's groups, comma-separated; all count",
+    },
+    Setting {
+        key: "requestHeader.extraHeaderPrefixes",
+        environment: "KEELSON_REQUEST_HEADER_EXTRA_HEADER_PREFIXES",
+        default: "X-Remote-Extra-",
+        about: "what headers begin with in which front proxies give further attributes, comma-separated",
+    },
+    Setting {
+        key: "services.clusterIpRange",
+        environment: "KEELSON_SERVICES_CLUSTER_IP_RANGE",
+        default: "",
+        about: "ADDRESS/PREFIX from which Services get addresses where no node runs (a node has a range of its own); empty takes 10.96.0.0/16",
+    },
+    Setting {
         key: "encryption.config",
         environment: "KEELSON_ENCRYPTION_CONFIG",
         default: "",
@@ -257,8 +301,8 @@ const OTHER_VARIABLES: &[&str] = &["KEELSON_CONFIG"];
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A flag of the command line.
-    Flag,
+    /// A flag of the command line, by its name.
+    Flag(&'static str),
     /// An environment variable.
     Environment(&'static str),
     /// The configuration file.
@@ -270,7 +314,7 @@ pub(crate) enum Origin {
 impl Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag => write!(f, "flag"),
+            Self::Flag(name) => write!(f, "flag --{name}"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Default => write!(f, "default"),
@@ -311,6 +355,10 @@ pub(crate) struct Config {
     pub log_json: bool,
     /// The identity provider that is believed, and the file of its authorities.
     pub oidc: Option<Oidc>,
+    /// Front proxies that are believed.
+    pub request_header: RequestHeader,
+    /// Where addresses of Services come from without a node.
+    pub service_block: Option<Block>,
     /// Configuration of encryption at rest; `None` takes the one in the data directory.
     pub encryption_config: Option<PathBuf>,
     /// Filter of the log.
@@ -362,11 +410,21 @@ pub(crate) struct Explained {
 #[error("{}", .0.join("; "))]
 pub(crate) struct ConfigError(pub Vec<String>);
 
+/// A flag that was given.
+pub(crate) struct Flag {
+    /// The setting's key.
+    pub key: &'static str,
+    /// The flag's name.
+    pub name: &'static str,
+    /// What was given.
+    pub value: String,
+}
+
 /// What the command line and the environment say, handed in so that tests can too.
 #[derive(Default)]
 pub(crate) struct Sources<'a> {
-    /// Values from flags, by key.
-    pub flags: Vec<(&'static str, String)>,
+    /// Values from flags.
+    pub flags: Vec<Flag>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
     /// The file named by `--config` or `KEELSON_CONFIG`.
@@ -408,7 +466,8 @@ fn known_keys() -> String {
 }
 
 fn winner(setting: &'static Setting, sources: &Sources<'_>, from_file: &[(String, String)]) -> Explained {
-    let flag = sources.flags.iter().find(|(key, _)| *key == setting.key).map(|(_, v)| (v.clone(), Origin::Flag));
+    let flag = sources.flags.iter().find(|flag| flag.key == setting.key);
+    let flag = flag.map(|flag| (flag.value.clone(), Origin::Flag(flag.name)));
     let environment = || {
         let found = sources.environment.iter().find(|(name, _)| name == setting.environment);
         found.map(|(_, v)| (v.clone(), Origin::Environment(setting.environment)))
@@ -495,6 +554,8 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         }),
         seats: values.parsed("limits.requests", 0, |t| t.parse().ok().filter(|n| (1..=1_000_000).contains(n))),
         oidc: oidc::parse(values),
+        request_header: request_header::parse(values),
+        service_block: service_block(values),
         encryption_config: path(values.text("encryption.config")),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
@@ -508,6 +569,24 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
             t.parse().ok().filter(|s| (1..=300).contains(s)).map(std::time::Duration::from_secs)
         }),
     }
+}
+
+/// The range of Services; a node's is given by its place on the machine.
+fn service_block(values: &mut Values<'_>) -> Option<Block> {
+    let block = values.parsed("services.clusterIpRange", None, |t| {
+        if t.is_empty() {
+            return Some(None);
+        }
+        let (network, prefix) = t.split_once('/')?;
+        let (network, prefix): (Ipv4Addr, u8) = (network.parse().ok()?, prefix.parse().ok()?);
+        // upstream's bounds: neither a handful of addresses nor more than can be counted
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or_default();
+        ((12..=28).contains(&prefix) && u32::from(network) & !mask == 0).then_some(Some(Block { network, prefix }))
+    });
+    if block.is_some() && values.text("node.enabled") == "true" {
+        values.errors.push("services.clusterIpRange: must not be set where node.enabled is true".to_owned());
+    }
+    block
 }
 
 fn audit(values: &mut Values<'_>) -> Audit {

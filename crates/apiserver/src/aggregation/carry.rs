@@ -139,7 +139,7 @@ mod tests {
         let mut user = User::new("ann", &["a", "b"]);
         user.extra.insert("example.org/key".into(), vec!["v".into()]);
         let draining = tokio_util::sync::CancellationToken::new();
-        let caller = Caller { user: None, peer: Some([10, 0, 0, 1].into()), draining, is_component: false, turn: None };
+        let caller = Caller { peer: Some([10, 0, 0, 1].into()), draining, ..Caller::within(None) };
         outgoing(&mut headers, &user, &caller, false);
         let all = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
         assert_eq!((all("x-remote-user"), all("x-remote-group")), (vec!["ann"], vec!["a", "b"]));

@@ -55,7 +55,7 @@ async fn peer(name: &str, answer: &'static str) -> Peer {
             stream.flush().await.unwrap();
         }
     });
-    Peer { authority_pem: authority.certificate_pem().to_owned(), port, _directory: directory, serving }
+    Peer { authority_pem: authority.certificate_pem(), port, _directory: directory, serving }
 }
 
 fn config(target: Value, pem: &str) -> ClientConfig {
@@ -102,7 +102,7 @@ async fn who_is_not_in_the_bundle_is_not_believed() {
     let stranger = tempfile::tempdir().unwrap();
     let stranger = identity::Authority::load_or_create(stranger.path(), jiff::Timestamp::now()).unwrap();
     let target = || json!({"url": format!("https://localhost:{}/x", peer.port)});
-    let refused = post(&outbound, &config(target(), stranger.certificate_pem())).await.unwrap_err();
+    let refused = post(&outbound, &config(target(), &stranger.certificate_pem())).await.unwrap_err();
     assert_eq!(refused, "tls: failed to verify certificate: x509: certificate signed by unknown authority");
     assert_eq!(post(&outbound, &config(target(), &peer.authority_pem)).await.unwrap(), "hi");
     let broken = post(&outbound, &config(target(), "junk")).await.unwrap_err();

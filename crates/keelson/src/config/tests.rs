@@ -36,9 +36,9 @@ fn flag_beats_environment_beats_file_beats_default() {
     sources.environment.push(("KEELSON_LISTEN".to_owned(), "127.0.0.1:2".to_owned()));
     let (_, explained) = resolve(&sources).unwrap();
     assert_eq!(value_of(&explained, "listen").1, Origin::Environment("KEELSON_LISTEN"));
-    sources.flags.push(("listen", "127.0.0.1:3".to_owned()));
+    sources.flags.push(Flag { key: "listen", name: "listen", value: "127.0.0.1:3".to_owned() });
     let (config, explained) = resolve(&sources).unwrap();
-    assert_eq!((config.listen.port(), value_of(&explained, "listen").1), (3, Origin::Flag));
+    assert_eq!((config.listen.port(), value_of(&explained, "listen").1), (3, Origin::Flag("listen")));
 }
 
 #[test]
@@ -104,4 +104,33 @@ fn pod_security_levels_are_read_with_their_versions() {
     let environment = vec![("KEELSON_POD_SECURITY_WARN".to_owned(), "strict".to_owned())];
     let ConfigError(errors) = resolve(&Sources { environment, ..sources() }).err().unwrap();
     assert!(errors[0].contains("podSecurity.warn: invalid value \"strict\""), "{errors:?}");
+}
+
+#[test]
+fn what_is_wrong_in_a_flag_names_the_flag() {
+    let flag = |key, name, value: &str| Flag { key, name, value: value.to_owned() };
+    let flags = vec![
+        flag("oidc.issuerUrl", "oidc-issuer-url", "http://plain"),
+        flag("requestHeader.usernameHeaders", "requestheader-username-headers", "X User"),
+        flag("services.clusterIpRange", "service-cluster-ip-range", "10.0.0.1/16"),
+    ];
+    let ConfigError(errors) = resolve(&Sources { flags, ..sources() }).err().unwrap();
+    for part in [
+        "flag --oidc-issuer-url: oidc.issuerUrl: invalid value \"http://plain\"",
+        "flag --requestheader-username-headers: requestHeader.usernameHeaders: invalid value \"X User\"",
+        "flag --service-cluster-ip-range: services.clusterIpRange: invalid value \"10.0.0.1/16\"",
+    ] {
+        assert!(errors.iter().any(|error| error.contains(part)), "{part} in {errors:?}");
+    }
+}
+
+#[test]
+fn a_range_of_services_is_for_servers_without_a_node() {
+    let range = |node: &str| {
+        let flag = |key, name, value: &str| Flag { key, name, value: value.to_owned() };
+        let range = flag("services.clusterIpRange", "service-cluster-ip-range", "10.0.0.0/16");
+        resolve(&Sources { flags: vec![range, flag("node.enabled", "no-node", node)], ..sources() })
+    };
+    assert_eq!(range("false").unwrap().0.service_block.unwrap().prefix, 16);
+    assert!(range("true").err().unwrap().to_string().contains("must not be set where node.enabled is true"));
 }

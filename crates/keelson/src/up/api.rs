@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    pin::pin,
     sync::Arc,
 };
 
@@ -17,10 +18,16 @@ use identity::{Authority, TokenSigner};
 use jiff::Timestamp;
 use network::Slot;
 use reconcile::{Election, ElectionError};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{address, certificates::Certificates, front_proxy::FrontProxy, store};
+use super::{
+    address,
+    certificates::{Certificates, FrontProxyRoots, Roots},
+    cluster_objects,
+    front_proxy::FrontProxy,
+    store,
+};
 use crate::{
     config::{Audit, AuditLog, Config},
     data_dir::Layout,
@@ -68,9 +75,9 @@ impl Api {
         self.server.client(User::new(format!("system:node:{node}"), &["system:nodes", "system:authenticated"]))
     }
 
-    /// PEM of the cluster's roots.
-    pub(super) fn authority_pem(&self) -> &str {
-        self.authority.trusted_pem()
+    /// By whom clients are believed; stays current.
+    pub(super) fn roots(&self) -> watch::Receiver<Roots> {
+        self.certificates.roots()
     }
 
     /// Answers on one more socket.
@@ -78,7 +85,8 @@ impl Api {
         serve(name, self.server.clone(), listener, self.certificates.tls(), supervisor);
     }
 
-    /// Writes the administrator's kubeconfig, and keeps it and the server's certificate valid from then on.
+    /// Writes the administrator's kubeconfig, and keeps it and the server's certificate valid from then on; where the roots
+    /// are published, those of now are.
     pub(super) fn keep_certificates(&self, layout: &Layout, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         self.certificates.write_admin_kubeconfig(layout.admin_kubeconfig(), &self.url, Timestamp::now())?;
         let (certificates, url) = (self.certificates.clone(), self.url.clone());
@@ -87,6 +95,21 @@ impl Api {
             async move {
                 certificates.run(url, stop).await;
                 anyhow::Ok(())
+            }
+        });
+        let (client, url, roots, proxy) =
+            (self.administrator(), self.url.clone(), self.roots(), self.front_proxy.clone());
+        supervisor.start("published roots", Fate::Restarted, move |stop| {
+            let (client, url, mut roots, proxy) = (client.clone(), url.clone(), roots.clone(), proxy.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return anyhow::Ok(()),
+                        changed = roots.changed() => changed?,
+                    }
+                    let now = roots.borrow_and_update().clone();
+                    cluster_objects::publish_roots(&client, &url, &now, &proxy).await?;
+                }
             }
         });
         Ok(())
@@ -106,7 +129,8 @@ pub(super) async fn start(
     let authority = Authority::load_or_create(&layout.pki(), now).map_err(|e| Exit::Data.because(e))?;
     let signer =
         TokenSigner::load_or_create(&layout.pki().join("sa.key"), TOKEN_ISSUER).map_err(|e| Exit::Data.because(e))?;
-    let service_block = slot.map_or(SERVICE_BLOCK_WITHOUT_NODE, |slot| {
+    let unrouted = config.service_block.unwrap_or(SERVICE_BLOCK_WITHOUT_NODE);
+    let service_block = slot.map_or(unrouted, |slot| {
         let range = slot.service_cidr();
         Block { network: range.network, prefix: range.prefix }
     });
@@ -116,6 +140,7 @@ pub(super) async fn start(
     let api_config = ApiServerConfig {
         service_block,
         oidc,
+        request_header: config.request_header.headers.clone(),
         auditor,
         seats: config.seats,
         event_ttl: config.event_ttl,
@@ -126,7 +151,13 @@ pub(super) async fn start(
     server.bootstrap().await.context("create the default namespaces and roles")?;
     let bound = listener.local_addr().context("ask for the API's own address")?;
     let (names, addresses) = reached_as(bound, slot, service_block);
-    let certificates = Arc::new(Certificates::new(authority.clone(), names, addresses, now)?);
+    let proxy_authority = FrontProxy::authority(layout, now).map_err(|e| Exit::Data.because(e))?;
+    let believed = match &config.request_header.client_ca_file {
+        None => FrontProxyRoots::Own(proxy_authority.clone()),
+        Some(file) => FrontProxyRoots::File(file.clone()),
+    };
+    let certificates = Certificates::new(authority.clone(), believed, names, addresses, now);
+    let certificates = Arc::new(certificates.map_err(|error| Exit::Configuration.because(error))?);
     serve("api", server.clone(), listener, certificates.tls(), supervisor);
     if config.store.is_some() {
         let following = server.clone();
@@ -154,12 +185,13 @@ pub(super) async fn start(
             anyhow::Ok(())
         }
     });
-    let front_proxy = Arc::new(FrontProxy::start(layout, server.clone(), now).map_err(|e| Exit::Data.because(e))?);
-    let renewing = front_proxy.clone();
+    let front_proxy = FrontProxy::start(proxy_authority, server.clone(), config.request_header.headers.clone(), now);
+    let front_proxy = Arc::new(front_proxy.map_err(|e| Exit::Data.because(e))?);
+    let (renewing, roots) = (front_proxy.clone(), certificates.roots());
     supervisor.start("front proxy", Fate::Restarted, move |stop| {
-        let proxy = renewing.clone();
+        let (proxy, roots) = (renewing.clone(), roots.clone());
         async move {
-            proxy.run(stop).await;
+            proxy.run(roots, stop).await;
             anyhow::Ok(())
         }
     });
@@ -269,14 +301,20 @@ pub(super) fn start_controllers(
             .is_some()
             .then(|| Election::new(api.client(component), component.trim_start_matches("system:"), &identity))
     };
-    let mut controllers = controllers::ControllersConfig::new(api.authority_pem());
+    let mut controllers = controllers::ControllersConfig::new(String::new());
     controllers.keys = Some(controllers::Keys { authority: api.authority.clone(), tokens: api.signer.clone() });
     let manager = "system:kube-controller-manager";
-    let (server, shared, elected) = (api.server.clone(), informers.clone(), election(manager));
+    let (server, shared, elected, roots) = (api.server.clone(), informers.clone(), election(manager), api.roots());
     supervisor.start("controllers", Fate::Restarted, move |stop| {
         let (shared, server, config) = (shared.clone(), server.clone(), controllers.clone());
-        let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
-        led(elected.clone(), stop, move |stop| controllers::run(shared, clients, config, stop))
+        let run = move |roots: Roots, stop| {
+            let (shared, server) = (shared.clone(), server.clone());
+            let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
+            let config = controllers::ControllersConfig { ca_pem: roots.clients, ..config.clone() };
+            controllers::run(shared, clients, config, stop)
+        };
+        let roots = roots.clone();
+        led(elected.clone(), stop, move |stop| while_roots_stay(roots, stop, run))
     });
     let scheduler = "system:kube-scheduler";
     let (client, shared, elected) = (api.client(scheduler), informers.clone(), election(scheduler));
@@ -285,6 +323,29 @@ pub(super) fn start_controllers(
         let seed = u64::from(std::process::id());
         led(elected.clone(), stop, move |stop| scheduler::Scheduler::new(&shared, client, seed).run(stop))
     });
+}
+
+/// Does the work that publishes the roots, and begins anew with others when they are replaced.
+async fn while_roots_stay<Fut, E>(
+    mut roots: watch::Receiver<Roots>,
+    stop: CancellationToken,
+    work: impl Fn(Roots, CancellationToken) -> Fut,
+) -> Result<(), E>
+where
+    Fut: Future<Output = Result<(), E>>,
+{
+    loop {
+        let (now, inner) = (roots.borrow_and_update().clone(), stop.child_token());
+        let mut work = pin!(work(now, inner.clone()));
+        tokio::select! {
+            ended = &mut work => return ended,
+            Ok(()) = roots.changed() => inner.cancel(),
+        }
+        work.await?;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+    }
 }
 
 /// Does the work, as the elected one where there is an election.

@@ -1,8 +1,9 @@
 //! The process' own certificates: made at start, and made anew while it runs.
 //!
 //! The serving certificate and the administrator's are renewed when four fifths of their life are over; new connections
-//! get the new one, open ones go on. The roots that clients are believed by are read again every minute, so that a root
-//! can be replaced step by step: put the new one beside the old one as `ca-NAME.crt`, have clients renew, remove the old.
+//! get the new one, open ones go on. The authority and the roots that clients are believed by are read again every minute,
+//! so that a root can be replaced step by step while Keelson runs: put the new one beside the old one as `ca-NAME.crt`, swap
+//! them, have clients renew, remove the old.
 
 use std::{
     net::IpAddr,
@@ -11,14 +12,17 @@ use std::{
     time::Duration,
 };
 
-use apiserver::SharedTls;
+use anyhow::Context as _;
+use apiserver::{ClientKinds, SharedTls, Tls};
 use identity::{Authority, Kubeconfig, validity};
 use jiff::Timestamp;
 use rustls::{
     RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often it is looked whether something is due; upstream reads its files as often.
@@ -27,19 +31,52 @@ const CHECK_PERIOD: Duration = Duration::from_secs(60);
 /// When something becomes valid and when it ends.
 type Validity = (Timestamp, Timestamp);
 
+/// By whom clients are believed, as PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Roots {
+    /// Authorities of client certificates, the cluster's own first.
+    pub(super) clients: String,
+    /// Authorities of front proxies.
+    pub(super) front_proxies: String,
+}
+
+/// Where the authorities of front proxies are.
+pub(super) enum FrontProxyRoots {
+    /// Where the certificate comes from by which aggregated servers know this one.
+    Own(Arc<Authority>),
+    /// A file of the operator's.
+    File(PathBuf),
+}
+
+impl FrontProxyRoots {
+    fn read(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Own(authority) => {
+                authority.reload()?;
+                Ok(authority.trusted_pem())
+            }
+            Self::File(path) => {
+                let named = || format!("requestHeader.clientCaFile {}", path.display());
+                std::fs::read_to_string(path).with_context(named)
+            }
+        }
+    }
+}
+
 /// What is in use.
 struct InUse {
     serving: Validity,
-    trusted: String,
     admin: Option<(PathBuf, Validity)>,
 }
 
 /// Makes and renews them.
 pub(super) struct Certificates {
     authority: Arc<Authority>,
+    front_proxies: FrontProxyRoots,
     names: Vec<String>,
     addresses: Vec<IpAddr>,
     tls: SharedTls,
+    roots: watch::Sender<Roots>,
     in_use: Mutex<InUse>,
 }
 
@@ -53,22 +90,29 @@ impl Certificates {
     /// Makes the serving certificate for these names and addresses.
     pub(super) fn new(
         authority: Arc<Authority>,
+        front_proxies: FrontProxyRoots,
         names: Vec<String>,
         addresses: Vec<IpAddr>,
         now: Timestamp,
     ) -> anyhow::Result<Self> {
-        let trusted = authority.trusted_pem().to_owned();
-        let (config, serving) = configure(&authority, &names, &addresses, &trusted, now)?;
-        if validity(authority.certificate_pem()).is_some_and(|life| is_due(life, now)) {
+        let roots = Roots { clients: authority.trusted_pem(), front_proxies: front_proxies.read()? };
+        let (tls, serving) = configure(&authority, &names, &addresses, &roots, now)?;
+        if validity(&authority.certificate_pem()).is_some_and(|life| is_due(life, now)) {
             tracing::warn!(ends = %authority.not_after(), "the certificate authority ends soon and has to be replaced");
         }
-        let in_use = Mutex::new(InUse { serving, trusted, admin: None });
-        Ok(Self { authority, names, addresses, tls: SharedTls::new(config), in_use })
+        let in_use = Mutex::new(InUse { serving, admin: None });
+        let (tls, roots) = (SharedTls::new(tls), watch::Sender::new(roots));
+        Ok(Self { authority, front_proxies, names, addresses, tls, roots, in_use })
     }
 
     /// What connections are accepted with; stays current.
     pub(super) fn tls(&self) -> SharedTls {
         self.tls.clone()
+    }
+
+    /// By whom clients are believed; stays current.
+    pub(super) fn roots(&self) -> watch::Receiver<Roots> {
+        self.roots.subscribe()
     }
 
     /// Writes the administrator's kubeconfig, and keeps it valid from then on.
@@ -78,7 +122,7 @@ impl Certificates {
         let kubeconfig = Kubeconfig {
             name: "keelson".to_owned(),
             server: url.to_owned(),
-            authority_pem: self.authority.read_trusted()?,
+            authority_pem: self.authority.trusted_pem(),
             client,
         };
         identity::write_private(&path, &serde_json::to_vec_pretty(&kubeconfig.document())?)?;
@@ -86,24 +130,43 @@ impl Certificates {
         Ok(())
     }
 
+    /// The roots as the files say now. Files that cannot be used, as while a pair is being replaced, change nothing.
+    fn read_roots(&self) -> Roots {
+        let mut roots = self.roots.borrow().clone();
+        match self.authority.reload() {
+            Ok(_) => roots.clients = self.authority.trusted_pem(),
+            Err(error) => tracing::warn!(%error, "the certificate authority stays as it was"),
+        }
+        match self.front_proxies.read() {
+            Ok(pem) => roots.front_proxies = pem,
+            Err(error) => {
+                tracing::warn!(error = %format!("{error:#}"), "the authorities of front proxies stay as they were")
+            }
+        }
+        roots
+    }
+
     /// Renews what is due; says whether something was.
     fn renew(&self, url: &str, now: Timestamp) -> anyhow::Result<bool> {
-        let trusted = self.authority.read_trusted()?;
+        let roots = self.read_roots();
+        let replaced = *self.roots.borrow() != roots;
         let (serving_due, admin_due) = {
             let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-            let admin = in_use.admin.as_ref().filter(|(_, valid)| is_due(*valid, now) || in_use.trusted != trusted);
-            (is_due(in_use.serving, now) || in_use.trusted != trusted, admin.map(|(path, _)| path.clone()))
+            let admin = in_use.admin.as_ref().filter(|(_, valid)| is_due(*valid, now) || replaced);
+            (is_due(in_use.serving, now) || replaced, admin.map(|(path, _)| path.clone()))
         };
         if serving_due {
-            let (config, serving) = configure(&self.authority, &self.names, &self.addresses, &trusted, now)?;
-            self.tls.replace(config);
-            let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-            (in_use.serving, in_use.trusted) = (serving, trusted);
+            let (tls, serving) = configure(&self.authority, &self.names, &self.addresses, &roots, now)?;
+            self.tls.replace(tls);
+            self.in_use.lock().unwrap_or_else(PoisonError::into_inner).serving = serving;
             tracing::info!(until = %serving.1, "the serving certificate was renewed");
         }
         if let Some(path) = &admin_due {
             self.write_admin_kubeconfig(path.clone(), url, now)?;
             tracing::info!(path = %path.display(), "the administrator's kubeconfig was renewed");
+        }
+        if replaced {
+            self.roots.send_replace(roots);
         }
         Ok(serving_due || admin_due.is_some())
     }
@@ -122,33 +185,43 @@ impl Certificates {
     }
 }
 
-/// How connections are accepted: a new certificate, and clients of any of the `trusted` roots.
+/// How connections are accepted: a new certificate, and clients and front proxies of the roots.
 fn configure(
     authority: &Authority,
     names: &[String],
     addresses: &[IpAddr],
-    trusted: &str,
+    roots: &Roots,
     now: Timestamp,
-) -> anyhow::Result<(Arc<ServerConfig>, Validity)> {
+) -> anyhow::Result<(Tls, Validity)> {
     let pair = authority.server("kube-apiserver", names, addresses, now)?;
     let valid = validity(&pair.certificate_pem).unwrap_or((now, now));
     let chain = CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())?;
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(trusted.as_bytes()) {
-        roots.add(root?)?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    // Without a certificate a client may still show a token.
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let kinds = ClientKinds {
+        clients: verifier(&[&roots.clients]).context("the roots of clients")?,
+        front_proxies: verifier(&[&roots.front_proxies]).context("the roots of front proxies")?,
+    };
+    let either = verifier(&[&roots.clients, &roots.front_proxies])?;
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(either)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((Arc::new(config), valid))
+    Ok((Tls { config: Arc::new(config), kinds: Some(kinds) }, valid))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Accepts certificates of these roots, and none: a client may still show a token.
+fn verifier(pems: &[&str]) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for root in pems.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes())) {
+        roots.add(root?)?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    Ok(builder.allow_unauthenticated().build()?)
 }
 
 #[cfg(test)]
@@ -163,12 +236,19 @@ mod tests {
         start.checked_add((days * 24).hours()).unwrap()
     }
 
+    /// The certificates of an authority in a folder of its own.
+    fn made(authority: Arc<Authority>, folder: &std::path::Path, now: Timestamp) -> Certificates {
+        let front = Authority::load_or_create_named(folder, "front-proxy-ca", "front", now).unwrap();
+        let front = FrontProxyRoots::Own(Arc::new(front));
+        Certificates::new(authority, front, vec!["localhost".into()], Vec::new(), now).unwrap()
+    }
+
     #[test]
     fn certificates_are_renewed_at_four_fifths_of_their_life() {
         let directory = tempfile::tempdir().unwrap();
         let start = Timestamp::now();
         let authority = Arc::new(Authority::load_or_create(directory.path(), start).unwrap());
-        let certificates = Certificates::new(authority, vec!["localhost".into()], Vec::new(), start).unwrap();
+        let certificates = made(authority, directory.path(), start);
         let kubeconfig = directory.path().join("admin.kubeconfig");
         certificates.write_admin_kubeconfig(kubeconfig.clone(), URL, start).unwrap();
         let written = || std::fs::read_to_string(&kubeconfig).unwrap();
@@ -186,12 +266,48 @@ mod tests {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let now = Timestamp::now();
         let authority = Arc::new(Authority::load_or_create(directory.path(), now).unwrap());
-        let certificates = Certificates::new(authority, Vec::new(), Vec::new(), now).unwrap();
+        let certificates = made(authority, directory.path(), now);
         let first = certificates.tls().current();
         let next = Authority::load_or_create(other.path(), now).unwrap();
         std::fs::write(directory.path().join("ca-next.crt"), next.certificate_pem()).unwrap();
         assert!(certificates.renew(URL, now).unwrap());
         assert!(!Arc::ptr_eq(&first, &certificates.tls().current()));
+        assert!(!certificates.renew(URL, now).unwrap());
+    }
+    #[test]
+    fn clients_and_front_proxies_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        let authority = Arc::new(Authority::load_or_create(directory.path(), now).unwrap());
+        let certificates = made(authority.clone(), directory.path(), now);
+        let front = Authority::load_or_create_named(directory.path(), "front-proxy-ca", "front", now).unwrap();
+        let kinds = certificates.tls().current().kinds.clone().unwrap();
+        let accepted = |verifier: &dyn ClientCertVerifier, by: &Authority| {
+            let pair = by.client("a", None, now).unwrap();
+            let own = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
+            verifier.verify_client_cert(&own, &[], rustls::pki_types::UnixTime::now()).is_ok()
+        };
+        assert!(accepted(&*kinds.clients, &authority) && !accepted(&*kinds.clients, &front));
+        assert!(accepted(&*kinds.front_proxies, &front) && !accepted(&*kinds.front_proxies, &authority));
+    }
+
+    #[test]
+    fn a_swapped_authority_signs_without_a_restart() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let now = Timestamp::now();
+        let authority = Arc::new(Authority::load_or_create(directory.path(), now).unwrap());
+        let certificates = made(authority.clone(), directory.path(), now);
+        let mut roots = certificates.roots();
+        let old = authority.certificate_pem();
+        let next = Authority::load_or_create(other.path(), now).unwrap();
+        std::fs::copy(other.path().join("ca.crt"), directory.path().join("ca.crt")).unwrap();
+        assert!(!certificates.renew(URL, now).unwrap(), "the key is still missing");
+        std::fs::copy(other.path().join("ca.key"), directory.path().join("ca.key")).unwrap();
+        std::fs::write(directory.path().join("ca-old.crt"), &old).unwrap();
+        assert!(certificates.renew(URL, now).unwrap());
+        assert!(roots.has_changed().unwrap());
+        let clients = roots.borrow_and_update().clients.clone();
+        assert!(clients.starts_with(&next.certificate_pem()) && clients.contains(&old));
         assert!(!certificates.renew(URL, now).unwrap());
     }
 }

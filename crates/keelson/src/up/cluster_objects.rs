@@ -7,7 +7,11 @@ use kube::api::{Api as Objects, DynamicObject, Patch, PatchParams};
 use network::Slot;
 use serde_json::{Value, json};
 
-use super::api::{Api, first_of};
+use super::{
+    api::{Api, first_of},
+    certificates::Roots,
+    front_proxy::FrontProxy,
+};
 
 /// Name under which we own the fields.
 const FIELD_MANAGER: &str = "keelson";
@@ -15,9 +19,9 @@ const FIELD_MANAGER: &str = "keelson";
 /// Creates or updates them. Without a node nobody can route to a service, and only the address is reserved.
 pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()> {
     let client = api.administrator();
-    apply(&client, cluster_info(&api.url, api.authority_pem())).await?;
+    let roots = api.roots().borrow().clone();
+    publish_roots(&client, &api.url, &roots, &api.front_proxy).await?;
     apply(&client, kubernetes(&first_of(api.service_block).to_string())).await?;
-    apply(&client, api.front_proxy.published(api.authority_pem())).await?;
     let Some(slot) = slot else { return Ok(()) };
     let bridge = slot.bridge_ip().to_string();
     let ports = json!([{"name": "https", "port": api.port, "protocol": "TCP"}]);
@@ -33,6 +37,17 @@ pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()>
         apply(&client, class).await?;
     }
     Ok(())
+}
+
+/// Creates or updates what tells others by which roots to know this server, and whom it believes.
+pub(super) async fn publish_roots(
+    client: &kube::Client,
+    url: &str,
+    roots: &Roots,
+    front_proxy: &FrontProxy,
+) -> anyhow::Result<()> {
+    apply(client, cluster_info(url, &roots.clients)).await?;
+    apply(client, front_proxy.published(roots)).await
 }
 
 fn classes() -> [Value; 3] {

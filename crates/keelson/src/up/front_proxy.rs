@@ -5,12 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use apiserver::ApiServer;
+use apiserver::{ApiServer, RequestHeaderConfig};
 use identity::{Authority, AuthorityError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::Roots;
 use crate::data_dir::Layout;
 
 /// Who the certificate says we are, as everywhere.
@@ -20,16 +22,25 @@ const RENEWAL_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
 /// The authority and what it signs.
 pub(super) struct FrontProxy {
-    authority: Authority,
+    authority: Arc<Authority>,
     server: Arc<ApiServer>,
+    believed: RequestHeaderConfig,
 }
 
 impl FrontProxy {
-    /// Loads or makes the authority, and gives the server its certificate.
-    pub(super) fn start(layout: &Layout, server: Arc<ApiServer>, now: Timestamp) -> Result<Self, AuthorityError> {
-        let authority =
-            Authority::load_or_create_named(&layout.pki(), "front-proxy-ca", "keelson-front-proxy-ca", now)?;
-        let proxy = Self { authority, server };
+    /// Loads or makes the authority.
+    pub(super) fn authority(layout: &Layout, now: Timestamp) -> Result<Arc<Authority>, AuthorityError> {
+        Authority::load_or_create_named(&layout.pki(), "front-proxy-ca", "keelson-front-proxy-ca", now).map(Arc::new)
+    }
+
+    /// Gives the server its certificate. Front proxies are `believed` when they call this server.
+    pub(super) fn start(
+        authority: Arc<Authority>,
+        server: Arc<ApiServer>,
+        believed: RequestHeaderConfig,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let proxy = Self { authority, server, believed };
         proxy.renew(now)?;
         Ok(proxy)
     }
@@ -40,11 +51,13 @@ impl FrontProxy {
         Ok(())
     }
 
-    /// Renews the certificate until `stop`. What fails is tried again long before the old one ends.
-    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+    /// Renews the certificate until `stop`, and at once when its authority was replaced. What fails is tried again long
+    /// before the old one ends.
+    pub(super) async fn run(self: Arc<Self>, mut roots: watch::Receiver<Roots>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                Ok(()) = roots.changed() => {}
                 () = tokio::time::sleep(RENEWAL_PERIOD) => {}
             }
             if let Err(error) = self.renew(Timestamp::now()) {
@@ -53,19 +66,30 @@ impl FrontProxy {
         }
     }
 
-    /// The ConfigMap `extension-apiserver-authentication`; `clients_pem` are the roots of client certificates.
-    pub(super) fn published(&self, clients_pem: &str) -> Value {
-        let list = |name: &str| json!([name]).to_string();
+    /// The ConfigMap `extension-apiserver-authentication`: how this server knows clients and front proxies, for servers
+    /// that ask it.
+    pub(super) fn published(&self, roots: &Roots) -> Value {
+        let list = |names: &[String]| json!(names).to_string();
+        let mut believed = self.believed.clone();
+        // the certificate of this server counts, whoever else is believed
+        if !believed.allowed_names.is_empty() && !believed.allowed_names.iter().any(|name| name == CLIENT) {
+            believed.allowed_names.push(CLIENT.to_owned());
+        }
+        let mut front_proxies = roots.front_proxies.clone();
+        let own = self.authority.trusted_pem();
+        if !front_proxies.contains(own.trim()) {
+            front_proxies = format!("{}\n{own}", front_proxies.trim_end());
+        }
         json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {
-            "client-ca-file": clients_pem,
-            "requestheader-allowed-names": list(CLIENT),
-            "requestheader-client-ca-file": self.authority.trusted_pem(),
-            "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),
-            "requestheader-group-headers": list("X-Remote-Group"),
-            "requestheader-uid-headers": list("X-Remote-Uid"),
-            "requestheader-username-headers": list("X-Remote-User"),
+            "client-ca-file": roots.clients,
+            "requestheader-allowed-names": list(&believed.allowed_names),
+            "requestheader-client-ca-file": front_proxies,
+            "requestheader-extra-headers-prefix": list(&believed.extra_header_prefixes),
+            "requestheader-group-headers": list(&believed.group_headers),
+            "requestheader-uid-headers": list(&believed.uid_headers),
+            "requestheader-username-headers": list(&believed.username_headers),
         }})
     }
 }
