@@ -129,7 +129,8 @@ mod tests {
     fn the_group_of_everybody_is_added_unless_the_other_one_is_asked_for() {
         let authorizer = Authorizer::new();
         let admin = User::new("admin", &["system:masters"]);
-        let groups = |name: &str, groups: &[&str]| impersonate(&authorizer, &admin, User::new(name, groups)).unwrap().groups;
+        let groups =
+            |name: &str, groups: &[&str]| impersonate(&authorizer, &admin, User::new(name, groups)).unwrap().groups;
         assert_eq!(groups("bob", &[]), ["system:authenticated"]);
         assert_eq!(groups("bob", &["system:unauthenticated"]), ["system:unauthenticated"]);
         assert_eq!(groups("system:anonymous", &["a"]), ["a", "system:unauthenticated"]);

@@ -3,7 +3,7 @@ use serde_json::json;
 use store::Store;
 
 use super::*;
-use crate::authentication::{Authenticator, Identified};
+use crate::authentication::{Authenticator, Identified, RequestHeaderConfig};
 
 struct World {
     store: Store,
@@ -15,7 +15,8 @@ impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let signer = TokenSigner::load_or_create(&directory.path().join("sa.key"), "issuer").unwrap();
-        let authenticator = Authenticator::new(Arc::new(signer), vec!["api".into()], None);
+        let authenticator =
+            Authenticator::new(Arc::new(signer), vec!["api".into()], None, RequestHeaderConfig::default());
         Self { store: crate::testing::store(directory.path()), authenticator, _directory: directory }
     }
 
