@@ -38,9 +38,12 @@ const OTHER_MESSAGES: &[(&str, &str)] = &[
     ("networking.k8s.io/v1beta1", "Ingress"),
 ];
 
-/// The versions of each collection's resource, and the form of each.
-static COLLECTIONS: LazyLock<HashMap<String, Vec<(Arc<Resource>, Form)>>> = LazyLock::new(|| {
-    let mut collections: HashMap<String, Vec<_>> = HashMap::new();
+/// The versions of a resource, and the form of each.
+type Versions = Vec<(Arc<Resource>, Form)>;
+
+/// The versions of each collection's resource.
+static COLLECTIONS: LazyLock<HashMap<String, Versions>> = LazyLock::new(|| {
+    let mut collections: HashMap<String, Versions> = HashMap::new();
     for resource in kinds::builtin() {
         let (form, collection, _) = Form::of_builtin(resource);
         collections.entry(collection).or_default().push((resource.clone(), form));
