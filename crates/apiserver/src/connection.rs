@@ -24,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 mod gather;
 mod stall;
-mod turn;
+mod streams;
 
-pub(crate) use turn::{Member, Turn};
-
-use self::stall::{Metered, Patience, StreamExecutor, Timely};
+use self::{
+    stall::{Metered, Patience, Timely},
+    streams::{QuietStreams, StreamExecutor},
+};
 use crate::{
     authentication::Presented,
     body::BoxError,
@@ -121,22 +122,21 @@ async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, st
     // the verifier of the TLS configuration has checked the chain
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let Presented { user, until, is_front_proxy } = server.authenticator.presented(chain, tls.kinds.as_ref());
-    let turn = Arc::<Turn>::default();
     let caller = Caller {
         user,
         until,
         is_front_proxy,
         peer: peer.map(|peer| peer.ip()),
-        draining: stop.clone(),
+        // of its own, so that the watches of all connections do not contend for one lock
+        draining: stop.child_token(),
         is_component: false,
-        turn: Some(turn.clone()),
     };
     let gauge = Open::new(&server);
     let service = ConnectionService { server: server.clone(), caller, patience };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        multiplexed(stream, service, turn, &stop).await
+        multiplexed(stream, service, &stop).await
     } else {
-        let builder = builder();
+        let (builder, _) = builder();
         let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         tokio::select! {
             ended = serving.as_mut() => ended,
@@ -156,22 +156,23 @@ async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, st
 async fn multiplexed(
     stream: TlsStream<Timely<TcpStream>>,
     service: ConnectionService,
-    turn: Arc<Turn>,
     stop: &CancellationToken,
 ) -> Result<(), BoxError> {
-    let (stream, gathered) = gather::gather(stream, turn);
-    let builder = builder();
+    let (stream, gathered) = gather::gather(stream);
+    let (builder, mut streams) = builder();
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        ended = gather::drive(serving.as_mut(), &gathered) => return ended,
+        ended = gather::drive(serving.as_mut(), &gathered, &mut streams) => return ended,
         () = stop.cancelled() => {}
     }
     serving.as_mut().graceful_shutdown();
-    gather::drive(serving, &gathered).await
+    gather::drive(serving, &gathered, &mut streams).await
 }
 
-fn builder() -> auto::Builder<StreamExecutor> {
-    let mut builder = auto::Builder::new(StreamExecutor);
+/// How a connection is served, and where its quiet streams go.
+fn builder() -> (auto::Builder<StreamExecutor>, QuietStreams) {
+    let (executor, streams) = streams::streams(STREAMS_MAX);
+    let mut builder = auto::Builder::new(executor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -188,7 +189,7 @@ fn builder() -> auto::Builder<StreamExecutor> {
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
-    builder
+    (builder, streams)
 }
 
 /// Counts the connection while it lives.

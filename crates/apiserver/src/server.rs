@@ -28,9 +28,7 @@ use crate::{
     authentication::{Authenticator, OidcConfig, RequestHeaderConfig},
     authorization::{Authorizer, NodeAuthorizer},
     body::{Body, BoxError},
-    codec,
-    connection::{self, Turn},
-    crd,
+    codec, connection, crd,
     decoded::Decoded,
     events,
     flow::{self, FlowControl},
@@ -140,8 +138,6 @@ pub(crate) struct Caller {
     pub(crate) draining: CancellationToken,
     /// Whether it is a part of this process, which everybody else waits for and which therefore never waits.
     pub(crate) is_component: bool,
-    /// What the watches of its connection share.
-    pub(crate) turn: Option<Arc<Turn>>,
 }
 
 impl Caller {
@@ -154,7 +150,6 @@ impl Caller {
             peer: None,
             draining: CancellationToken::new(),
             is_component: false,
-            turn: None,
         }
     }
 }

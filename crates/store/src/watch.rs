@@ -1,20 +1,23 @@
 //! Watches: a bounded window of events per collection, shared by all its watchers.
 //!
 //! A watcher is a cursor into the window. It holds no buffer of its own, so a slow one costs nothing; when the window
-//! moves past its cursor it is told [`WatchError::Compacted`]. One commit wakes a collection's watchers once.
+//! has dropped something that it should have seen it is told [`WatchError::Compacted`]. One commit wakes a collection's
+//! watchers once, and of those that watch one namespace only the ones it is about.
 
 use std::{
     collections::{HashMap, VecDeque},
-    pin::pin,
+    future::poll_fn,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use parking_lot::RwLock;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::{Event, Revision, WatchError};
 
@@ -49,10 +52,23 @@ struct Collections {
     all: Vec<Arc<Collection>>,
 }
 
-#[derive(Debug)]
-struct Collection {
-    window: RwLock<Window>,
-    wake: Notify,
+type Collection = RwLock<Window>;
+
+/// Watchers that want to be woken for the same events.
+#[derive(Debug, Default)]
+struct Group {
+    wake: Arc<Notify>,
+    /// How many they are; changed under the window's lock.
+    members: AtomicUsize,
+    /// Whether the batch that is being appended wakes them.
+    due: AtomicBool,
+    /// Sequence number behind the newest event of theirs that the window has dropped.
+    dropped: AtomicU64,
+}
+
+/// The group of a watched prefix, and the one that an event's path is of: the namespace with its slash, or everything.
+fn group(path: &str) -> &str {
+    path.find('/').map_or("", |slash| &path[..=slash])
 }
 
 #[derive(Debug)]
@@ -63,9 +79,22 @@ struct Window {
     floor: Revision,
     bytes: usize,
     events: VecDeque<(Instant, Arc<Event>)>,
+    /// Who watches, by prefix; the empty one is woken for every event.
+    groups: HashMap<Box<str>, Arc<Group>>,
 }
 
 impl Window {
+    fn new(floor: Revision) -> Self {
+        Window { first: 0, floor, bytes: 0, events: VecDeque::new(), groups: HashMap::new() }
+    }
+
+    /// The groups that an event concerns.
+    fn concerned(&self, event: &Event) -> impl Iterator<Item = &Arc<Group>> {
+        let narrow = group(&event.key.path);
+        let names = ["", narrow].into_iter().take(if narrow.is_empty() { 1 } else { 2 });
+        names.filter_map(|name| self.groups.get(name))
+    }
+
     fn push(&mut self, now: Instant, event: Arc<Event>, limits: &WindowLimits) {
         self.bytes += event.object.bytes.len();
         self.events.push_back((now, event));
@@ -86,6 +115,9 @@ impl Window {
             self.bytes -= oldest.object.bytes.len();
             self.floor = oldest.object.revision;
             self.first += 1;
+            for group in self.concerned(&oldest) {
+                group.dropped.store(self.first, Ordering::Relaxed);
+            }
         }
         // A burst must not hold its memory for ever.
         if self.events.capacity() > 4 * self.events.len().max(64) {
@@ -121,13 +153,7 @@ impl Windows {
         }
         let Collections { by_name, all } = &mut *self.collections.write();
         let made = by_name.entry(Arc::clone(name)).or_insert_with(|| {
-            let window = Window {
-                first: 0,
-                floor: Revision(self.origin.load(Ordering::Acquire)),
-                bytes: 0,
-                events: VecDeque::new(),
-            };
-            let made = Arc::new(Collection { window: RwLock::new(window), wake: Notify::new() });
+            let made = Arc::new(RwLock::new(Window::new(Revision(self.origin.load(Ordering::Acquire)))));
             all.push(Arc::clone(&made));
             made
         });
@@ -139,7 +165,7 @@ impl Windows {
         let collections = self.collections.read();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(at) = turn.checked_rem(collections.all.len()) {
-            collections.all[at].window.write().drop_aged(now, &self.limits);
+            collections.all[at].write().drop_aged(now, &self.limits);
         }
     }
 
@@ -147,6 +173,7 @@ impl Windows {
     pub(crate) fn append(&self, events: impl Iterator<Item = Arc<Event>>, head: Revision) -> Wake {
         let now = Instant::now();
         let mut touched: Vec<(Arc<str>, Arc<Collection>)> = Vec::new();
+        let mut wake = Vec::new();
         for event in events {
             let at = match touched.iter().position(|(name, _)| *name == event.key.collection) {
                 Some(at) => at,
@@ -155,11 +182,13 @@ impl Windows {
                     touched.len() - 1
                 }
             };
-            touched[at].1.window.write().push(now, event, &self.limits);
+            let mut window = touched[at].1.write();
+            wake.extend(window.concerned(&event).filter(|group| !group.due.swap(true, Ordering::Relaxed)).cloned());
+            window.push(now, event, &self.limits);
         }
         self.age(now);
         self.delivered.store(head.0, Ordering::Release);
-        Wake(touched)
+        Wake(wake)
     }
 
     /// Forgets every event: what led to `head` is not known. Watches that are not there yet end.
@@ -167,25 +196,24 @@ impl Windows {
         let collections = self.collections.write();
         self.origin.store(head.0, Ordering::Release);
         for collection in &collections.all {
-            let mut window = collection.window.write();
+            let mut window = collection.write();
             // one beyond the end, so that no cursor is within
             window.first = window.end() + 1;
             window.floor = head;
             window.bytes = 0;
             window.events = VecDeque::new();
+            for group in window.groups.values() {
+                group.dropped.store(window.first, Ordering::Relaxed);
+            }
         }
         self.delivered.store(head.0, Ordering::Release);
-        for collection in &collections.all {
-            collection.wake.notify_waiters();
-        }
+        wake_all(&collections.all);
     }
 
     /// Ends every watch.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        for collection in &self.collections.read().all {
-            collection.wake.notify_waiters();
-        }
+        wake_all(&self.collections.read().all);
     }
 
     pub(crate) fn watch(
@@ -195,25 +223,43 @@ impl Windows {
         after: Revision,
     ) -> Result<Watch, WatchError> {
         let collection = self.collection(collection);
-        let cursor = {
-            let window = collection.window.read();
+        let (cursor, group) = {
+            let mut window = collection.write();
             if after < window.floor {
                 return Err(WatchError::Compacted { oldest: window.floor });
             }
-            window.seek(after)
+            let name = group(prefix);
+            let group = match window.groups.get(name) {
+                Some(known) => Arc::clone(known),
+                None => Arc::clone(window.groups.entry(name.into()).or_default()),
+            };
+            group.members.fetch_add(1, Ordering::Relaxed);
+            (window.seek(after), group)
         };
-        Ok(Watch { windows: Arc::clone(self), collection, prefix: prefix.into(), after, cursor })
+        let woken = Box::pin(Arc::clone(&group.wake).notified_owned());
+        let (windows, prefix) = (Arc::clone(self), prefix.into());
+        Ok(Watch { windows, collection, group, prefix, after, cursor, woken, is_current: false })
     }
 }
 
-/// The collections that a batch touched, whose watchers are still to be woken.
+fn wake_all(collections: &[Arc<Collection>]) {
+    for collection in collections {
+        for group in collection.read().groups.values() {
+            group.wake.notify_waiters();
+        }
+    }
+}
+
+/// The watchers that a batch concerns, who are still to be woken.
 #[must_use]
-pub(crate) struct Wake(Vec<(Arc<str>, Arc<Collection>)>);
+pub(crate) struct Wake(Vec<Arc<Group>>);
 
 impl Wake {
     pub(crate) fn wake(self) {
-        for (_, collection) in self.0 {
-            collection.wake.notify_waiters();
+        for group in self.0 {
+            // before they look, so that what is appended from here on wakes them again
+            group.due.store(false, Ordering::Relaxed);
+            group.wake.notify_waiters();
         }
     }
 }
@@ -223,41 +269,51 @@ impl Wake {
 pub struct Watch {
     windows: Arc<Windows>,
     collection: Arc<Collection>,
+    group: Arc<Group>,
     prefix: Box<str>,
     /// Events up to this revision were known before the watch began.
     after: Revision,
     /// Sequence number of the next event to look at.
     cursor: u64,
+    woken: Pin<Box<OwnedNotified>>,
+    /// Whether everything was taken that was there when `woken` was asked last.
+    is_current: bool,
 }
 
 impl Watch {
     /// Waits for events and returns up to `max` of them, at least one. Loses nothing when the future is dropped.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, WatchError> {
-        let collection = Arc::clone(&self.collection);
-        loop {
-            let mut woken = pin!(collection.wake.notified());
-            // Registered before looking, so that an event between looking and waiting wakes.
-            woken.as_mut().enable();
-            let batch = self.take(max)?;
-            if !batch.is_empty() {
-                return Ok(batch);
-            }
-            woken.await;
+        poll_fn(|cx| self.poll_next(cx, max)).await
+    }
+
+    /// The same for who polls.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Vec<Arc<Event>>, WatchError>> {
+        // registered before looking, so that an event between looking and waiting wakes
+        while self.woken.as_mut().poll(cx).is_ready() {
+            self.woken.set(Arc::clone(&self.group.wake).notified_owned());
+            self.is_current = false;
         }
+        if self.is_current {
+            return Poll::Pending;
+        }
+        let batch = self.take(max)?;
+        self.is_current = batch.len() < max.max(1);
+        if batch.is_empty() { Poll::Pending } else { Poll::Ready(Ok(batch)) }
     }
 
     /// The events that are there already, up to `max`; empty when there are none.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, WatchError> {
         let mut batch = Vec::new();
         {
-            let window = self.collection.window.read();
+            let window = self.collection.read();
             let skip = self.lag(&window)?;
+            self.cursor = self.cursor.max(window.first);
             for (_, event) in window.events.range(skip..) {
                 if batch.len() >= max.max(1) {
                     break;
                 }
                 self.cursor += 1;
-                if event.object.revision > self.after && event.key.path.starts_with(&*self.prefix) {
+                if self.is_about(event) {
                     batch.push(Arc::clone(event));
                 }
             }
@@ -273,21 +329,35 @@ impl Watch {
     pub fn position(&self) -> Revision {
         // Read before the window: every event up to it is in the window by then.
         let delivered = Revision(self.windows.delivered.load(Ordering::Acquire));
-        let window = self.collection.window.read();
-        let next = self
-            .lag(&window)
-            .ok()
-            .and_then(|skip| window.events.range(skip..).map(|(_, e)| e).find(|e| e.object.revision > self.after));
-        match next {
+        let window = self.collection.read();
+        let Ok(skip) = self.lag(&window) else { return self.after };
+        match window.events.range(skip..).map(|(_, event)| event).find(|event| self.is_about(event)) {
             Some(event) => Revision(event.object.revision.0 - 1).max(self.after),
-            None if self.cursor < window.first => self.after,
             None => delivered.max(self.after),
         }
     }
 
+    fn is_about(&self, event: &Event) -> bool {
+        event.object.revision > self.after && event.key.path.starts_with(&*self.prefix)
+    }
+
     /// Index of the next event in the window.
     fn lag(&self, window: &Window) -> Result<usize, WatchError> {
-        let index = self.cursor.checked_sub(window.first);
-        index.map(|i| i as usize).ok_or(WatchError::Compacted { oldest: window.floor })
+        match self.cursor.checked_sub(window.first) {
+            Some(index) => Ok(index as usize),
+            // it was never woken for what is gone, because none of that was its concern
+            None if self.group.dropped.load(Ordering::Relaxed) <= self.cursor => Ok(0),
+            None => Err(WatchError::Compacted { oldest: window.floor }),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut window = self.collection.write();
+        // the last of a group takes it along
+        if self.group.members.fetch_sub(1, Ordering::Relaxed) == 1 {
+            window.groups.remove(group(&self.prefix));
+        }
     }
 }

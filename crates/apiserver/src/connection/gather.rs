@@ -2,12 +2,10 @@
 //!
 //! The HTTP/2 library flushes after every frame of some size: a change that a hundred watchers on eight connections are
 //! told would cost a hundred records and system calls instead of eight. Here its flushes only mark the bytes as ready;
-//! [`drive`], which polls the connection, sends them when every task that was ready in the meantime had its turn.
+//! [`drive`], which polls the connection and the watches that live with it, sends them when every task that was ready in
+//! the meantime had its turn.
 //!
-//! A change that many watches of the connection are told also waits for all of them ([`Turn`]).
-//!
-//! Invariant: bytes wait for [`TURNS_MAX`] turns of the scheduler at most, and never while the connection has nothing else
-//! to do.
+//! Invariant: bytes wait for one turn of the scheduler at most.
 
 use std::{
     future::poll_fn,
@@ -20,13 +18,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::turn::Turn;
+use super::streams::QuietStreams;
 use crate::body::BoxError;
 
 /// Bytes gathered before they are sent without waiting: some TLS records, so that a long list costs few system calls.
 const GATHERED_BYTES_MAX: usize = 128 * 1024;
-/// Turns of the scheduler that bytes wait for at most while watches are expected to add theirs; each is some microseconds.
-const TURNS_MAX: u32 = 32;
 /// Memory a connection keeps for the next turn; what a burst took beyond that is given back.
 const KEPT_BYTES: usize = 8 * 1024;
 
@@ -39,25 +35,29 @@ pub(super) struct Gathered<S> {
     waiting: Vec<u8>,
     /// How many bytes of `waiting` the stream has taken already.
     sent: usize,
-    /// How often the others had their turn since the first of these bytes came.
-    turns: u32,
-    turn: Arc<Turn>,
+    /// Whether the others had their turn since the first of these bytes came.
+    others_had_turn: bool,
 }
 
 /// Splits a stream into the part that is read and written, and the one that [`drive`] sends from.
-pub(super) fn gather<S>(stream: S, turn: Arc<Turn>) -> (Gathering<S>, Arc<Mutex<Gathered<S>>>) {
-    let gathered = Arc::new(Mutex::new(Gathered { stream, waiting: Vec::new(), sent: 0, turns: 0, turn }));
+pub(super) fn gather<S>(stream: S) -> (Gathering<S>, Arc<Mutex<Gathered<S>>>) {
+    let gathered = Arc::new(Mutex::new(Gathered { stream, waiting: Vec::new(), sent: 0, others_had_turn: false }));
     (Gathering(gathered.clone()), gathered)
 }
 
-/// Runs the connection that writes into `gathered`.
+/// Runs the connection that writes into `gathered`, and the streams that live with it.
 pub(super) async fn drive<S: AsyncWrite + Unpin>(
     mut connection: Pin<&mut impl Future<Output = Result<(), BoxError>>>,
     gathered: &Mutex<Gathered<S>>,
+    streams: &mut QuietStreams,
 ) -> Result<(), BoxError> {
-    poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(ended),
-        Poll::Pending => gathered.lock().poll_turn(cx).map(|error| Err(error.into())),
+    poll_fn(|cx| {
+        // first, so that the connection takes what they have to send in the same turn
+        streams.poll(cx);
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => gathered.lock().poll_turn(cx).map(|error| Err(error.into())),
+        }
     })
     .await
 }
@@ -68,15 +68,12 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         if self.waiting.is_empty() {
             return Poll::Pending;
         }
-        let others = self.turns == 0 || (self.turns < TURNS_MAX && self.turn.is_open());
-        self.turns += 1;
         // bytes that are on their way already are not held back
-        if others && self.sent == 0 {
+        if !std::mem::replace(&mut self.others_had_turn, true) && self.sent == 0 {
             // a task that wakes itself goes to the end of the queue, behind the streams that are about to write
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.turn.close();
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(error),
             Poll::Ready(Ok(())) => {
@@ -97,7 +94,7 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.waiting.clear();
-        (self.sent, self.turns) = (0, 0);
+        (self.sent, self.others_had_turn) = (0, false);
         Poll::Ready(Ok(()))
     }
 
@@ -154,6 +151,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::connection::streams::streams;
 
     /// A stream that notes how much each write brought.
     #[derive(Default)]
@@ -176,7 +174,8 @@ mod tests {
 
     #[tokio::test]
     async fn frames_of_one_turn_leave_together() {
-        let (mut io, gathered) = gather(Writes::default(), Arc::default());
+        let (mut io, gathered) = gather(Writes::default());
+        let (_, mut streams) = streams(1);
         let mut connection = std::pin::pin!(async move {
             for frame in [10, 20_000, 300] {
                 io.write_all(&vec![0; frame]).await?;
@@ -189,7 +188,7 @@ mod tests {
         });
         tokio::select! {
             biased;
-            ended = drive(connection.as_mut(), &gathered) => panic!("{ended:?}"),
+            ended = drive(connection.as_mut(), &gathered, &mut streams) => panic!("{ended:?}"),
             () = async { while gathered.lock().stream.0.is_empty() { tokio::task::yield_now().await } } => {}
         }
         assert_eq!(gathered.lock().stream.0, [20_315]);
@@ -197,39 +196,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn watches_that_a_change_has_woken_are_waited_for() {
-        let turn = Arc::<Turn>::default();
-        let pods: Arc<str> = "core/pods".into();
-        let (mut first, mut second) = (turn.join(&pods), turn.join(&pods));
-        let (mut io, gathered) = gather(Writes::default(), turn);
-        let mut connection = std::pin::pin!(async move {
-            first.writes(1);
-            io.write_all(&[0; 10]).await?;
-            first.wrote();
-            for _ in 0..5 {
-                tokio::task::yield_now().await;
-            }
-            second.writes(1);
-            io.write_all(&[0; 10]).await?;
-            second.wrote();
-            tokio::task::yield_now().await;
-            // nobody comes after this one, and it leaves all the same
-            first.writes(2);
-            io.write_all(&[0; 7]).await?;
-            std::future::pending::<Result<(), BoxError>>().await
-        });
-        tokio::select! {
-            biased;
-            ended = drive(connection.as_mut(), &gathered) => panic!("{ended:?}"),
-            () = async { while gathered.lock().stream.0.len() < 2 { tokio::task::yield_now().await } } => {}
-        }
-        assert_eq!(gathered.lock().stream.0, [20, 7]);
-    }
-
-    #[tokio::test]
     async fn more_than_is_gathered_arrives_whole_and_in_order() {
         let (near, mut far) = tokio::io::duplex(1000);
-        let (mut io, gathered) = gather(near, Arc::default());
+        let (mut io, gathered) = gather(near);
+        let (_, mut streams) = streams(1);
         let sent: Vec<u8> = (0..3 * GATHERED_BYTES_MAX + 7).map(|i| (i % 251) as u8).collect();
         let expected = sent.clone();
         let mut connection = std::pin::pin!(async move {
@@ -238,7 +208,8 @@ mod tests {
             Ok(())
         });
         let mut received = Vec::new();
-        let (ended, read) = tokio::join!(drive(connection.as_mut(), &gathered), far.read_to_end(&mut received));
+        let (ended, read) =
+            tokio::join!(drive(connection.as_mut(), &gathered, &mut streams), far.read_to_end(&mut received));
         ended.unwrap();
         read.unwrap();
         assert!(received == expected);

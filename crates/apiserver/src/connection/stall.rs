@@ -1,14 +1,13 @@
 //! Clients that stop reading: what is written to them has to make progress, or they are dropped.
 //!
 //! There are two places to get stuck. A connection whose socket takes no more bytes is cut by [`Timely`]. An HTTP/2
-//! stream whose window stays shut, on a connection that is otherwise alive, is reset by the [`StreamExecutor`] that runs
-//! it: [`Metered`] bodies tell it whether the stream waits for the client or for news to send, for a watch may well be
-//! silent for an hour.
+//! stream whose window stays shut, on a connection that is otherwise alive, ends as an [`Attended`] one: [`Metered`]
+//! bodies tell it whether the stream waits for the client or for news to send, for a watch may well be silent for an hour.
 
 use std::{
     cell::Cell,
     io::{self, IoSlice},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -18,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -101,12 +101,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timely<S> {
     }
 }
 
-thread_local! {
-    /// What the body of the stream that is being polled has done: how often it gave something, and whether it gave last.
-    static GIVEN: Cell<(u64, bool)> = const { Cell::new((0, false)) };
+/// What the body of a stream has done.
+#[derive(Clone, Copy, Default)]
+struct Given {
+    /// How often it gave something.
+    count: u64,
+    last: Last,
 }
 
-/// A body that tells the executor of its stream what it does.
+/// How it answered when it was last asked.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Last {
+    /// There is no body yet.
+    #[default]
+    Unasked,
+    Gave,
+    /// It had nothing for now.
+    Silent,
+}
+
+thread_local! {
+    /// Of the stream that is being polled.
+    static GIVEN: Cell<Given> = const { Cell::new(Given { count: 0, last: Last::Unasked }) };
+}
+
+/// A body that tells its stream what it does.
 pub(super) struct Metered(pub(super) Body);
 
 impl http_body::Body for Metered {
@@ -118,8 +137,11 @@ impl http_body::Body for Metered {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let polled = Pin::new(&mut self.0).poll_frame(cx);
-        let (count, _) = GIVEN.get();
-        GIVEN.set(if matches!(polled, Poll::Ready(Some(_))) { (count + 1, true) } else { (count, false) });
+        let Given { count, .. } = GIVEN.get();
+        GIVEN.set(match polled {
+            Poll::Ready(Some(_)) => Given { count: count + 1, last: Last::Gave },
+            Poll::Ready(None) | Poll::Pending => Given { count, last: Last::Silent },
+        });
         polled
     }
 
@@ -132,46 +154,49 @@ impl http_body::Body for Metered {
     }
 }
 
-/// Runs the streams of HTTP/2 connections, each as a task that ends with its connection.
-#[derive(Clone, Copy)]
-pub(super) struct StreamExecutor;
+/// A stream that is over when its client has taken nothing for too long of what its body gave.
+pub(super) struct Attended {
+    stream: BoxFuture<'static, ()>,
+    given: Given,
+    /// Since the body gave for the so manieth time.
+    stalled: Option<(u64, Pin<Box<Sleep>>)>,
+}
 
-impl<F> hyper::rt::Executor<F> for StreamExecutor
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        tokio::spawn(watched(stream));
+impl Attended {
+    pub(super) fn new(stream: BoxFuture<'static, ()>) -> Self {
+        Self { stream, given: Given::default(), stalled: None }
+    }
+
+    /// Whether it waits for its body, which has nothing for now.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.given.last == Last::Silent
     }
 }
 
-/// Runs a stream until it is over, or its client has taken nothing for too long of what its body gave.
-async fn watched(stream: impl Future<Output = ()>) {
-    let mut stream = pin!(stream);
-    let mut given = (0, false);
-    let mut stalled: Option<(u64, Pin<Box<Sleep>>)> = None;
-    std::future::poll_fn(move |cx| {
-        GIVEN.set(given);
-        let polled = stream.as_mut().poll(cx);
-        given = GIVEN.replace((0, false));
+impl Future for Attended {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let me = &mut *self;
+        GIVEN.set(me.given);
+        let polled = me.stream.as_mut().poll(cx);
+        me.given = GIVEN.take();
         if polled.is_ready() {
             return Poll::Ready(());
         }
-        let (count, waits_for_client) = given;
-        if !waits_for_client {
-            stalled = None;
+        let Given { count, last: Last::Gave } = me.given else {
+            me.stalled = None;
             return Poll::Pending;
+        };
+        if me.stalled.as_ref().is_none_or(|(since, _)| *since != count) {
+            me.stalled = Some((count, Box::pin(tokio::time::sleep(STALL_MAX))));
         }
-        if stalled.as_ref().is_none_or(|(since, _)| *since != count) {
-            stalled = Some((count, Box::pin(tokio::time::sleep(STALL_MAX))));
-        }
-        let over = stalled.as_mut().map_or(Poll::Pending, |(_, sleep)| sleep.as_mut().poll(cx));
+        let over = me.stalled.as_mut().map_or(Poll::Pending, |(_, sleep)| sleep.as_mut().poll(cx));
         if over.is_ready() {
             tracing::debug!("a stream was reset whose client stopped reading");
         }
         over
-    })
-    .await;
+    }
 }
 
 #[cfg(test)]
@@ -212,11 +237,11 @@ mod tests {
     }
 
     /// A stream that gives `frames` of its body and then waits for its client for ever.
-    fn stuck(frames: usize, then_silent: bool) -> impl Future<Output = ()> {
+    fn stuck(frames: usize, then_silent: bool) -> Attended {
         let some = futures::stream::iter((0..frames).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))));
         let body = StreamBody::new(futures::StreamExt::chain(some, futures::stream::pending())).boxed_unsync();
         let mut body = Metered(body);
-        async move {
+        Attended::new(Box::pin(async move {
             for _ in 0..frames {
                 body.frame().await;
             }
@@ -224,17 +249,17 @@ mod tests {
                 body.frame().await;
             }
             std::future::pending::<()>().await;
-        }
+        }))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_is_reset_when_its_client_takes_nothing_and_not_when_there_is_nothing() {
         let begun = tokio::time::Instant::now();
-        watched(stuck(3, false)).await;
+        stuck(3, false).await;
         assert_eq!(begun.elapsed().as_secs(), STALL_MAX.as_secs());
-        let silent = tokio::time::timeout(100 * STALL_MAX, watched(stuck(3, true)));
+        let silent = tokio::time::timeout(100 * STALL_MAX, stuck(3, true));
         assert!(silent.await.is_err());
-        let handling = tokio::time::timeout(100 * STALL_MAX, watched(std::future::pending()));
+        let handling = tokio::time::timeout(100 * STALL_MAX, Attended::new(Box::pin(std::future::pending())));
         assert!(handling.await.is_err());
     }
 }

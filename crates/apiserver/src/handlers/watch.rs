@@ -11,14 +11,15 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, stream};
+use futures::future::BoxFuture;
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::BodyExt as _;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use store::{Event, Object, Revision, Snapshot, Watch, WatchError};
@@ -27,10 +28,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::list;
 use crate::{
-    body::{Body, BoxError},
-    codec,
-    connection::Member,
-    conversion,
+    body::{self, Body, BoxError},
+    codec, conversion,
     convert::Form,
     dispatch::Call,
     metrics::Scope,
@@ -69,33 +68,30 @@ pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> 
     let prefix = list::prefix(call);
     let watch = match call.server.store.watch(&call.served.collection, &prefix, after) {
         Ok(watch) => watch,
-        Err(error) => return Ok(response(call, stream::iter([error_line(call, &gone(error, after))]))),
+        Err(error) => return Ok(response(call, body::full(error_line(call, &gone(error, after))))),
     };
     let timeout = options
         .timeout_seconds
         .unwrap_or_else(|| rand::rng().random_range(TIMEOUT_SECONDS_MIN..=2 * TIMEOUT_SECONDS_MIN));
-    let mut state = Watching {
+    let mut watching = Watching {
         encoder: Encoder { call: call.clone(), selection, columns_sent: false },
         watch,
+        converting: None,
         ready: VecDeque::new(),
-        bookmarks: options.allow_bookmarks,
-        bookmark: Box::pin(tokio::time::sleep(BOOKMARK_PERIOD)),
-        end: Box::pin(tokio::time::sleep(Duration::from_secs(timeout))),
+        busy: false,
+        alarm: Alarm::new(options.allow_bookmarks, Duration::from_secs(timeout)),
         draining: Box::pin(call.caller.draining.clone().cancelled_owned()),
-        member: call.caller.turn.as_ref().map(|turn| turn.join(&call.served.collection)),
         _open: Open::new(call.clone()),
         ended: false,
     };
     if initial {
-        state.initial(&snapshot, &prefix, options.send_initial_events == Some(true)).await?;
+        watching.initial(&snapshot, &prefix, options.send_initial_events == Some(true)).await?;
     }
-    let chunks = stream::unfold(state, |mut state| async move { state.next().await.map(|chunk| (chunk, state)) });
-    Ok(response(call, chunks))
+    Ok(response(call, watching.boxed_unsync()))
 }
 
-fn response(call: &Call, chunks: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
-    let frames = chunks.map(|chunk| Ok::<_, BoxError>(Frame::data(chunk)));
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+fn response(call: &Call, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     let content_type = match call.accepted.encoding {
         Encoding::Json | Encoding::Yaml => HeaderValue::from_static("application/json"),
         Encoding::Protobuf => HeaderValue::from_static(PROTOBUF_FRAMES),
@@ -273,20 +269,65 @@ fn with_revision(event: &Event) -> Option<Bytes> {
     Some(object.to_string().into())
 }
 
-/// A watch on its way.
+/// When a watch has something to say although nothing happens.
+struct Alarm {
+    /// `None` for clients that asked for none.
+    bookmark: Option<Instant>,
+    end: Instant,
+    /// Until the earlier of the two.
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Alarm {
+    fn new(bookmarks: bool, timeout: Duration) -> Self {
+        let now = Instant::now();
+        let (bookmark, end) = (bookmarks.then(|| now + BOOKMARK_PERIOD), now + timeout);
+        let sleep = Box::pin(tokio::time::sleep_until(bookmark.map_or(end, |bookmark| bookmark.min(end))));
+        Self { bookmark, end, sleep }
+    }
+
+    /// Waits for the next one; tells whether it is the end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        ready!(self.sleep.as_mut().poll(cx));
+        let rung = self.sleep.deadline();
+        self.bookmark = self.bookmark.map(|_| rung + BOOKMARK_PERIOD);
+        self.sleep.as_mut().reset(self.bookmark.map_or(self.end, |bookmark| bookmark.min(self.end)));
+        Poll::Ready(rung >= self.end)
+    }
+}
+
+/// A watch on its way: the body of its answer.
 struct Watching {
     encoder: Encoder,
     watch: Watch,
+    /// Events that the definition's webhook is asked about.
+    converting: Option<BoxFuture<'static, Result<Vec<Arc<Event>>, ApiError>>>,
     ready: VecDeque<Bytes>,
-    bookmarks: bool,
-    bookmark: Pin<Box<Sleep>>,
-    end: Pin<Box<Sleep>>,
+    /// Whether there were news when they were last asked for.
+    busy: bool,
+    alarm: Alarm,
     /// Kept over the whole watch, so that waiting for the next event does not queue up for it anew.
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Its place among the watches of its connection.
-    member: Option<Member>,
     _open: Open,
     ended: bool,
+}
+
+impl http_body::Body for Watching {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let me = self.get_mut();
+        loop {
+            if let Some(chunk) = me.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
+            if me.ended {
+                return Poll::Ready(None);
+            }
+            ready!(me.poll_more(cx));
+        }
+    }
 }
 
 impl Watching {
@@ -305,7 +346,7 @@ impl Watching {
                 self.add_initial(&mut chunk, path, object);
             }
         }
-        if announced_end && self.bookmarks {
+        if announced_end && self.alarm.bookmark.is_some() {
             chunk.extend_from_slice(&self.encoder.bookmark(snapshot.revision(), true));
         }
         if !chunk.is_empty() {
@@ -328,47 +369,56 @@ impl Watching {
         }
     }
 
-    /// The next chunk, `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                return Some(chunk);
+    /// Waits for something that may be worth telling, or for the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(converting) = &mut self.converting {
+            let converted = ready!(converting.as_mut().poll(cx));
+            self.converting = None;
+            match converted {
+                Ok(events) => self.queue(&events),
+                Err(error) => self.fail(&error),
             }
-            if let Some(member) = &mut self.member {
-                member.wrote();
-            }
-            if self.ended {
-                return None;
-            }
-            tokio::select! {
-                events = self.watch.next(EVENTS_AT_ONCE) => match events {
-                    Ok(events) => self.take(events).await,
-                    Err(error) => {
-                        self.ended = true;
-                        let position = self.watch.position();
-                        self.ready.push_back(error_line(&self.encoder.call, &gone(error, position)));
-                    }
-                },
-                () = &mut self.bookmark => {
-                    self.bookmark.as_mut().reset(Instant::now() + BOOKMARK_PERIOD);
-                    if self.bookmarks {
-                        let line = self.encoder.bookmark(self.watch.position(), false);
-                        self.ready.push_back(line);
-                    }
-                }
-                () = &mut self.end => self.finish(),
-                () = &mut self.draining => self.finish(),
-            }
+            return Poll::Ready(());
+        }
+        let news = self.watch.poll_next(cx, EVENTS_AT_ONCE);
+        let was_busy = std::mem::replace(&mut self.busy, news.is_ready());
+        match news {
+            Poll::Ready(Ok(events)) => self.take(events),
+            Poll::Ready(Err(error)) => self.fail(&gone(error, self.watch.position())),
+            Poll::Pending => {}
+        }
+        // the common case, some news and then a pause, looks at clock and signal once; a bookmark would promise too much
+        // while events are being converted
+        if (self.busy && !was_busy) || self.ended || self.converting.is_some() {
+            return Poll::Ready(());
+        }
+        if self.draining.as_mut().poll(cx).is_ready() {
+            self.finish();
+        } else if let Poll::Ready(is_end) = self.alarm.poll(cx) {
+            if is_end { self.finish() } else { self.bookmark() }
+        } else if !self.busy {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn fail(&mut self, error: &ApiError) {
+        self.ended = true;
+        self.ready.push_back(error_line(&self.encoder.call, error));
+    }
+
+    /// Tells the client how far it is, if it wants to know.
+    fn bookmark(&mut self) {
+        if self.alarm.bookmark.is_some() {
+            let line = self.encoder.bookmark(self.watch.position(), false);
+            self.ready.push_back(line);
         }
     }
 
     /// Ends the watch; a last bookmark lets the client go on from here.
     fn finish(&mut self) {
         self.ended = true;
-        if self.bookmarks {
-            let line = self.encoder.bookmark(self.watch.position(), false);
-            self.ready.push_back(line);
-        }
+        self.bookmark();
     }
 
     /// Whether objects of the definition are stored in another version since the watch began, so that what is stored is
@@ -383,27 +433,21 @@ impl Watching {
         now.is_some_and(|now| now.form != Form::Stored)
     }
 
-    async fn take(&mut self, events: Vec<Arc<Event>>) {
+    fn take(&mut self, events: Vec<Arc<Event>>) {
         if self.is_outdated() {
-            return self.finish();
+            // without a bookmark, which would say that these events were sent
+            self.ended = true;
+            return;
         }
         if self.encoder.call.served.form != Form::Webhook {
             return self.queue(&events);
         }
-        match conversion::events(&self.encoder.call, events).await {
-            Ok(events) => self.queue(&events),
-            Err(error) => {
-                self.ended = true;
-                self.ready.push_back(error_line(&self.encoder.call, &error));
-            }
-        }
+        let call = self.encoder.call.clone();
+        self.converting = Some(Box::pin(async move { conversion::events(&call, events).await }));
     }
 
     fn queue(&mut self, events: &[Arc<Event>]) {
         self.encoder.call.served.metrics.watch_events.fetch_add(events.len() as u64, Relaxed);
-        if let (Some(member), Some(last)) = (&mut self.member, events.last()) {
-            member.writes(last.object.revision.0);
-        }
         // the common case, one event for everybody, is passed on without a copy
         if let [event] = events {
             self.ready.extend(self.encoder.event(event));

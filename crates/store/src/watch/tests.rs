@@ -53,7 +53,7 @@ fn slow_watcher_is_told_the_oldest_revision_it_may_start_from() {
 #[test]
 fn window_is_bounded_by_bytes_and_age() {
     let limits = WindowLimits { events: 100, bytes: 4, age: Duration::from_secs(60) };
-    let mut window = Window { first: 0, floor: Revision(0), bytes: 0, events: VecDeque::new() };
+    let mut window = Window::new(Revision(0));
     let start = Instant::now();
     for revision in 1..=3 {
         window.push(start, event("pods", "a", revision), &limits);
@@ -72,7 +72,7 @@ fn quiet_collection_gives_its_memory_back_while_others_are_written() {
     std::thread::sleep(Duration::from_millis(1));
     append(&windows, "nodes", "n", 12);
     append(&windows, "nodes", "n", 13);
-    let window = pods.window.read();
+    let window = pods.read();
     assert_eq!((window.events.len(), window.bytes, window.floor), (0, 0, Revision(11)));
 }
 
@@ -87,7 +87,7 @@ fn position_stays_behind_undelivered_events_and_follows_the_head_otherwise() {
     append(&windows, "pods", "a/2", 14);
     assert_eq!(watch.position(), Revision(11));
     assert_eq!(revisions(&watch.take(1).unwrap()), [12]);
-    assert_eq!(watch.position(), Revision(12));
+    assert_eq!(watch.position(), Revision(13), "what the watch is not about is not waited for");
     assert_eq!(revisions(&watch.take(9).unwrap()), [14]);
     append(&windows, "nodes", "n", 15);
     assert_eq!(watch.position(), Revision(15));
@@ -120,11 +120,45 @@ async fn next_wakes_on_append_and_loses_nothing_when_dropped() {
     assert_eq!(waiting.await.unwrap().unwrap_err(), WatchError::Closed);
 }
 
+#[tokio::test]
+async fn watch_of_a_namespace_sleeps_through_what_happens_in_others_and_misses_nothing() {
+    let windows = windows(4);
+    let mut watch = windows.watch(&"pods".into(), "a/", Revision(10)).unwrap();
+    assert!(futures_now(watch.next(8)).is_none());
+    for revision in 11..=20 {
+        append(&windows, "pods", "b/1", revision);
+        assert!(futures_now(watch.next(8)).is_none() && watch.is_current, "not woken");
+    }
+    assert_eq!(watch.position(), Revision(20));
+    append(&windows, "pods", "a/1", 21);
+    assert_eq!(revisions(&watch.next(8).await.unwrap()), [21]);
+    append(&windows, "pods", "a/2", 22);
+    for revision in 23..=26 {
+        append(&windows, "pods", "b/1", revision);
+    }
+    let error = watch.next(8).await.unwrap_err();
+    assert_eq!(error, WatchError::Compacted { oldest: Revision(22) });
+    assert_eq!(watch.position(), Revision(10));
+}
+
+#[test]
+fn groups_of_watchers_go_with_the_last_of_them() {
+    let windows = windows(4);
+    let watch = |prefix: &str| windows.watch(&"pods".into(), prefix, Revision(10)).unwrap();
+    let (all, first, second) = (watch(""), watch("a/"), watch("a/"));
+    let groups = || windows.collection(&"pods".into()).read().groups.len();
+    assert_eq!(groups(), 2);
+    drop(first);
+    assert_eq!(groups(), 2);
+    drop((all, second));
+    assert_eq!(groups(), 0);
+}
+
 /// Polls once.
 fn futures_now<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match pin!(future).as_mut().poll(&mut context) {
-        std::task::Poll::Ready(value) => Some(value),
-        std::task::Poll::Pending => None,
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).as_mut().poll(&mut context) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
     }
 }
