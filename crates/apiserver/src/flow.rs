@@ -153,21 +153,35 @@ impl FlowControl {
         Self { seats, table: ArcSwap::default(), changing: Mutex::default(), changed: Notify::new() }
     }
 
+    /// Takes over what a commit changed.
+    pub(crate) fn committed(&self, collection: &str, name: &str, store: &Store) {
+        let object = store.snapshot().get(collection, name).and_then(|object| codec::stored(&object.bytes).ok());
+        // a schema's status is written by the server itself, for each of them at a first start
+        if collection == SCHEMAS
+            && object.is_some_and(|object| self.table.load().schemas.iter().any(|schema| schema.is(name, &object)))
+        {
+            self.changed.notify_one();
+        } else {
+            self.reload(store);
+        }
+    }
+
     /// Takes over the objects as they are now.
     pub(crate) fn reload(&self, store: &Store) {
         let mut counts = self.changing.lock();
         // read under the lock, so that of two concurrent changes the later state wins
         let snapshot = store.snapshot();
-        let stored = |collection: &str, mut fallback: Vec<Value>| -> Vec<Value> {
+        let stored = |collection: &str, fallback: &[Value]| -> Vec<Value> {
             let objects = snapshot.range(collection, "", None);
             let mut objects: Vec<Value> = objects.filter_map(|(_, object)| codec::stored(&object.bytes).ok()).collect();
             // the mandatory ones are in force also while they are missing
-            fallback.retain(|wanted| {
+            let missing = fallback.iter().filter(|wanted| {
                 let name = text_at(wanted, &["metadata", "name"]);
                 objects::mandatory(collection, name).is_some()
                     && objects.iter().all(|object| text_at(object, &["metadata", "name"]) != name)
             });
-            objects.extend(fallback);
+            let missing: Vec<Value> = missing.cloned().collect();
+            objects.extend(missing);
             objects
         };
         let levels = self.levels(&stored(LEVELS, objects::levels()));

@@ -235,7 +235,7 @@ impl ApiServer {
         } else if collection == crd::COLLECTION {
             self.registry.refresh(path, || read().as_ref().and_then(crd::Definition::decode));
         } else if collection == flow::objects::SCHEMAS || collection == flow::objects::LEVELS {
-            self.flow.reload(&self.store);
+            self.flow.committed(collection, path, &self.store);
         }
         self.webhooks.apply(collection, path, read);
         self.policies.apply(collection, path, read);

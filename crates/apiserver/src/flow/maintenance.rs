@@ -54,13 +54,13 @@ impl ApiServer {
         let mut repairs = Vec::new();
         for (collection, wanted) in [(LEVELS, objects::levels()), (SCHEMAS, objects::schemas())] {
             for wanted in wanted {
-                let name = meta::name(&wanted);
+                let name = meta::name(wanted);
                 let stored = snapshot.get(collection, name).and_then(|object| codec::stored(&object.bytes).ok());
                 let path = path(collection);
                 match stored {
-                    None => repairs.push(Repair { method: Method::POST, path, body: wanted }),
+                    None => repairs.push(Repair { method: Method::POST, path, body: wanted.clone() }),
                     Some(stored) => {
-                        let repaired = objects::repaired(collection, &wanted, &stored);
+                        let repaired = objects::repaired(collection, wanted, &stored);
                         let path = format!("{path}/{name}");
                         repairs.extend(repaired.map(|body| Repair { method: Method::PUT, path, body }));
                     }

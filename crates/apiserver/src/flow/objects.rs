@@ -2,6 +2,8 @@
 //! specs are restored when they are changed, and the suggested ones, which follow this version as long as nobody has
 //! made them their own.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 /// Collections of the two kinds.
@@ -150,12 +152,18 @@ fn object(kind: &str, name: &str, spec: Value) -> Value {
 }
 
 /// Every FlowSchema of a new cluster.
-pub(super) fn schemas() -> Vec<Value> {
-    SCHEMA_ROWS.iter().map(SchemaRow::object).collect()
+pub(super) fn schemas() -> &'static [Value] {
+    static ALL: LazyLock<Vec<Value>> = LazyLock::new(|| SCHEMA_ROWS.iter().map(SchemaRow::object).collect());
+    &ALL
 }
 
 /// Every PriorityLevelConfiguration of a new cluster.
-pub(super) fn levels() -> Vec<Value> {
+pub(super) fn levels() -> &'static [Value] {
+    static ALL: LazyLock<Vec<Value>> = LazyLock::new(level_objects);
+    &ALL
+}
+
+fn level_objects() -> Vec<Value> {
     let none = json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
     let mut levels = vec![object("PriorityLevelConfiguration", EXEMPT, none)];
     levels.extend(LEVEL_ROWS.map(|(name, shares, lendable, queues)| {
@@ -172,12 +180,12 @@ pub(super) fn levels() -> Vec<Value> {
 }
 
 /// The fixed spec of a mandatory object.
-pub(crate) fn mandatory(collection: &str, name: &str) -> Option<Value> {
+pub(crate) fn mandatory(collection: &str, name: &str) -> Option<&'static Value> {
     if !matches!(name, EXEMPT | CATCH_ALL) {
         return None;
     }
     let all = if collection == SCHEMAS { schemas() } else { levels() };
-    all.into_iter().find(|object| object["metadata"]["name"] == name).map(|mut object| object["spec"].take())
+    all.iter().find(|object| object["metadata"]["name"] == name).map(|object| &object["spec"])
 }
 
 /// What the stored state of such an object has to become: `None` when it is right, or somebody's own.
@@ -214,25 +222,25 @@ mod tests {
 
     #[test]
     fn changed_objects_are_repaired_unless_they_are_somebodys_own() {
-        let wanted = schemas().into_iter().find(|object| object["metadata"]["name"] == "global-default").unwrap();
-        assert_eq!(repaired(SCHEMAS, &wanted, &wanted), None);
+        let wanted = schemas().iter().find(|object| object["metadata"]["name"] == "global-default").unwrap();
+        assert_eq!(repaired(SCHEMAS, wanted, wanted), None);
         let mut changed = wanted.clone();
         changed["spec"]["matchingPrecedence"] = 5.into();
-        assert_eq!(repaired(SCHEMAS, &wanted, &changed).unwrap()["spec"], wanted["spec"]);
+        assert_eq!(repaired(SCHEMAS, wanted, &changed).unwrap()["spec"], wanted["spec"]);
         changed["metadata"]["annotations"][AUTO_UPDATE] = "false".into();
-        assert_eq!(repaired(SCHEMAS, &wanted, &changed), None);
-        let fixed = schemas().remove(0);
+        assert_eq!(repaired(SCHEMAS, wanted, &changed), None);
+        let fixed = &schemas()[0];
         let mut changed = fixed.clone();
         changed["metadata"]["annotations"][AUTO_UPDATE] = "false".into();
-        assert!(repaired(SCHEMAS, &fixed, &changed).is_some());
+        assert!(repaired(SCHEMAS, fixed, &changed).is_some());
     }
 
     #[test]
     fn the_exempt_levels_shares_stay_as_they_are() {
-        let wanted = levels().remove(0);
+        let wanted = &levels()[0];
         let mut changed = wanted.clone();
         changed["spec"]["exempt"]["nominalConcurrencyShares"] = 7.into();
-        assert_eq!(repaired(LEVELS, &wanted, &changed), None);
+        assert_eq!(repaired(LEVELS, wanted, &changed), None);
         assert!(mandatory(LEVELS, CATCH_ALL).is_some() && mandatory(SCHEMAS, "probes").is_none());
     }
 }

@@ -35,6 +35,8 @@ enum Distinguisher {
 pub(crate) struct FlowSchema {
     pub(super) name: String,
     pub(super) uid: HeaderValue,
+    /// Counts the changes of its spec.
+    generation: i64,
     pub(super) precedence: i64,
     pub(super) level: Arc<Level>,
     pub(super) counts: Arc<Counts>,
@@ -118,6 +120,7 @@ impl FlowSchema {
         Self {
             name: text_at(object, &["metadata", "name"]).to_owned(),
             uid: uid(object),
+            generation: generation(object),
             precedence: int(spec, "matchingPrecedence").unwrap_or(PRECEDENCE),
             level,
             counts,
@@ -128,6 +131,11 @@ impl FlowSchema {
             },
             rules: list(spec, "rules").iter().map(Rule::decode).collect(),
         }
+    }
+
+    /// Whether it was decoded from an object of this spec.
+    pub(super) fn is(&self, name: &str, object: &Value) -> bool {
+        self.name == name && self.generation == generation(object) && self.uid == uid(object)
     }
 
     /// Whether a request is of this schema.
@@ -150,6 +158,10 @@ impl FlowSchema {
         (self.name.as_str(), self.distinguish(attributes)).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+fn generation(object: &Value) -> i64 {
+    int(&object["metadata"], "generation").unwrap_or_default()
 }
 
 /// The object's identity, as the headers of answers carry it.

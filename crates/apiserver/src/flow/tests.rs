@@ -16,8 +16,8 @@ async fn control(objects: &[(&str, Value)]) -> FlowControl {
 }
 
 async fn complete() -> FlowControl {
-    let levels = objects::levels().into_iter().map(|level| (LEVELS, level));
-    let schemas = objects::schemas().into_iter().map(|schema| (SCHEMAS, schema));
+    let levels = objects::levels().iter().map(|level| (LEVELS, level.clone()));
+    let schemas = objects::schemas().iter().map(|schema| (SCHEMAS, schema.clone()));
     control(&levels.chain(schemas).collect::<Vec<_>>()).await
 }
 
@@ -87,7 +87,7 @@ async fn flows_are_told_apart_by_user_or_namespace() {
 
 #[tokio::test]
 async fn a_schema_without_its_level_is_out_of_force() {
-    let mut stray = objects::schemas().pop().unwrap();
+    let mut stray = objects::schemas().last().unwrap().clone();
     stray["metadata"]["name"] = "stray".into();
     stray["spec"]["matchingPrecedence"] = 2.into();
     stray["spec"]["priorityLevelConfiguration"]["name"] = "nowhere".into();

@@ -56,7 +56,7 @@ impl Strategy for FlowSchema {
         for (index, rule) in list(spec, "rules").iter().enumerate() {
             check_rule(rule, &rules.index(index), errors);
         }
-        if objects::mandatory(SCHEMAS, name).is_some_and(|fixed| fixed != *spec) {
+        if objects::mandatory(SCHEMAS, name).is_some_and(|fixed| fixed != spec) {
             errors.invalid(&SPEC, spec.clone(), format!("spec of '{name}' must equal the fixed value"));
         }
     }
@@ -286,7 +286,7 @@ impl Strategy for PriorityLevel {
 }
 
 fn check_fixed(name: &str, spec: &Value, errors: &mut FieldErrors) {
-    let Some(mut fixed) = objects::mandatory(LEVELS, name) else { return };
+    let Some(mut fixed) = objects::mandatory(LEVELS, name).cloned() else { return };
     let but = if name == EXEMPT {
         // how much the exempt level counts and lends is free to choose
         fixed["exempt"] = spec["exempt"].clone();
