@@ -9,10 +9,35 @@ use crate::status::ApiError;
 pub(crate) enum Shape {
     /// The objects as they are.
     Object,
-    /// `meta.k8s.io/v1` Table.
-    Table,
-    /// `meta.k8s.io/v1` PartialObjectMetadata, or its list.
-    PartialMetadata,
+    /// A Table.
+    Table(MetaVersion),
+    /// PartialObjectMetadata, or its list.
+    PartialMetadata(MetaVersion),
+}
+
+/// The version of `meta.k8s.io` a shape was asked for in: their fields are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetaVersion {
+    V1,
+    V1Beta1,
+}
+
+impl MetaVersion {
+    fn of(version: &str) -> Option<Self> {
+        match version {
+            "v1" => Some(Self::V1),
+            "v1beta1" => Some(Self::V1Beta1),
+            _ => None,
+        }
+    }
+
+    /// The version as objects name it.
+    pub(crate) const fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
 }
 
 /// Which encoding carries it.
@@ -119,17 +144,19 @@ fn accept(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
 pub(crate) fn accepted(headers: &HeaderMap, offer: Offer) -> Result<Accepted, ApiError> {
     let Some(accept) = accept(headers)? else { return Ok(Accepted::PLAIN) };
     let shape = |wish: &Wish<'_>| {
-        let shape = match (wish.kind, wish.group, wish.version) {
-            ("", "", "") => Shape::Object,
-            ("Table", "meta.k8s.io", "v1") => Shape::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Shape::PartialMetadata,
+        let shape = match (wish.kind, wish.group) {
+            ("", "") if wish.version.is_empty() => Shape::Object,
+            ("Table", "meta.k8s.io") => Shape::Table(MetaVersion::of(wish.version)?),
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io") => {
+                Shape::PartialMetadata(MetaVersion::of(wish.version)?)
+            }
             _ => return None,
         };
         let is_offered = match (shape, wish.encoding) {
             (_, Encoding::Yaml) if offer.stream => false,
             (Shape::Object, Encoding::Protobuf) => offer.messages,
-            (Shape::Table, Encoding::Protobuf) => false,
-            (Shape::Table, _) => offer.tables,
+            (Shape::Table(_) | Shape::PartialMetadata(MetaVersion::V1Beta1), Encoding::Protobuf) => false,
+            (Shape::Table(_), _) => offer.tables,
             _ => true,
         };
         is_offered.then_some(shape)
@@ -217,7 +244,16 @@ mod tests {
             ("application/yaml", Shape::Object, Encoding::Yaml),
             ("application/json;q=0.5,application/yaml", Shape::Object, Encoding::Yaml),
             ("*/*,application/yaml", Shape::Object, Encoding::Yaml),
-            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Shape::Table, Encoding::Json),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Shape::Table(MetaVersion::V1),
+                Encoding::Json,
+            ),
+            (
+                "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                Shape::Table(MetaVersion::V1Beta1),
+                Encoding::Json,
+            ),
             ("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", Shape::Object, Encoding::Json),
             ("application/vnd.kubernetes.protobuf", Shape::Object, Encoding::Protobuf),
             ("application/vnd.kubernetes.protobuf;stream=watch", Shape::Object, Encoding::Protobuf),
@@ -226,7 +262,7 @@ mod tests {
             ("application/vnd.kubernetes.protobuf, application/json", Shape::Object, Encoding::Json),
             (
                 "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-                Shape::PartialMetadata,
+                Shape::PartialMetadata(MetaVersion::V1),
                 Encoding::Protobuf,
             ),
             (
@@ -253,7 +289,7 @@ mod tests {
             format!("only the following media types are accepted: {PRODUCED}")
         );
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        assert_eq!(offered(metadata, none).unwrap(), (Shape::PartialMetadata, Encoding::Protobuf));
+        assert_eq!(offered(metadata, none).unwrap(), (Shape::PartialMetadata(MetaVersion::V1), Encoding::Protobuf));
         let stream = Offer { stream: true, ..OFFER };
         let refused = offered("application/yaml", stream).unwrap_err();
         assert_eq!(refused.message, format!("only the following media types are accepted: {STREAMED}"));

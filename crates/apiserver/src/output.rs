@@ -13,7 +13,7 @@ use crate::{
     columns::Columns,
     convert::Form,
     dispatch::Call,
-    negotiation::{self, Accepted, Encoding, Shape},
+    negotiation::{self, Accepted, Encoding, MetaVersion, Shape},
     status::ApiError,
 };
 
@@ -77,10 +77,10 @@ pub(crate) fn served(call: &Call, payload: Payload) -> Result<Value, ApiError> {
 fn shaped(call: &Call, object: Value, status: StatusCode) -> Result<Response<Body>, ApiError> {
     let value = match call.accepted.shape {
         Shape::Object => object,
-        Shape::PartialMetadata => partial(object),
-        Shape::Table => {
+        Shape::PartialMetadata(version) => partial(object, version),
+        Shape::Table(version) => {
             let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-            Tables::new(call)?.table(vec![object], meta, true)
+            Tables::new(call, version)?.table(vec![object], meta, true)
         }
     };
     encoded(call, &value, status)
@@ -134,8 +134,9 @@ fn with_json_type(body: Body, status: StatusCode) -> Response<Body> {
 }
 
 /// Reduces an object to its metadata.
-pub(crate) fn partial(mut object: Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"].take()})
+pub(crate) fn partial(mut object: Value, version: MetaVersion) -> Value {
+    let api_version = version.api_version();
+    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": object["metadata"].take()})
 }
 
 /// Answers with a list of stored objects.
@@ -151,11 +152,12 @@ pub(crate) fn list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Result<Re
         Shape::Object => {
             json!({"kind": resource.list_kind, "apiVersion": call.served.api_version, "metadata": meta, "items": objects})
         }
-        Shape::PartialMetadata => {
-            let items: Vec<Value> = objects.into_iter().map(partial).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "items": items})
+        Shape::PartialMetadata(version) => {
+            let items: Vec<Value> = objects.into_iter().map(|object| partial(object, version)).collect();
+            let api_version = version.api_version();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": api_version, "metadata": meta, "items": items})
         }
-        Shape::Table => Tables::new(call)?.table(objects, meta, true),
+        Shape::Table(version) => Tables::new(call, version)?.table(objects, meta, true),
     };
     encoded(call, &value, StatusCode::OK)
 }
@@ -202,26 +204,27 @@ enum Include {
 pub(crate) struct Tables<'a> {
     columns: Columns<'a>,
     include: Include,
+    version: MetaVersion,
     now: jiff::Timestamp,
 }
 
 impl<'a> Tables<'a> {
     /// Reads how much of the objects the client wants.
-    pub(crate) fn new(call: &'a Call) -> Result<Self, ApiError> {
+    pub(crate) fn new(call: &'a Call, version: MetaVersion) -> Result<Self, ApiError> {
         let include = match call.query().get("includeObject") {
             None | Some("Metadata") => Include::Metadata,
             Some("None") => Include::Nothing,
             Some("Object") => Include::Object,
             Some(other) => return Err(ApiError::bad_request(format!("includeObject: unsupported value {other:?}"))),
         };
-        Ok(Self { columns: Columns::of(&call.served), include, now: call.now })
+        Ok(Self { columns: Columns::of(&call.served), include, version, now: call.now })
     }
 
     /// The table of some objects; a watch sends the column definitions only once.
     pub(crate) fn table(&self, objects: Vec<Value>, meta: Value, with_columns: bool) -> Value {
         let rows: Vec<Value> = objects.into_iter().map(|object| self.row(object)).collect();
         let definitions = if with_columns { self.columns.definitions() } else { Value::Null };
-        json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
+        json!({"kind": "Table", "apiVersion": self.version.api_version(), "metadata": meta,
             "columnDefinitions": definitions, "rows": rows})
     }
 
@@ -229,7 +232,7 @@ impl<'a> Tables<'a> {
         let cells = self.columns.cells(&object, self.now);
         match self.include {
             Include::Nothing => json!({"cells": cells}),
-            Include::Metadata => json!({"cells": cells, "object": partial(object)}),
+            Include::Metadata => json!({"cells": cells, "object": partial(object, self.version)}),
             Include::Object => json!({"cells": cells, "object": object}),
         }
     }

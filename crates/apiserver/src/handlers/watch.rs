@@ -228,11 +228,11 @@ impl Encoder {
         let shaped = output::served(&self.call, Payload::Stored(object)).and_then(|object| {
             Ok(match self.call.accepted.shape {
                 Shape::Object => object,
-                Shape::PartialMetadata => output::partial(object),
-                Shape::Table => {
+                Shape::PartialMetadata(version) => output::partial(object, version),
+                Shape::Table(version) => {
                     let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                     let first = !std::mem::replace(&mut self.columns_sent, true);
-                    Tables::new(&self.call)?.table(vec![object], meta, first)
+                    Tables::new(&self.call, version)?.table(vec![object], meta, first)
                 }
             })
         });
@@ -252,10 +252,10 @@ impl Encoder {
             Shape::Object => {
                 json!({"kind": served.resource.kind, "apiVersion": served.api_version, "metadata": metadata})
             }
-            Shape::PartialMetadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            Shape::PartialMetadata(version) => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": version.api_version(), "metadata": metadata})
             }
-            Shape::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+            Shape::Table(version) => json!({"kind": "Table", "apiVersion": version.api_version(), "metadata": metadata,
                 "columnDefinitions": null, "rows": []}),
         };
         line(&self.call, "BOOKMARK", &object)

@@ -50,3 +50,16 @@ async fn every_listable_kind_has_tables_and_metadata() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_older_version_of_the_shapes_is_spoken_too() {
+    let fixture = Fixture::new().await;
+    for (kind, items) in [("Table", "rows"), ("PartialObjectMetadataList", "items")] {
+        let accept = format!("application/json;as={kind};v=v1beta1;g=meta.k8s.io");
+        let list = get_as(&fixture, "/api/v1/namespaces", &accept).await.ok();
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!(kind), &json!("meta.k8s.io/v1beta1")));
+        let first = &list[items][0];
+        let partial = if items == "rows" { &first["object"] } else { first };
+        assert_eq!(partial["apiVersion"], "meta.k8s.io/v1beta1");
+    }
+}
