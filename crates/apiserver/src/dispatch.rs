@@ -221,7 +221,7 @@ impl ApiServer {
         let limit = deadline(&parts, passage.span)?;
         let call = self.call(path, parts, caller, user.clone(), passage)?;
         let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
-        if let Some(warning) = served.version().and_then(|version| version.deprecation.as_deref()) {
+        if let Some(warning) = served.deprecation() {
             warnings.add(warning);
             passage.trail.annotate("k8s.io/deprecated", "true");
             self.metrics.uses_deprecated(&served.resource, subresource);

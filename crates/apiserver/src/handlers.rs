@@ -15,6 +15,7 @@ use crate::{
 mod admit;
 mod carried;
 mod charge;
+mod components;
 mod connect;
 mod create;
 mod definitions;
@@ -62,6 +63,7 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
         fresh::for_read(&call).await?;
     }
     match call.verb {
+        "get" | "list" if components::concerns(&call) => return components::answer(&call),
         "get" if main || call.subresource == "status" => return read::get(&call).await,
         "list" if main => return list::list(&call).await,
         "watch" if main => return watch::watch(&call).await,

@@ -49,6 +49,9 @@ const HOOKS: [&str; 24] = [
     "poststarthook/apiservice-openapi-controller",
 ];
 
+/// Upstream's name for the check of the storage.
+pub(crate) const STORAGE: &str = "etcd";
+
 /// All checks.
 pub(crate) struct Health {
     /// Of the storage, which every question is about.
@@ -96,6 +99,13 @@ impl Health {
         self.checks.write().insert(name.to_owned(), check);
     }
 
+    /// What one check says, `None` where there is none of the name.
+    pub(crate) fn check(&self, name: &str) -> Option<Result<(), String>> {
+        let storage = || self.storage.read().clone();
+        let check = if name == STORAGE { storage()? } else { self.checks.read().get(name).cloned()? };
+        Some(check())
+    }
+
     /// Says that every post-start hook has run.
     pub(crate) fn started(&self) {
         self.is_started.store(true, Relaxed);
@@ -105,7 +115,7 @@ impl Health {
         let is_started = self.is_started.load(Relaxed);
         let done = |is_done: bool| if is_done { Ok(()) } else { Err("not finished".to_owned()) };
         let mut results = vec![("ping".to_owned(), Ok(())), ("log".to_owned(), Ok(()))];
-        results.extend(self.storage.read().as_ref().map(|check| ("etcd".to_owned(), check())));
+        results.extend(self.storage.read().as_ref().map(|check| (STORAGE.to_owned(), check())));
         if probe == Probe::Ready {
             results.push(("informer-sync".to_owned(), done(is_started)));
         }

@@ -255,6 +255,18 @@ impl Served {
         self.custom.as_ref().and_then(|(definition, index)| definition.versions.get(*index))
     }
 
+    /// What users of the type are told.
+    pub(crate) fn deprecation(&self) -> Option<&str> {
+        match (self.version(), self.resource.group.as_str(), self.resource.plural.as_str()) {
+            (Some(version), ..) => version.deprecation.as_deref(),
+            (None, "", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+            (None, "", "endpoints") => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes of a stored object as they are to be read: as they are, unless its type has changed since.
     pub(crate) fn bytes(&self, object: &store::Object) -> Bytes {
         if object.revision.0 > self.settled_after {
