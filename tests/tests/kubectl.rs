@@ -14,4 +14,4 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!(access, apply, certificates, create, delete, edit, explain, get, nodes, rollout, wait);
+scenarios!(access, apply, certificates, create, delete, edit, explain, get, namespaces, nodes, quotas, rollout, wait);

@@ -1,15 +1,20 @@
 //! What upstream's conformance suite asks of the API machinery, step by step, for the tests that need no node.
 
 mod access;
+mod apply;
 mod chunking;
 mod discovery;
 mod documents;
 mod events;
 mod field_validation;
+mod lifecycles;
 mod namespaces;
 mod ownership;
+mod policies;
+mod ratcheting;
 mod selectable_fields;
 mod shapes;
+mod validation_rules;
 mod watches;
 
 use http::{Method, header};

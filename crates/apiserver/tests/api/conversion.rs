@@ -9,12 +9,12 @@ use crate::{
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-fn things(version: &str) -> String {
+pub(crate) fn things(version: &str) -> String {
     format!("/apis/conv.dev/{version}/namespaces/default/things")
 }
 
 /// v1 has `host: "name:port"`, v2 has `name` and `port`.
-fn definition(server: &WebhookServer) -> Value {
+pub(crate) fn definition(server: &WebhookServer) -> Value {
     let text = json!({"type": "string"});
     let version = |name: &str, storage: bool, properties: Value| {
         json!({"name": name, "served": true, "storage": storage,
@@ -44,7 +44,7 @@ fn converted(object: &Value, desired: &str) -> Value {
     new
 }
 
-async fn server() -> WebhookServer {
+pub(crate) async fn server() -> WebhookServer {
     WebhookServer::new(|path, asked| {
         if path != "/convert" {
             return allow(asked);

@@ -2,8 +2,11 @@
 
 use serde_json::json;
 
-use super::define;
-use crate::fixture::{Fixture, Lines, MERGE};
+use super::{DEFINITIONS, define};
+use crate::{
+    conversion::{definition, server, things},
+    fixture::{Fixture, Lines, MERGE},
+};
 
 #[tokio::test]
 async fn custom_resources_are_listed_watched_and_deleted_by_their_selectable_fields() {
@@ -41,4 +44,45 @@ async fn custom_resources_are_listed_watched_and_deleted_by_their_selectable_fie
     assert_eq!(listed("spec.color=green").await, [""; 0]);
     let (code, _, message) = fixture.get(&format!("{path}?fieldSelector=spec.other=x")).await.failed();
     assert!(code == 400 && message.contains("field label not supported: spec.other"), "{message}");
+}
+
+#[tokio::test]
+async fn every_version_is_selected_by_its_own_fields_after_conversion() {
+    let (fixture, webhook) = (Fixture::new().await, server().await);
+    let mut definition = definition(&webhook);
+    definition["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".host"}]);
+    definition["spec"]["versions"][1]["selectableFields"] = json!([{"jsonPath": ".name"}, {"jsonPath": ".port"}]);
+    fixture.post(DEFINITIONS, &definition).await.ok();
+    let v2 = things("v2");
+    let selected = |version: &str, selector: &str| format!("{}?fieldSelector={selector}", things(version));
+    let mut by_name = Lines::open(&fixture, &format!("{}&watch=1", selected("v2", "name=host1"))).await;
+    let mut by_both = Lines::open(&fixture, &format!("{}&watch=1", selected("v2", "name=host1,port=80"))).await;
+    let mut by_host = Lines::open(&fixture, &format!("{}&watch=1", selected("v1", "host=host1:80"))).await;
+    for (object, name, port) in [("a", "host1", "80"), ("b", "host1", "8080"), ("c", "host2", "80")] {
+        let thing = json!({"apiVersion": "conv.dev/v2", "kind": "Thing", "metadata": {"name": object},
+            "name": name, "port": port});
+        fixture.post(&v2, &thing).await.ok();
+    }
+    let listed = async |version: &str, selector: &str| -> Vec<String> {
+        let list = fixture.get(&selected(version, selector)).await.ok();
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(listed("v2", "name=host1").await, ["a", "b"]);
+    assert_eq!(listed("v2", "name=host1,port=80").await, ["a"]);
+    assert_eq!(listed("v1", "host=host1:80").await, ["a"]);
+    assert_eq!(listed("v1", "host=host1:8080").await, ["b"]);
+    fixture.delete(&format!("{}&gracePeriodSeconds=0", selected("v2", "name=host1,port=80"))).await.ok();
+    let mut second = fixture.get(&format!("{v2}/b")).await.ok();
+    second["name"] = "host2".into();
+    fixture.put(&format!("{v2}/b"), &second).await.ok();
+    assert_eq!(listed("v2", "name=host1").await, [""; 0]);
+    let event = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+    for expected in [event("ADDED", "a"), event("ADDED", "b"), event("DELETED", "a"), event("DELETED", "b")] {
+        assert_eq!(by_name.named().await, expected);
+    }
+    for watch in [&mut by_both, &mut by_host] {
+        assert_eq!(watch.named().await, event("ADDED", "a"));
+        assert_eq!(watch.named().await, event("DELETED", "a"));
+    }
 }
