@@ -68,8 +68,9 @@ impl Stage {
         let helm = std::env::var("HELM").unwrap_or_else(|_| "helm".to_owned());
         for (program, path) in [("kubectl", kubectl::binary().to_string_lossy().into_owned()), ("helm", helm)] {
             let wrapper = programs.join(program);
+            // not as a flag: names of plugins and aliases must come first
             let script =
-                format!("#!/bin/sh\nexec '{path}' --kubeconfig '{}' \"$@\"\n", instance.kubeconfig().display());
+                format!("#!/bin/sh\nexport KUBECONFIG='{}'\nexec '{path}' \"$@\"\n", instance.kubeconfig().display());
             fs::write(&wrapper, script).expect("the data directory is ours");
             let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             fs::set_permissions(&wrapper, executable).expect("the file is ours");

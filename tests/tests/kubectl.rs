@@ -14,4 +14,20 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!(access, apply, certificates, create, delete, edit, explain, get, namespaces, nodes, quotas, rollout, wait);
+scenarios!(
+    access,
+    apply,
+    certificates,
+    create,
+    delete,
+    edit,
+    explain,
+    get,
+    migration,
+    namespaces,
+    nodes,
+    quotas,
+    rollout,
+    tools,
+    wait,
+);

@@ -185,8 +185,9 @@ pub fn mutate(
                 service_account::complete(reader, request, object)?;
             }
             priority::admit_pod(reader, request, object)?;
+            // on an update too, or replacing a pod from its file would take tolerations away, which nobody may
+            priority::tolerate_node_troubles(object);
             if creates {
-                priority::tolerate_node_troubles(object);
                 runtime_class::complete(reader, request, object)?;
             }
         }

@@ -3,6 +3,7 @@
 //! They carry what clients act on: types with their list, map and patch rules, and per path the kind, the action and the
 //! query parameters. Built-in types have no prose; custom resources are published as their authors wrote them.
 
+mod parameters;
 mod paths;
 mod protobuf;
 mod types;
@@ -62,6 +63,7 @@ pub fn v2(entries: &[Entry]) -> Value {
         "info": {"title": "Kubernetes", "version": "unversioned"},
         "paths": paths,
         "definitions": schemas,
+        "parameters": parameters::definitions(),
         "securityDefinitions": {"BearerToken": {"in": "header", "name": "authorization", "type": "apiKey"}},
         "security": [{"BearerToken": []}],
     })

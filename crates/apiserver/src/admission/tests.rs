@@ -171,6 +171,9 @@ fn pods_stay_for_a_while_on_nodes_in_trouble() {
         json!({"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
     );
     assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
+    let mut replaced = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {}});
+    ask(&cluster, Operation::Update, "", "pods", "n", "p", Some(&mut replaced)).unwrap();
+    assert_eq!(replaced["spec"]["tolerations"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -115,6 +115,8 @@ pub(crate) fn open_api_v2(document: &mut Value, remotes: &[Arc<Remote>]) {
         let below = format!("{}/", remote.path());
         add_missing(document, theirs, "paths", |path| path.starts_with(&below));
         add_missing(document, theirs, "definitions", |_| true);
+        // their paths refer to theirs
+        add_missing(document, theirs, "parameters", |_| true);
     }
 }
 

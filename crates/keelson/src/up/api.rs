@@ -37,8 +37,9 @@ use crate::{
 
 /// Issuer of service-account tokens, as in every Kubernetes.
 const TOKEN_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-/// Service range of a control plane without a node, where no address is ever routed: kubeadm's default.
-const SERVICE_BLOCK_WITHOUT_NODE: Block = Block { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 16 };
+/// Service range of a control plane without a node, where no address is ever routed: it begins where upstream's default
+/// does, whose addresses upstream's suites write down, and is wider than its 254 addresses.
+const SERVICE_BLOCK_WITHOUT_NODE: Block = Block { network: Ipv4Addr::new(10, 0, 0, 0), prefix: 16 };
 
 /// The running API and what is needed to reach it.
 pub(super) struct Api {

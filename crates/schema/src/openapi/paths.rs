@@ -4,32 +4,31 @@ use kinds::{GroupVersionKind, Resource};
 use serde_json::{Map, Value, json};
 
 use super::types::gvk;
-use super::{DELETE_OPTIONS, LIST_META, STATUS, Version, type_name, type_of_kind};
+use super::{DELETE_OPTIONS, LIST_META, STATUS, Version, parameters, type_name, type_of_kind};
 
-/// Query parameters of an action, each with its JSON type.
-type Parameters = &'static [(&'static str, &'static str)];
+/// Names of the query parameters of an action.
+type Parameters = &'static [&'static str];
 
 const LIST: Parameters = &[
-    ("allowWatchBookmarks", "boolean"),
-    ("continue", "string"),
-    ("fieldSelector", "string"),
-    ("labelSelector", "string"),
-    ("limit", "integer"),
-    ("resourceVersion", "string"),
-    ("resourceVersionMatch", "string"),
-    ("sendInitialEvents", "boolean"),
-    ("timeoutSeconds", "integer"),
-    ("watch", "boolean"),
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
+    "watch",
 ];
-const WRITE: Parameters = &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
-const PATCH: Parameters =
-    &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")];
+const WRITE: Parameters = &["dryRun", "fieldManager", "fieldValidation"];
+const PATCH: Parameters = &["dryRun", "fieldManager", "fieldValidation", "force"];
 const DELETE: Parameters = &[
-    ("dryRun", "string"),
-    ("gracePeriodSeconds", "integer"),
-    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
-    ("orphanDependents", "boolean"),
-    ("propagationPolicy", "string"),
+    "dryRun",
+    "gracePeriodSeconds",
+    "ignoreStoreReadErrorWithClusterBreakingPotential",
+    "orphanDependents",
+    "propagationPolicy",
 ];
 const NONE: Parameters = &[];
 
@@ -132,33 +131,15 @@ impl Writer<'_> {
         if item.is_empty() {
             return;
         }
-        let mut parameters = vec![self.query("pretty", "string")];
-        for name in ["name", "namespace"].iter().filter(|name| path.contains(&format!("{{{name}}}"))) {
-            parameters.push(self.parameter(name, "path", "string", true));
+        let mut parameters = vec![parameters::shared("pretty", self.version)];
+        if path.contains("{name}") {
+            parameters.push(parameters::spelled_out("name", "path", "string", self.version));
+        }
+        if path.contains("{namespace}") {
+            parameters.push(parameters::shared("namespace", self.version));
         }
         item.insert("parameters".to_owned(), Value::Array(parameters));
         paths.insert(path.to_owned(), Value::Object(item));
-    }
-
-    fn parameter(&self, name: &str, place: &str, kind: &str, required: bool) -> Value {
-        let mut out = json!({"name": name, "in": place, "uniqueItems": true});
-        if required {
-            out["required"] = Value::Bool(true);
-        }
-        match self.version {
-            Version::V2 => out["type"] = Value::from(kind),
-            Version::V3 => {
-                out = json!({"name": name, "in": place, "schema": {"type": kind, "uniqueItems": true}});
-                if required {
-                    out["required"] = Value::Bool(true);
-                }
-            }
-        }
-        out
-    }
-
-    fn query(&self, name: &str, kind: &str) -> Value {
-        self.parameter(name, "query", kind, false)
     }
 
     /// Reference to a type, which the document will then define.
@@ -201,7 +182,7 @@ impl Writer<'_> {
             _ => self.exchanged(kind),
         };
         let mut parameters: Vec<Value> =
-            operation.parameters.iter().map(|(name, kind)| self.query(name, kind)).collect();
+            operation.parameters.iter().map(|name| parameters::shared(name, self.version)).collect();
         let group = self.resource.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
         let mut out = json!({
             "operationId": self.id(operation, group, suffix),

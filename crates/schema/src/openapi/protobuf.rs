@@ -27,6 +27,7 @@ pub fn v2_protobuf(document: &Value) -> Vec<u8> {
     );
     out.bytes(8, &message(|out| named(out, 2, &document["paths"], path_item)));
     out.bytes(9, &message(|out| named(out, 1, &document["definitions"], schema)));
+    out.bytes(10, &message(|out| named(out, 1, &document["parameters"], parameter)));
     out.finish()
 }
 
@@ -114,12 +115,19 @@ fn response(out: &mut Writer, value: &Value) {
 
 fn parameters(out: &mut Writer, number: u32, values: &Value) {
     for value in values.as_array().into_iter().flatten() {
-        let parameter = message(|out| match value["in"].as_str() {
-            Some("body") => out.bytes(1, &message(|out| body(out, value))),
-            Some("path") => out.bytes(2, &message(|out| out.bytes(4, &plain(value, 5, 19)))),
-            _ => out.bytes(2, &message(|out| out.bytes(3, &plain(value, 6, 20)))),
+        let item = message(|out| match value.get("$ref") {
+            Some(reference) => out.bytes(2, &message(|out| text(out, 1, reference))),
+            None => out.bytes(1, &message(|out| parameter(out, value))),
         });
-        out.bytes(number, &message(|out| out.bytes(1, &parameter)));
+        out.bytes(number, &item);
+    }
+}
+
+fn parameter(out: &mut Writer, value: &Value) {
+    match value["in"].as_str() {
+        Some("body") => out.bytes(1, &message(|out| body(out, value))),
+        Some("path") => out.bytes(2, &message(|out| out.bytes(4, &plain(value, 5, 19)))),
+        _ => out.bytes(2, &message(|out| out.bytes(3, &plain(value, 6, 20)))),
     }
 }
 
@@ -135,6 +143,7 @@ fn plain(value: &Value, kind: u32, unique: u32) -> Vec<u8> {
     message(|out| {
         flag(out, 1, &value["required"]);
         text(out, 2, &value["in"]);
+        text(out, 3, &value["description"]);
         text(out, 4, &value["name"]);
         text(out, kind, &value["type"]);
         flag(out, unique, &value["uniqueItems"]);

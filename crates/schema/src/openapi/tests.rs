@@ -55,6 +55,18 @@ fn v3_tells_kubectl_what_it_looks_for() {
 }
 
 #[test]
+fn v2_says_what_lists_and_their_parameters_are_for() {
+    let document = v2(&entries());
+    let services = &document["definitions"]["io.k8s.api.core.v1.ServiceList"]["properties"]["items"];
+    assert_eq!(services["description"], "List of services");
+    let list = document["paths"]["/api/v1/services"]["get"]["parameters"].as_array().unwrap();
+    assert!(list.contains(&json!({"$ref": "#/parameters/fieldSelector"})));
+    let selector = &document["parameters"]["fieldSelector"];
+    assert_eq!((&selector["name"], &selector["in"]), (&json!("fieldSelector"), &json!("query")));
+    assert!(selector["description"].as_str().unwrap().contains("list of returned objects"));
+}
+
+#[test]
 fn every_reference_is_defined() {
     assert_eq!(dangling(&v2(&entries())), [""; 0]);
     for row in kinds::builtin() {
@@ -121,10 +133,13 @@ fn the_encoded_document_tells_which_parameters_a_patch_takes() {
     let patch = part(namespace, &[2, 8]);
     let names: Vec<Vec<u8>> = parts(&patch, 8)
         .iter()
-        .filter(|parameter| !parts(&part(parameter, &[1]), 2).is_empty())
-        .map(|parameter| part(parameter, &[1, 2, 3, 4]))
+        .filter(|parameter| !parts(parameter, 2).is_empty())
+        .map(|parameter| part(parameter, &[2, 1]))
         .collect();
-    assert!(names.contains(&b"fieldValidation".to_vec()), "{names:?}");
+    assert!(names.contains(&b"#/parameters/fieldValidation".to_vec()), "{names:?}");
+    let shared = parts(&part(&encoded, &[10]), 1);
+    let watch = shared.iter().find(|named| part(named, &[1]) == b"watch").unwrap();
+    assert!(part(watch, &[2, 2, 3, 3]).starts_with(b"Watch for changes to the described resources"));
     let extensions = parts(&patch, 13);
     let gvk = extensions.iter().find(|named| part(named, &[1]) == b"x-kubernetes-group-version-kind").unwrap();
     assert_eq!(part(gvk, &[2, 2]), br#"{"group":"","kind":"Namespace","version":"v1"}"#);

@@ -23,6 +23,10 @@ pub(super) fn built_in(name: &str, version: Version, wanted: &mut Vec<String>) -
     if let Some([group, version, kind]) = kind.map(|kind| kind.split('/').collect::<Vec<_>>()).as_deref() {
         out[GVK] = json!([gvk(group, version, kind)]);
     }
+    let listed = kinds::builtin().iter().find(|row| name.strip_suffix("List") == Some(row.schema.as_str()));
+    if let (Some(row), true) = (listed, out["properties"]["items"].is_object()) {
+        out["properties"]["items"]["description"] = format!("List of {}", row.plural).into();
+    }
     if node.node.atomic {
         out["x-kubernetes-map-type"] = Value::from("atomic");
     }
