@@ -275,6 +275,51 @@ async fn what_is_too_much_for_etcd_is_refused_with_its_reason() {
     assert_eq!(snapshot.count(PODS, "", None), store.writes_max());
 }
 
+/// What an operator tells etcd, by its JSON gateway.
+fn tell(etcd: &Etcd, path: &str, body: &str) {
+    use std::io::{Read as _, Write as _};
+    let address = etcd.url().rsplit('/').next().unwrap().to_owned();
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    let length = body.len();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+}
+
+#[tokio::test]
+async fn an_etcd_without_space_is_read_and_deleted_from_until_it_has_space_again() {
+    if !need_etcd("an_etcd_without_space_is_read_and_deleted_from_until_it_has_space_again") {
+        return;
+    }
+    let etcd = Etcd::start_with(&["--quota-backend-bytes", "8388608"]);
+    let store = connect(&etcd).await;
+    let large = |number: usize| put(&format!("a/{number}"), Precondition::Absent, &"x".repeat(1 << 20));
+    let mut revisions = Vec::new();
+    let refused = loop {
+        match store.commit(vec![large(revisions.len())]).await {
+            Ok(committed) => revisions.push(committed.revision),
+            Err(error) => break error,
+        }
+        assert!(revisions.len() < 20, "the quota is never reached");
+    };
+    assert!(matches!(&refused, CommitError::Full(reason) if reason.contains("space exceeded")), "{refused}");
+    assert_eq!(store.snapshot().count(PODS, "", None), revisions.len());
+    for (number, revision) in revisions.iter().enumerate().skip(1) {
+        store.commit(vec![delete(&format!("a/{number}"), *revision)]).await.unwrap();
+    }
+    assert!(matches!(store.commit(vec![large(1)]).await, Err(CommitError::Full(_))), "the alarm is still on");
+    assert_eq!(store.snapshot().count(PODS, "", None), 1);
+
+    tell(&etcd, "/v3/kv/compaction", &format!(r#"{{"revision":"{}","physical":true}}"#, store.revision()));
+    tell(&etcd, "/v3/maintenance/defragment", "{}");
+    tell(&etcd, "/v3/maintenance/alarm", r#"{"action":"DEACTIVATE","memberID":"0","alarm":"NOSPACE"}"#);
+    store.commit(vec![large(1)]).await.unwrap();
+    assert_eq!(store.snapshot().count(PODS, "", None), 2);
+}
+
 /// Lets a store lose sight of its etcd: passes bytes on until it is told to cut every connection.
 struct Passage {
     endpoint: String,

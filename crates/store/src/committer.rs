@@ -6,13 +6,13 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing::error;
+use tracing::{error, info, warn};
 
 use crate::{
     AtRestError, CommitError, Committed, Encoded, Event, Key, Mutation, Object, Precondition, Revision, Snapshot,
@@ -146,6 +146,9 @@ impl Committer {
         let mut waiting = Vec::with_capacity(BATCH_TRANSACTIONS);
         while queue.blocking_recv_many(&mut waiting, BATCH_TRANSACTIONS) > 0 {
             self.gather(&mut waiting, &mut queue);
+            if self.shared.rewrite.load(Ordering::Acquire) {
+                self.rewrite_as_asked();
+            }
             let mut transactions = waiting.drain(..).peekable();
             while transactions.peek().is_some() {
                 self.commit(&mut transactions);
@@ -181,6 +184,9 @@ impl Committer {
             && let Some(transaction) = transactions.next()
         {
             let Transaction { writes, frees, answer, permit } = transaction;
+            if writes.is_empty() {
+                continue;
+            }
             bytes += size(&writes);
             let needed = (size(&writes) + OVERHEAD * (1 + writes.len())) as u64;
             if let Err(error) = self.log.make_room(room + needed, frees) {
@@ -285,14 +291,28 @@ impl Committer {
     }
 
     /// Writes the whole state anew, so that nothing is left in the form in which it was kept.
-    pub(crate) fn rewrite(&mut self) -> Result<(), AppendError> {
+    /// False when the thread that does it is busy.
+    pub(crate) fn rewrite(&mut self) -> Result<bool, AppendError> {
         let head = self.shared.head.load_full();
         if !self.log.is_empty() {
             self.log.rotate(head.revision())?;
             self.replayed = 0;
         }
-        self.checkpointer.offer(head);
-        Ok(())
+        Ok(self.checkpointer.offer(head))
+    }
+
+    /// Begins what [`crate::Store::rewrite`] asks for; what cannot be begun is tried again with the next transaction.
+    fn rewrite_as_asked(&mut self) {
+        // asked for again meanwhile, it is done again
+        self.shared.rewrite.store(false, Ordering::Release);
+        match self.rewrite() {
+            Ok(true) => info!("writing the state anew, some of it is kept in an outdated form"),
+            Ok(false) => self.shared.rewrite.store(true, Ordering::Release),
+            Err(error) => {
+                warn!(?error, "cannot write the state anew yet");
+                self.shared.rewrite.store(true, Ordering::Release);
+            }
+        }
     }
 }
 

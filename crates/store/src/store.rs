@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -99,6 +102,8 @@ pub(crate) struct Shared {
     pub(crate) windows: Arc<Windows>,
     pub(crate) retained: Mutex<Retained>,
     health: Mutex<Health>,
+    /// Whether the log is to be written anew, because objects are kept differently now.
+    pub(crate) rewrite: AtomicBool,
 }
 
 impl Shared {
@@ -110,6 +115,7 @@ impl Shared {
             windows: Arc::new(Windows::new(limits, origin)),
             retained: Mutex::new(Retained::new(options.retained, options.retained_age)),
             health: Mutex::new(Health::Serving),
+            rewrite: AtomicBool::new(false),
         })
     }
 
@@ -269,6 +275,24 @@ impl Store {
         let sent = queue.send(Transaction { writes, frees, answer, permit }).await;
         sent.map_err(|_| CommitError::Closed)?;
         answered.await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Keeps everything anew that is not kept as it should be from now on: the hook seals differently. In a log that goes on
+    /// beside the commits.
+    ///
+    /// # Errors
+    /// When the store is closed, or etcd cannot be read.
+    pub async fn rewrite(&self) -> Result<(), CommitError> {
+        let committing = match &self.inner.backend {
+            Backend::Etcd(running) => return Box::pin(Arc::clone(&running.backend).rewrite_outdated()).await,
+            Backend::Log(committing) => committing,
+        };
+        self.inner.shared.rewrite.store(true, Ordering::Release);
+        // a transaction without writes wakes the committer, and nothing else comes of it
+        let permit = Arc::clone(&self.inner.memory).acquire_many_owned(0).await.map_err(|_| CommitError::Closed)?;
+        let queue = committing.queue.as_ref().ok_or(CommitError::Closed)?;
+        let nudge = Transaction { writes: Vec::new(), frees: false, answer: oneshot::channel().0, permit };
+        queue.send(nudge).await.map_err(|_| CommitError::Closed)
     }
 
     /// How many writes one transaction may have.

@@ -80,7 +80,7 @@ fn write(file: &Path, at: &Up, kubeconfig: Option<&Path>) -> Result<(), Failure>
     match (kubeconfig, store::etcd(&config)?) {
         (Some(kubeconfig), _) => super::block_on(download(kubeconfig, &mut to))??,
         (None, Some(etcd)) => {
-            let options = store::options(&config, &layout)?;
+            let (options, _) = store::options(&config, &layout)?;
             let created = super::block_on(backup::create_from_etcd(etcd, &options, &mut to))?;
             created.map_err(|error| Exit::Data.because(error))?;
         }

@@ -125,7 +125,16 @@ pub(super) async fn start(
     slot: Option<Slot>,
     supervisor: &mut Supervisor,
 ) -> Result<Api, Failure> {
-    let store = store::open(config, layout, store::options(config, layout)?).await?;
+    let (options, at_rest) = store::options(config, layout)?;
+    let store = store::open(config, layout, options).await?;
+    let kept = store.clone();
+    supervisor.start("encryption", Fate::Restarted, move |stop| {
+        let (store, at_rest) = (kept.clone(), at_rest.clone());
+        async move {
+            store::follow_keys(store, at_rest, stop).await;
+            anyhow::Ok(())
+        }
+    });
     let now = Timestamp::now();
     let authority = Authority::load_or_create(&layout.pki(), now).map_err(|e| Exit::Data.because(e))?;
     let signer =

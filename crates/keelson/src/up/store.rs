@@ -1,6 +1,6 @@
 //! Opening the store: the embedded one in the data directory, or an external etcd.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use apiserver::{EncryptionAtRest, KubeApiserver};
@@ -10,19 +10,48 @@ use rustls::{
 };
 use store::{EtcdConfig, OpenError, Options, Store};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     config::Config,
     data_dir::Layout,
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, chain},
 };
 
+/// How often the configuration of encryption at rest is read again; upstream looks as often.
+const KEYS_PERIOD: Duration = Duration::from_secs(60);
+
 /// How objects are kept, by the settings and what lies in the data directory.
-pub(crate) fn options(config: &Config, layout: &Layout) -> Result<Options, Failure> {
+pub(crate) fn options(config: &Config, layout: &Layout) -> Result<(Options, Arc<EncryptionAtRest>), Failure> {
     let at_rest = match &config.encryption_config {
         Some(path) => EncryptionAtRest::load(path).map_err(|error| Exit::Configuration.because(error))?,
         None => EncryptionAtRest::load_or_create(&layout.encryption_config()).map_err(|e| Exit::Data.because(e))?,
     };
-    Ok(Options { at_rest: Some(Arc::new(at_rest)), foreign: Some(Arc::new(KubeApiserver)), ..Options::default() })
+    let at_rest = Arc::new(at_rest);
+    let options =
+        Options { at_rest: Some(at_rest.clone()), foreign: Some(Arc::new(KubeApiserver)), ..Options::default() };
+    Ok((options, at_rest))
+}
+
+/// Reads the configuration of encryption at rest again until `stop`, and has everything kept as a new one says.
+pub(super) async fn follow_keys(store: Store, at_rest: Arc<EncryptionAtRest>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(KEYS_PERIOD) => {}
+        }
+        match at_rest.reload() {
+            Ok(false) => continue,
+            Ok(true) => tracing::info!("encryption at rest was configured anew"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error.into()), "encryption at rest stays as it was");
+                continue;
+            }
+        }
+        if let Err(error) = store.rewrite().await {
+            tracing::warn!(%error, "what is kept could not be kept anew, the next start tries again");
+        }
+    }
 }
 
 /// The etcd that the settings name, `None` for the embedded store.

@@ -9,6 +9,7 @@ use super::{
     connection::{CallError, INVALID_ARGUMENT, RESOURCE_EXHAUSTED},
     keys,
     messages::Txn,
+    mirror::Reader,
     slots::Taken,
 };
 use crate::{
@@ -189,6 +190,16 @@ impl Backend {
         let Some(Write { key, precondition, .. }) = writes.first() else { return CommitError::Closed };
         let found = head.get(&key.collection, &key.path).cloned();
         CommitError::Precondition { key: key.clone(), expected: *precondition, found }
+    }
+
+    /// Looks for objects that are kept in an outdated form, and keeps them anew.
+    pub(crate) async fn rewrite_outdated(self: Arc<Self>) -> Result<(), CommitError> {
+        let mut reader = Reader::new(self.sealing.clone(), self.foreign.clone());
+        let range = (keys::PREFIX.as_bytes(), keys::END.as_bytes());
+        let loaded = reader.load(&self.client, range, 0).await;
+        let loaded = loaded.map_err(|error| CommitError::Unavailable(error.to_string()))?;
+        self.rewrite(loaded.stale).await;
+        Ok(())
     }
 
     /// Keeps objects anew that are kept in an outdated form. Who is written meanwhile is kept right already.

@@ -1,5 +1,7 @@
 //! What lies on the disk when objects are sealed, and what a restart makes of it.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use super::{tests::*, *};
 use crate::AtRestError;
 
@@ -103,4 +105,46 @@ async fn what_cannot_be_sealed_is_not_kept() {
     assert_eq!(store.revision(), Revision(0));
     store.commit(vec![secret("a/1", "x")]).await.unwrap();
     assert_eq!(store.revision(), Revision(1));
+}
+
+/// As [`Shift`], with a number that changes.
+struct Turning(AtomicU8);
+
+impl Turning {
+    fn now(&self) -> Shift {
+        Shift { number: self.0.load(Ordering::SeqCst) }
+    }
+}
+
+impl AtRest for Turning {
+    fn seal(&self, collection: &str, path: &str, plain: &[u8]) -> Result<Option<Vec<u8>>, AtRestError> {
+        self.now().seal(collection, path, plain)
+    }
+
+    fn open(&self, collection: &str, path: &str, stored: &[u8]) -> Result<Option<Vec<u8>>, AtRestError> {
+        self.now().open(collection, path, stored)
+    }
+
+    fn stale(&self, collection: &str, path: &str, stored: &[u8]) -> bool {
+        self.now().stale(collection, path, stored)
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_is_kept_anew_when_the_keys_change() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let turning = Arc::new(Turning(AtomicU8::new(3)));
+    let options = Options { at_rest: Some(turning.clone()), ..Options::default() };
+    let store = Store::open(dir.path(), options).unwrap();
+    store.commit(vec![secret("a/1", "hidden")]).await.unwrap();
+    assert!(on_disk(&dir, &[b'S', 3]));
+    turning.0.store(4, Ordering::SeqCst);
+    let before = store.revision();
+    store.rewrite().await.unwrap();
+    while on_disk(&dir, &[b'S', 3]) || !on_disk(&dir, &[b'S', 4]) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.revision(), before, "nothing was written that anybody could see");
+    store.commit(vec![secret("a/2", "hidden")]).await.unwrap();
+    assert_eq!(store.revision(), Revision(before.0 + 1));
 }
