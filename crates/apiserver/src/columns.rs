@@ -16,7 +16,7 @@ pub(crate) enum Columns<'a> {
 
 impl<'a> Columns<'a> {
     pub(crate) fn of(served: &'a Served) -> Self {
-        let custom = served.custom.as_ref().and_then(|(definition, index)| definition.versions.get(*index));
+        let custom = served.version();
         custom.map_or(Self::Builtin(served), |version| Self::Custom(&version.columns))
     }
 

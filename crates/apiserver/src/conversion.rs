@@ -102,7 +102,7 @@ impl Conversion {
 /// The webhook between the version `served` is and the one that is stored.
 fn of(served: &Served) -> Option<&Conversion> {
     match served.form {
-        Form::Webhook => served.custom.as_ref().and_then(|(definition, _)| definition.conversion.as_ref()),
+        Form::Webhook => served.definition().and_then(|definition| definition.conversion.as_ref()),
         Form::Stored | Form::Relabelled | Form::Event | Form::Autoscaler => None,
     }
 }
@@ -130,7 +130,7 @@ pub(crate) async fn read(call: &Call, mut stored: Vec<Bytes>) -> Result<Vec<Byte
     Box::pin(conversion.convert(&call.server, desired, &mut objects)).await?;
     let mut kept = conversion.kept.lock();
     for (index, mut object) in at.into_iter().zip(objects) {
-        complete(&call.served.schema, &mut object);
+        complete(call.served.schema(), &mut object);
         let converted = Bytes::from(object.to_string());
         let stored = std::mem::replace(&mut stored[index], converted.clone());
         kept.insert(desired, stored, converted);
@@ -176,11 +176,11 @@ pub(crate) async fn events(call: &Call, events: Vec<Arc<Event>>) -> Result<Vec<A
 pub(crate) async fn write(call: &Call, object: &mut Value) -> Result<(), ApiError> {
     let served = &call.served;
     served.form.to_stored(object, &served.stored_api_version);
-    let (Some(conversion), Some((definition, _))) = (of(served), &served.custom) else { return Ok(()) };
+    let (Some(conversion), Some(definition)) = (of(served), served.definition()) else { return Ok(()) };
     let objects = std::slice::from_mut(object);
     Box::pin(conversion.convert(&call.server, &served.stored_api_version, objects)).await?;
     if let Some(version) = definition.stored() {
-        complete(&version.schema, object);
+        complete(version.document.schema(), object);
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ pub(crate) async fn between(call: &Call, from: &Served, to: &Served, object: &mu
     if let Some(conversion) = of(from).or_else(|| of(to)) {
         let objects = std::slice::from_mut(object);
         Box::pin(conversion.convert(&call.server, &to.api_version, objects)).await?;
-        complete(&to.schema, object);
+        complete(to.schema(), object);
     }
     to.form.to_served(object, &to.api_version);
     Ok(())

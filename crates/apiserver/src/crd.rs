@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions: from the stored object to resources that are served.
 
+mod document;
 mod instance;
 mod status;
 #[cfg(test)]
@@ -7,15 +8,13 @@ mod tests;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kinds::{GroupVersionKind, Resource, Subresource};
-use schema::{
-    Schema,
-    expressions::{self, ValidationRules},
-};
 use serde_json::Value;
 
-use crate::{conversion::Conversion, metrics::ResourceMetrics, table::CustomColumns};
+use crate::{codec, conversion::Conversion, metrics::ResourceMetrics, table::CustomColumns};
 
+pub(crate) use document::Document;
 pub(crate) use instance::check;
 pub(crate) use status::{Taken, establish, hold_for_cleanup, mark_terminating};
 
@@ -60,9 +59,6 @@ pub(crate) struct Names {
 /// One version of a definition.
 pub(crate) struct Version {
     pub(crate) resource: Arc<Resource>,
-    pub(crate) schema: Schema,
-    /// `x-kubernetes-validations`, if there are any.
-    pub(crate) rules: Option<ValidationRules>,
     pub(crate) served: bool,
     pub(crate) storage: bool,
     /// What users of a deprecated version are told.
@@ -70,8 +66,8 @@ pub(crate) struct Version {
     pub(crate) scale: Option<ScalePaths>,
     pub(crate) selectable: Vec<SelectableField>,
     pub(crate) columns: CustomColumns,
-    /// The `openAPIV3Schema` as it was given.
-    pub(crate) document: Arc<Value>,
+    /// What its objects have to be like.
+    pub(crate) document: Document,
     pub(crate) metrics: Arc<ResourceMetrics>,
 }
 
@@ -117,8 +113,9 @@ impl Names {
 }
 
 impl Definition {
-    /// Decodes a stored definition; `None` when it is beyond serving (its schema does not compile).
-    pub(crate) fn decode(object: &Value) -> Option<Self> {
+    /// Decodes a stored definition; `None` when it is beyond serving.
+    pub(crate) fn decode(stored: &Bytes) -> Option<Self> {
+        let object = &codec::stored(stored).ok()?;
         let spec = &object["spec"];
         let group = text(&spec["group"])?;
         let plural = spec["names"]["plural"].as_str()?;
@@ -126,7 +123,9 @@ impl Definition {
         let established = status::condition(object, "Established") == Some("True");
         let accepted = Names::decode(&object["status"]["acceptedNames"]);
         let names = if established { accepted.clone() } else { Names::decode(&spec["names"]) };
-        let versions = spec["versions"].as_array()?.iter().map(|version| Version::decode(spec, version, &names));
+        let document = |index| Document::new(stored, object, index);
+        let versions = spec["versions"].as_array()?.iter().enumerate();
+        let versions = versions.map(|(index, version)| Version::decode(spec, version, &names, document(index)));
         Some(Self {
             name: text(&object["metadata"]["name"])?,
             collection: format!("{group}/{plural}").into(),
@@ -143,10 +142,20 @@ impl Definition {
         })
     }
 
-    /// Takes over since when the schemas are what they are from the state before.
+    /// Takes over from the state before what has not changed: since when the schemas are what they are, what was compiled
+    /// of them, and what was counted.
     pub(crate) fn succeed(&mut self, before: &Self) {
+        for version in &mut self.versions {
+            let old = before.versions.iter().find(|old| old.resource.version == version.resource.version);
+            if let Some(old) = old {
+                version.document.succeed(&old.document);
+                version.metrics = old.metrics.clone();
+            }
+        }
         let same = |(new, old): (&Version, &Version)| {
-            new.resource.version == old.resource.version && new.storage == old.storage && new.document == old.document
+            new.resource.version == old.resource.version
+                && new.storage == old.storage
+                && new.document.hash() == old.document.hash()
         };
         if self.versions.len() == before.versions.len() && self.versions.iter().zip(&before.versions).all(same) {
             self.unchanged_since = before.unchanged_since;
@@ -160,8 +169,7 @@ impl Definition {
 }
 
 impl Version {
-    fn decode(spec: &Value, version: &Value, names: &Names) -> Option<Self> {
-        let document = &version["schema"]["openAPIV3Schema"];
+    fn decode(spec: &Value, version: &Value, names: &Names, document: Document) -> Option<Self> {
         let mut resource = Resource {
             group: text(&spec["group"])?,
             version: text(&version["name"])?,
@@ -195,8 +203,6 @@ impl Version {
         let deprecation = version["deprecated"].as_bool().unwrap_or_default();
         let deprecation = deprecation.then(|| text(&version["deprecationWarning"]).unwrap_or_else(fallback).into());
         Some(Self {
-            schema: Schema::from_crd(document.is_object().then_some(document)).ok()?,
-            rules: expressions::compile(document),
             resource: Arc::new(resource),
             served: version["served"] == true,
             storage: version["storage"] == true,
@@ -204,7 +210,7 @@ impl Version {
             scale,
             selectable: SelectableField::decode(version),
             columns: CustomColumns::of_version(version),
-            document: Arc::new(document.clone()),
+            document,
             metrics: Arc::default(),
         })
     }

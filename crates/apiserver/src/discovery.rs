@@ -208,10 +208,9 @@ pub(crate) fn core_versions(table: &Table, headers: &HeaderMap) -> Result<Respon
 
 /// `/apis`.
 pub(crate) fn groups(table: &Table, remotes: &[Arc<Remote>], headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let is_custom = |group: &&Group| {
-        group.versions.iter().flat_map(|version| &version.resources).all(|served| served.custom.is_some())
-    };
-    let named = table.groups.iter().filter(|group| !group.name.is_empty());
+    let is_custom =
+        |group: &Group| group.versions.iter().flat_map(|version| &version.resources).all(|served| served.is_custom());
+    let named = table.groups.iter().map(|group| &**group).filter(|group| !group.name.is_empty());
     let custom = named.clone().take_while(|group| !is_custom(group)).count();
     let (version, accepted) = negotiation::discovery(headers)?;
     if let Some(version) = version {

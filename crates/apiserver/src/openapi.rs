@@ -1,7 +1,13 @@
-//! `/openapi/v2` and `/openapi/v3`: documents of everything served, made from the schemas on demand and kept until the
-//! table of resources changes.
+//! `/openapi/v2` and `/openapi/v3`: documents of everything served, made from the schemas on demand and kept, compressed,
+//! until what they are about changes: the document of a group version with its resources, the others with the table.
 
-use std::sync::{Arc, Weak};
+mod merged;
+
+use std::{
+    collections::HashMap,
+    io::{self, Read as _, Write as _},
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use descriptions::Descriptions;
@@ -15,31 +21,36 @@ use crate::{
     aggregation::{self, Aggregation},
     body::{self, Body},
     negotiation,
-    resources::{Served, Table},
+    resources::{GroupVersion, Served, Table},
     status::ApiError,
 };
 
-/// Documents of one table, by path. Bounded by the number of group versions, and dropped with the table.
+/// What has been made. Bounded by the number of group versions.
 #[derive(Default)]
 struct Kept {
+    /// The table that `of_table` is about.
     table: Weak<Table>,
     /// What other servers added.
     aggregated: u64,
-    documents: Vec<(String, Document)>,
+    of_table: Vec<(&'static str, Document)>,
+    /// By path; each good for one hash of its group version.
+    of_versions: HashMap<String, (String, Document)>,
 }
 
+/// A document in the form that nearly every client asks for: it is a tenth as large.
 #[derive(Clone)]
 struct Document {
-    plain: Bytes,
     gzip: Bytes,
     hash: String,
     media_type: &'static str,
 }
 
-/// Name of the v2 document in the form that Go clients ask for.
+/// Names of documents about everything: v2, v2 in the form that Go clients ask for, and the list of v3's documents.
+const V2: &str = "v2";
 const V2_PROTOBUF: &str = "v2.protobuf";
+const V3_INDEX: &str = "v3";
 
-/// The documents of the table that was asked about last.
+/// The documents.
 #[derive(Default)]
 pub(crate) struct Documents(Mutex<Kept>);
 
@@ -53,74 +64,123 @@ impl Documents {
         headers: &HeaderMap,
     ) -> Result<Response<Body>, ApiError> {
         match path.strip_prefix("/openapi/v3") {
-            Some("" | "/") => return Ok(respond(&self.document(table, aggregation, "v3")?, headers)),
-            Some(rest) => {
-                let group_version = rest.trim_start_matches('/');
-                parse(table, group_version).ok_or_else(ApiError::no_such_resource)?;
-                return Ok(respond(&self.document(table, aggregation, group_version)?, headers));
-            }
+            Some("" | "/") => return respond(&self.of_table(table, aggregation, V3_INDEX)?, headers),
+            Some(rest) => return respond(&self.of_version(table, rest.trim_start_matches('/'))?, headers),
             None => {}
         }
         if path == "/openapi/v2" {
             let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
             if accept.contains(V2_PROTOBUF_ACCEPTED) {
-                return Ok(respond(&self.document(table, aggregation, V2_PROTOBUF)?, headers));
+                return respond(&self.of_table(table, aggregation, V2_PROTOBUF)?, headers);
             }
             if !accept.contains("json") && !accept.contains("*/*") {
                 return Err(ApiError::not_acceptable("application/json"));
             }
-            return Ok(respond(&self.document(table, aggregation, "v2")?, headers));
+            return respond(&self.of_table(table, aggregation, V2)?, headers);
         }
         Err(ApiError::no_such_resource())
     }
 
-    fn document(&self, table: &Arc<Table>, aggregation: &Aggregation, name: &str) -> Result<Document, ApiError> {
+    /// A document about everything served.
+    fn of_table(
+        &self,
+        table: &Arc<Table>,
+        aggregation: &Aggregation,
+        name: &'static str,
+    ) -> Result<Document, ApiError> {
         let aggregated = aggregation.generation();
         {
             let mut kept = self.0.lock();
             if kept.table.as_ptr() != Arc::as_ptr(table) || kept.aggregated != aggregated {
-                *kept = Kept { table: Arc::downgrade(table), aggregated, documents: Vec::new() };
+                kept.table = Arc::downgrade(table);
+                kept.aggregated = aggregated;
+                kept.of_table = Vec::new();
             }
-            if let Some((_, document)) = kept.documents.iter().find(|(known, _)| known == name) {
+            if let Some((_, document)) = kept.of_table.iter().find(|(known, _)| *known == name) {
                 return Ok(document.clone());
             }
         }
         // made without the lock: it takes milliseconds, and making one twice does no harm
-        let (plain, media_type) = match name {
-            "v2" => json_bytes(&merged_v2(table, aggregation)),
-            V2_PROTOBUF => {
-                let document = merged_v2(table, aggregation);
-                (Bytes::from(openapi::v2_protobuf(&document)), openapi::V2_PROTOBUF_MEDIA_TYPE)
-            }
-            "v3" => {
+        let document = match name {
+            V2 => merged::json(table, &aggregation.remotes())?,
+            V2_PROTOBUF => merged::protobuf(table, &aggregation.remotes())?,
+            _ => {
                 let mut index = index(table);
                 aggregation::open_api_v3(&mut index, &aggregation.remotes());
-                json_bytes(&index)
-            }
-            path => {
-                let (group, version) = parse(table, path).ok_or_else(ApiError::no_such_resource)?;
-                let of_version = |served: &Served| served.resource.group == group && served.resource.version == version;
-                let mut document = openapi::v3(group, version, &entries(table, of_version));
-                describe(&mut document["components"]["schemas"], References::Alone);
-                json_bytes(&document)
+                Document::json(&index)?
             }
         };
-        let hash = hex::encode(Sha256::digest(&plain));
-        let document = Document { gzip: compress(&plain)?, hash, plain, media_type };
         let mut kept = self.0.lock();
         if kept.table.as_ptr() == Arc::as_ptr(table) && kept.aggregated == aggregated {
-            kept.documents.push((name.to_owned(), document.clone()));
+            kept.of_table.push((name, document.clone()));
         }
+        Ok(document)
+    }
+
+    /// The document of a group version, by its path below `/openapi/v3`.
+    fn of_version(&self, table: &Table, path: &str) -> Result<Document, ApiError> {
+        let (group, version) = parse(table, path).ok_or_else(ApiError::no_such_resource)?;
+        let found = table.version(group, version).ok_or_else(ApiError::no_such_resource)?;
+        let hash = hash(found);
+        if let Some((of, document)) = self.0.lock().of_versions.get(path)
+            && of == hash
+        {
+            return Ok(document.clone());
+        }
+        let mut made = openapi::v3(group, version, &entries(found.resources.iter()));
+        describe(&Descriptions::unpack(), &mut made["components"]["schemas"], References::Alone);
+        let document = Document::json(&made)?;
+        let mut kept = self.0.lock();
+        kept.of_versions.retain(|path, _| parse(table, path).is_some());
+        kept.of_versions.insert(path.to_owned(), (hash.to_owned(), document.clone()));
         Ok(document)
     }
 }
 
-/// The v2 document of everything, what other servers answer included.
-fn merged_v2(table: &Table, aggregation: &Aggregation) -> Value {
-    let mut document = openapi::v2(&entries(table, |_| true));
-    describe(&mut document["definitions"], References::WithSiblings);
-    aggregation::open_api_v2(&mut document, &aggregation.remotes());
-    document
+impl Document {
+    fn json(value: &Value) -> Result<Self, ApiError> {
+        let mut made = Made::default();
+        // whole, because the compressor is slow with every token by itself
+        made.write_all(value.to_string().as_bytes()).map_err(ApiError::internal)?;
+        made.finish("application/json")
+    }
+
+    fn plain(&self) -> Result<Vec<u8>, ApiError> {
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&*self.gzip).read_to_end(&mut plain).map_err(ApiError::internal)?;
+        Ok(plain)
+    }
+}
+
+/// A document on its way.
+struct Made {
+    gzip: flate2::write::GzEncoder<Vec<u8>>,
+    hash: Sha256,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self { gzip: flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()), hash: Sha256::default() }
+    }
+}
+
+impl io::Write for Made {
+    fn write(&mut self, plain: &[u8]) -> io::Result<usize> {
+        self.gzip.write_all(plain)?;
+        self.hash.update(plain);
+        Ok(plain.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Made {
+    fn finish(self, media_type: &'static str) -> Result<Document, ApiError> {
+        let gzip = Bytes::from(self.gzip.finish().map_err(ApiError::internal)?);
+        Ok(Document { gzip, hash: hex::encode(self.hash.finalize()), media_type })
+    }
 }
 
 /// Whether a reference may have a description beside it.
@@ -136,8 +196,7 @@ enum References {
 const ANY_OBJECT: &str = "io.k8s.api.core.v1.Pod";
 
 /// Says what types and fields are for. Custom resources bring their own words, but for what every object has.
-fn describe(schemas: &mut Value, references: References) {
-    let descriptions = Descriptions::unpack();
+fn describe(descriptions: &Descriptions, schemas: &mut Value, references: References) {
     let head = |field: &str| descriptions.of(ANY_OBJECT).and_then(|pod| pod.1.get(field)).map(String::as_str);
     for (name, schema) in schemas.as_object_mut().into_iter().flatten() {
         let Some(described) = descriptions.of(name) else {
@@ -168,10 +227,6 @@ fn describe_fields<'a>(schema: &mut Value, references: References, text: impl Fn
     }
 }
 
-fn json_bytes(value: &Value) -> (Bytes, &'static str) {
-    (Bytes::from(value.to_string()), "application/json")
-}
-
 /// Group and version of `api/v1` or `apis/apps/v1`.
 fn parse<'a>(table: &Table, path: &'a str) -> Option<(&'a str, &'a str)> {
     let (group, version) = match path.strip_prefix("apis/") {
@@ -181,13 +236,23 @@ fn parse<'a>(table: &Table, path: &'a str) -> Option<(&'a str, &'a str)> {
     table.version(group, version).map(|_| (group, version))
 }
 
-fn entries(table: &Table, wanted: impl Fn(&Served) -> bool) -> Vec<Entry> {
-    let document = |served: &Served| {
-        let (definition, index) = served.custom.as_ref()?;
-        definition.versions.get(*index).map(|version| version.document.clone())
-    };
-    let served = table.iter().filter(|served| wanted(served));
+fn entries<'a>(served: impl Iterator<Item = &'a Arc<Served>>) -> Vec<Entry> {
+    let document = |served: &Served| served.version().map(|version| Arc::new(version.document.read()));
     served.map(|served| Entry { resource: served.resource.clone(), document: document(served) }).collect()
+}
+
+/// Tells states of a group version apart.
+fn hash(version: &GroupVersion) -> &str {
+    version.hash.get_or_init(|| {
+        let mut hash = Sha256::new();
+        for served in &version.resources {
+            hash.update(format!("{:?}", served.resource));
+            if let Some(version) = served.version() {
+                hash.update(version.document.hash());
+            }
+        }
+        hex::encode_upper(hash.finalize())
+    })
 }
 
 /// The list of group versions; the hash in each address changes when its resources change, so that clients may cache.
@@ -199,30 +264,13 @@ fn index(table: &Table) -> Value {
                 "" => format!("api/{}", version.version),
                 name => format!("apis/{name}/{}", version.version),
             };
-            let mut hash = Sha256::new();
-            for served in &version.resources {
-                hash.update(format!("{:?}", served.resource));
-                if let Some((definition, index)) = &served.custom
-                    && let Some(version) = definition.versions.get(*index)
-                {
-                    hash.update(version.document.to_string());
-                }
-            }
-            let hash = hex::encode(hash.finalize());
-            paths[&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", hash.to_uppercase())});
+            paths[&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", hash(version))});
         }
     }
     json!({"paths": paths})
 }
 
-fn compress(plain: &[u8]) -> Result<Bytes, ApiError> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(plain).map_err(ApiError::internal)?;
-    encoder.finish().map(Bytes::from).map_err(ApiError::internal)
-}
-
-fn respond(document: &Document, headers: &HeaderMap) -> Response<Body> {
+fn respond(document: &Document, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let tag = format!("\"{}\"", document.hash);
     let mut response = if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag.as_str()) {
         let mut response = Response::new(body::empty());
@@ -233,7 +281,7 @@ fn respond(document: &Document, headers: &HeaderMap) -> Response<Body> {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response
     } else {
-        Response::new(body::full(document.plain.clone()))
+        Response::new(body::full(document.plain()?))
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(document.media_type));
@@ -241,5 +289,5 @@ fn respond(document: &Document, headers: &HeaderMap) -> Response<Body> {
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         headers.insert(header::ETAG, tag);
     }
-    response
+    Ok(response)
 }

@@ -1,7 +1,10 @@
 //! What is served: the built-in table and the custom resources that CustomResourceDefinitions add, as one immutable
 //! table that is swapped when a definition changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -26,17 +29,22 @@ pub(crate) struct Served {
     /// `v1` or `apps/v1`.
     pub(crate) api_version: String,
     pub(crate) strategy: &'static dyn Strategy,
-    pub(crate) schema: Schema,
+    origin: Origin,
     /// How the stored form and this version differ.
     pub(crate) form: Form,
     /// What the stored form calls itself.
     pub(crate) stored_api_version: String,
-    /// The definition and index of its version, for a custom resource.
-    pub(crate) custom: Option<(Arc<Definition>, usize)>,
     /// Stored objects up to this revision may lack what their type now demands: defaults, and the absence of what it no
     /// longer knows.
     settled_after: u64,
     pub(crate) metrics: Arc<ResourceMetrics>,
+}
+
+/// Where a resource comes from.
+enum Origin {
+    BuiltIn(Schema),
+    /// A definition, and which of its versions.
+    Custom(Arc<Definition>, usize),
 }
 
 /// A version of a group with its resources.
@@ -46,28 +54,35 @@ pub(crate) struct GroupVersion {
     /// In discovery's order.
     pub(crate) resources: Vec<Arc<Served>>,
     by_name: HashMap<String, Arc<Served>>,
+    /// Tells states of this group version apart in OpenAPI's addresses; made when somebody asks.
+    pub(crate) hash: OnceLock<String>,
 }
 
 /// An API group; the first version is the preferred one.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) versions: Vec<GroupVersion>,
 }
 
-/// Everything served at one moment.
-#[derive(Clone, Default)]
+/// Everything served at one moment. Groups that a change does not touch are the same in the table after it.
+#[derive(Default)]
 pub(crate) struct Table {
-    /// In discovery's order, the core group first.
-    pub(crate) groups: Vec<Group>,
+    /// In discovery's order, the core group first: built-in groups in their own, custom ones by name.
+    pub(crate) groups: Vec<Arc<Group>>,
     by_name: HashMap<String, usize>,
     pub(crate) definitions: HashMap<String, Arc<Definition>>,
 }
 
 impl Table {
+    fn new(groups: Vec<Arc<Group>>, definitions: HashMap<String, Arc<Definition>>) -> Self {
+        let by_name = groups.iter().enumerate().map(|(index, group)| (group.name.clone(), index)).collect();
+        Self { groups, by_name, definitions }
+    }
+
     /// The group of a name.
     pub(crate) fn group(&self, name: &str) -> Option<&Group> {
-        self.by_name.get(name).and_then(|index| self.groups.get(*index))
+        self.by_name.get(name).and_then(|index| self.groups.get(*index)).map(|group| &**group)
     }
 
     /// The version of a group.
@@ -99,34 +114,37 @@ impl Table {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Served>> + Clone {
         self.groups.iter().flat_map(|group| &group.versions).flat_map(|version| &version.resources)
     }
+}
 
+impl Group {
     fn add(&mut self, served: Served) {
         let resource = served.resource.clone();
-        let index = *self.by_name.entry(resource.group.clone()).or_insert_with(|| {
-            self.groups.push(Group { name: resource.group.clone(), versions: Vec::new() });
-            self.groups.len() - 1
+        let at = self.versions.iter().position(|known| known.version == resource.version).unwrap_or_else(|| {
+            let (version, hash) = (resource.version.clone(), OnceLock::new());
+            self.versions.push(GroupVersion { version, resources: Vec::new(), by_name: HashMap::new(), hash });
+            self.versions.len() - 1
         });
-        let versions = &mut self.groups[index].versions;
-        let at = versions.iter().position(|known| known.version == resource.version).unwrap_or_else(|| {
-            let version = resource.version.clone();
-            versions.push(GroupVersion { version, resources: Vec::new(), by_name: HashMap::new() });
-            versions.len() - 1
-        });
+        let version = &mut self.versions[at];
+        version.hash = OnceLock::new();
         let served = Arc::new(served);
-        versions[at].by_name.insert(resource.plural.clone(), served.clone());
-        versions[at].resources.push(served);
+        version.by_name.insert(resource.plural.clone(), served.clone());
+        version.resources.push(served);
     }
 
-    fn sort_versions(&mut self) {
-        for group in &mut self.groups {
-            group.versions.sort_by_key(|version| std::cmp::Reverse(version_priority(&version.version)));
+    /// The group with the resources of these definitions added.
+    fn with(mut self, definitions: &[&Arc<Definition>]) -> Self {
+        for definition in definitions {
+            let versions = definition.versions.iter().enumerate();
+            for (index, _) in versions.filter(|(_, version)| version.served) {
+                self.add(Served::custom(definition, index));
+            }
         }
-        // the core group answers under another path, the built-in groups keep their order, and custom ones follow it
-        let core = self.groups.iter().position(|group| group.name.is_empty());
-        if let Some(core) = core {
-            self.groups[..=core].rotate_right(1);
-        }
-        self.by_name = self.groups.iter().enumerate().map(|(index, group)| (group.name.clone(), index)).collect();
+        self.sort();
+        self
+    }
+
+    fn sort(&mut self) {
+        self.versions.sort_by_key(|version| std::cmp::Reverse(version_priority(&version.version)));
     }
 }
 
@@ -153,20 +171,36 @@ pub(crate) fn version_priority(version: &str) -> (u8, u32, u32, std::cmp::Revers
 pub(crate) struct Registry {
     table: ArcSwap<Table>,
     changing: Mutex<()>,
-    builtin: Table,
+    builtin: Vec<Arc<Group>>,
+}
+
+/// What a change of the definitions may have touched.
+#[derive(Clone, Copy)]
+enum Touched<'a> {
+    Group(&'a str),
+    Everything,
 }
 
 impl Registry {
     /// The built-in resources.
     pub(crate) fn new() -> Self {
-        let mut builtin = Table::default();
-        for resource in kinds::builtin() {
-            if let Some(served) = Served::builtin(resource.clone()) {
-                builtin.add(served);
-            }
+        let mut groups: Vec<Group> = Vec::new();
+        for served in kinds::builtin().iter().filter_map(|resource| Served::builtin(resource.clone())) {
+            let name = &served.resource.group;
+            let at = groups.iter().position(|group| group.name == *name).unwrap_or_else(|| {
+                groups.push(Group { name: name.clone(), versions: Vec::new() });
+                groups.len() - 1
+            });
+            groups[at].add(served);
         }
-        builtin.sort_versions();
-        Self { table: ArcSwap::from_pointee(builtin.clone()), changing: Mutex::new(()), builtin }
+        groups.iter_mut().for_each(Group::sort);
+        // the core group answers under another path, and comes first
+        if let Some(core) = groups.iter().position(|group| group.name.is_empty()) {
+            groups[..=core].rotate_right(1);
+        }
+        let builtin: Vec<Arc<Group>> = groups.into_iter().map(Arc::new).collect();
+        let table = Table::new(builtin.clone(), HashMap::new());
+        Self { table: ArcSwap::from_pointee(table), changing: Mutex::new(()), builtin }
     }
 
     /// What is served now.
@@ -184,51 +218,62 @@ impl Registry {
     pub(crate) fn refresh(&self, name: &str, read: impl FnOnce() -> Option<Definition>) {
         let _changing = self.changing.lock();
         let mut definitions = self.table.load().definitions.clone();
-        match read() {
+        // a definition is named after its group, so that the states before and after it have the same
+        let group = match read() {
             Some(mut definition) => {
                 if let Some(before) = definitions.get(name) {
                     definition.succeed(before);
                 }
-                definitions.insert(name.to_owned(), Arc::new(definition))
+                let group = definition.group.clone();
+                definitions.insert(name.to_owned(), Arc::new(definition));
+                group
             }
-            None => definitions.remove(name),
+            None => match definitions.remove(name) {
+                Some(gone) => gone.group.clone(),
+                None => return,
+            },
         };
-        self.publish(definitions);
+        self.publish(definitions, Touched::Group(&group));
     }
 
     /// Takes over all stored definitions at start.
     pub(crate) fn load(&self, definitions: impl IntoIterator<Item = Definition>) {
         let _changing = self.changing.lock();
         let definitions = definitions.into_iter().map(|definition| (definition.name.clone(), Arc::new(definition)));
-        self.publish(definitions.collect());
+        self.publish(definitions.collect(), Touched::Everything);
     }
 
-    fn publish(&self, definitions: HashMap<String, Arc<Definition>>) {
-        let mut table = self.builtin.clone();
-        let mut names: Vec<&Arc<Definition>> =
-            definitions.values().filter(|definition| definition.established).collect();
-        names.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
-        for definition in names {
-            for (index, version) in definition.versions.iter().enumerate().filter(|(_, version)| version.served) {
-                let form = Form::of_custom(definition, version);
-                table.add(Served {
-                    collection: definition.collection.clone(),
-                    api_version: version.resource.api_version(),
-                    strategy: strategy::of(&version.resource),
-                    schema: version.schema.clone(),
-                    form,
-                    stored_api_version: definition.stored_api_version.clone(),
-                    resource: version.resource.clone(),
-                    metrics: version.metrics.clone(),
-                    custom: Some((definition.clone(), index)),
-                    // conversion brings what it converts into the form of its type
-                    settled_after: if form == Form::Webhook { 0 } else { definition.unchanged_since },
-                });
+    fn publish(&self, definitions: HashMap<String, Arc<Definition>>, touched: Touched<'_>) {
+        let before = self.table.load_full();
+        let mut custom: BTreeMap<&str, Vec<&Arc<Definition>>> = BTreeMap::new();
+        for definition in definitions.values().filter(|definition| definition.established) {
+            custom.entry(&definition.group).or_default().push(definition);
+        }
+        let made = |name: &str, base: Group, mut added: Vec<&Arc<Definition>>| -> Arc<Group> {
+            let kept = before.by_name.get(name).and_then(|index| before.groups.get(*index));
+            match (touched, kept) {
+                (Touched::Group(touched), Some(kept)) if touched != name => kept.clone(),
+                _ => {
+                    added.sort_by(|a, b| a.name.cmp(&b.name));
+                    Arc::new(base.with(&added))
+                }
+            }
+        };
+        let mut groups = Vec::with_capacity(self.builtin.len() + custom.len());
+        for group in &self.builtin {
+            groups.push(match custom.remove(group.name.as_str()) {
+                Some(added) => made(&group.name, Group::clone(group), added),
+                None => group.clone(),
+            });
+        }
+        for (name, added) in custom {
+            let group = made(name, Group { name: name.to_owned(), versions: Vec::new() }, added);
+            // versions may all be there for stored objects alone
+            if !group.versions.is_empty() {
+                groups.push(group);
             }
         }
-        table.sort_versions();
-        table.definitions = definitions;
-        self.table.store(Arc::new(table));
+        self.table.store(Arc::new(Table::new(groups, definitions)));
     }
 }
 
@@ -240,19 +285,59 @@ impl Served {
             collection: collection.into(),
             api_version: resource.api_version(),
             strategy: strategy::of(&resource),
-            schema,
+            origin: Origin::BuiltIn(schema),
             form,
             stored_api_version,
             resource,
-            custom: None,
             settled_after: 0,
             metrics: Arc::default(),
         })
     }
 
+    fn custom(definition: &Arc<Definition>, index: usize) -> Self {
+        let version = &definition.versions[index];
+        let form = Form::of_custom(definition, version);
+        Self {
+            collection: definition.collection.clone(),
+            api_version: version.resource.api_version(),
+            strategy: strategy::of(&version.resource),
+            origin: Origin::Custom(definition.clone(), index),
+            form,
+            stored_api_version: definition.stored_api_version.clone(),
+            resource: version.resource.clone(),
+            metrics: version.metrics.clone(),
+            // conversion brings what it converts into the form of its type
+            settled_after: if form == Form::Webhook { 0 } else { definition.unchanged_since },
+        }
+    }
+
+    /// What its objects are made of.
+    pub(crate) fn schema(&self) -> &Schema {
+        match &self.origin {
+            Origin::BuiltIn(schema) => schema,
+            Origin::Custom(definition, index) => definition.versions[*index].document.schema(),
+        }
+    }
+
+    /// Whether a definition made it.
+    pub(crate) fn is_custom(&self) -> bool {
+        matches!(self.origin, Origin::Custom(..))
+    }
+
+    /// The definition of a custom resource.
+    pub(crate) fn definition(&self) -> Option<&Arc<Definition>> {
+        match &self.origin {
+            Origin::BuiltIn(_) => None,
+            Origin::Custom(definition, _) => Some(definition),
+        }
+    }
+
     /// The version of the definition, for a custom resource.
     pub(crate) fn version(&self) -> Option<&Version> {
-        self.custom.as_ref().and_then(|(definition, index)| definition.versions.get(*index))
+        match &self.origin {
+            Origin::BuiltIn(_) => None,
+            Origin::Custom(definition, index) => definition.versions.get(*index),
+        }
     }
 
     /// What users of the type are told.
@@ -284,12 +369,12 @@ impl Served {
 
     /// Brings a stored object into the form its type now demands.
     pub(crate) fn settle(&self, object: &mut Value) {
-        let Some((definition, _)) = &self.custom else { return };
+        let Some(definition) = self.definition() else { return };
         // objects may still be stored in a version that no new ones are stored in
         let written = |version: &&Version| object["apiVersion"] == version.resource.api_version();
         if let Some(version) = definition.versions.iter().find(written) {
-            schema::prune(&version.schema, object);
-            schema::default(&version.schema, object);
+            schema::prune(version.document.schema(), object);
+            schema::default(version.document.schema(), object);
         }
     }
 

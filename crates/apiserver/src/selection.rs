@@ -3,7 +3,8 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
-use schema::selector::{FieldSelector, LabelSelector};
+use memchr::memmem::Finder;
+use schema::selector::{FieldSelector, LabelSelector, Requirement};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,6 +16,17 @@ pub(crate) struct Selection {
     fields: Option<FieldSelector>,
     /// Some field besides name and namespace is asked for, so that objects have to be decoded.
     deep: bool,
+    /// Texts that stand in every selected object, so that most others need not be decoded.
+    traits: Vec<Finder<'static>>,
+}
+
+/// A text that the bytes of every object hold in which a field or label has this value: the value as JSON writes it.
+/// Nothing where it may be written otherwise, or not at all.
+fn written(value: &str) -> Option<Finder<'static>> {
+    // what is absent has the empty value; of a flag or a count there may be nothing to see; quotes and the like are escaped
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':');
+    let is_text = value.bytes().any(|byte| byte.is_ascii_alphabetic()) && !matches!(value, "true" | "false");
+    (is_text && value.bytes().all(plain)).then(|| Finder::new(&format!("\"{value}\"")).into_owned())
 }
 
 /// The part of an object that label selectors read.
@@ -40,7 +52,7 @@ fn selectable(served: &Served, object: &Value) -> Vec<(Cow<'static, str>, String
 /// Whether selectors of a resource may name a field, as upstream's conversions of field labels have it.
 fn supports(served: &Served, known: &[(Cow<'static, str>, String)], field: &str) -> bool {
     let resource = &served.resource;
-    let converted = !known.is_empty() || served.custom.is_some();
+    let converted = !known.is_empty() || served.is_custom();
     match (resource.group.as_str(), field) {
         (_, "metadata.name") => true,
         // kinds with labels of their own leave out what they do not have
@@ -57,7 +69,7 @@ fn supports(served: &Served, known: &[(Cow<'static, str>, String)], field: &str)
 fn unsupported(served: &Served, plain: bool, field: &str) -> String {
     match (served.resource.group.as_str(), served.resource.plural.as_str()) {
         ("batch", "jobs") => format!("field label {field:?} not supported for batchv1.Job"),
-        _ if plain && served.custom.is_none() => {
+        _ if plain && !served.is_custom() => {
             format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
         }
         _ => format!("field label not supported: {field}"),
@@ -86,11 +98,27 @@ impl Selection {
                 deep |= !matches!(field, "metadata.name" | "metadata.namespace");
             }
         }
-        Ok(Self {
-            labels: labels.filter(|labels| !labels.is_empty()),
-            fields: fields.filter(|fields| !fields.is_empty()),
-            deep,
-        })
+        let labels = labels.filter(|labels| !labels.is_empty());
+        let fields = fields.filter(|fields| !fields.is_empty());
+        let of_labels = labels.iter().flat_map(LabelSelector::requirements).filter_map(Requirement::exact);
+        let of_fields = fields.iter().flat_map(FieldSelector::requirements);
+        // name and namespace are known from the path
+        let of_fields = of_fields.filter(|field| field.equal && !field.field.starts_with("metadata."));
+        let of_fields = of_fields.map(|field| field.value.as_str());
+        let traits = of_labels.chain(of_fields).filter_map(written).collect();
+        Ok(Self { labels, fields, deep, traits })
+    }
+
+    /// What the paths of all selected objects start with, of those in a namespace (or in all, if it is empty).
+    pub(crate) fn prefix(&self, served: &Served, namespace: &str) -> String {
+        let exact = |field: &str| self.fields.as_ref().and_then(|fields| fields.requires_exact(field));
+        let name = exact("metadata.name").unwrap_or_default();
+        let namespace = if namespace.is_empty() { exact("metadata.namespace").unwrap_or_default() } else { namespace };
+        match (served.resource.namespaced, namespace) {
+            (false, _) => name.to_owned(),
+            (true, "") => String::new(),
+            (true, namespace) => format!("{namespace}/{name}"),
+        }
     }
 
     /// Whether every object is selected.
@@ -100,7 +128,9 @@ impl Selection {
 
     /// Whether the object at this path is selected.
     pub(crate) fn matches(&self, served: &Served, path: &str, bytes: &Bytes) -> bool {
-        self.fields_match(served, path, bytes) && self.labels_match(bytes)
+        self.traits.iter().all(|text| text.find(bytes).is_some())
+            && self.fields_match(served, path, bytes)
+            && self.labels_match(bytes)
     }
 
     fn labels_match(&self, bytes: &Bytes) -> bool {
@@ -125,5 +155,59 @@ impl Selection {
             "metadata.namespace" => Some(namespace),
             field => fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::resources::Registry;
+
+    fn selected(plural: &str, labels: Option<&str>, fields: Option<&str>, object: &Value) -> bool {
+        let served = Registry::new().find("", "v1", plural).unwrap();
+        let options = ListOptions {
+            label_selector: labels.map(str::to_owned),
+            field_selector: fields.map(str::to_owned),
+            ..ListOptions::default()
+        };
+        let selection = Selection::parse(&served, &options, "").unwrap();
+        selection.matches(&served, "a/b", &object.to_string().into())
+    }
+
+    #[test]
+    fn values_that_need_not_be_written_are_found_all_the_same() {
+        let node = json!({"metadata": {"name": "b", "labels": {"a": "true", "quoted": "x"}}, "spec": {}});
+        assert!(selected("nodes", None, Some("spec.unschedulable=false"), &node));
+        assert!(!selected("nodes", None, Some("spec.unschedulable=true"), &node));
+        assert!(selected("nodes", Some("a=true"), Some("spec.unschedulable!=true"), &node));
+        let pod = json!({"metadata": {"name": "b"}, "spec": {"hostNetwork": true, "nodeName": "node-1"}});
+        assert!(selected("pods", None, Some("spec.hostNetwork=true"), &pod));
+        assert!(selected("pods", None, Some("status.phase="), &pod));
+        assert!(selected("pods", None, Some("spec.nodeName=node-1,metadata.namespace=a"), &pod));
+    }
+
+    #[test]
+    fn a_text_that_stands_elsewhere_selects_nothing() {
+        let pod = json!({"metadata": {"name": "b", "labels": {"node-1": "web"}}, "spec": {"nodeName": "node-10"}});
+        assert!(!selected("pods", None, Some("spec.nodeName=node-1"), &pod));
+        assert!(!selected("pods", Some("app=web"), None, &pod));
+        assert!(!selected("pods", Some("app in (b)"), None, &pod));
+        assert!(selected("pods", Some("node-1 in (web, db)"), None, &pod));
+    }
+
+    #[test]
+    fn what_is_selected_by_its_name_is_looked_up_by_it() {
+        let prefix = |plural: &str, namespace: &str, fields: &str| {
+            let served = Registry::new().find("", "v1", plural).unwrap();
+            let options = ListOptions { field_selector: Some(fields.to_owned()), ..ListOptions::default() };
+            Selection::parse(&served, &options, "").unwrap().prefix(&served, namespace)
+        };
+        assert_eq!(prefix("pods", "", "metadata.name=x"), "");
+        assert_eq!(prefix("pods", "a", "metadata.name=x"), "a/x");
+        assert_eq!(prefix("pods", "a", "metadata.name!=x"), "a/");
+        assert_eq!(prefix("pods", "", "metadata.namespace=n,metadata.name=x"), "n/x");
+        assert_eq!(prefix("nodes", "", "metadata.name=x"), "x");
     }
 }

@@ -213,7 +213,12 @@ impl ApiServer {
         let _one_at_a_time = self.rbac_changing.lock();
         let rbac: Vec<_> = RBAC.into_iter().flat_map(objects).collect();
         self.authorizer.replace_all(rbac.iter().map(|(collection, path, object)| (*collection, &**path, object)));
-        self.registry.load(objects(crd::COLLECTION).filter_map(|(_, _, object)| crd::Definition::decode(&object)));
+        let definitions = || {
+            let snapshot = self.store.snapshot();
+            let stored = snapshot.range(crd::COLLECTION, "", None);
+            stored.filter_map(|(_, object)| crd::Definition::decode(&object.bytes)).collect::<Vec<_>>()
+        };
+        self.registry.load(std::iter::once_with(definitions).flatten());
         self.webhooks.load([webhooks::MUTATING, webhooks::VALIDATING].into_iter().flat_map(objects));
         self.aggregation.load(objects(aggregation::COLLECTION).map(|(_, name, object)| (name, object)));
         self.policies.load(|| [policies::POLICIES, policies::BINDINGS].into_iter().flat_map(objects).collect());
@@ -233,7 +238,10 @@ impl ApiServer {
             let _one_at_a_time = self.rbac_changing.lock();
             self.authorizer.apply(collection, path, read().as_ref());
         } else if collection == crd::COLLECTION {
-            self.registry.refresh(path, || read().as_ref().and_then(crd::Definition::decode));
+            self.registry.refresh(path, || {
+                let snapshot = self.store.snapshot();
+                snapshot.get(collection, path).and_then(|object| crd::Definition::decode(&object.bytes))
+            });
         } else if collection == flow::objects::SCHEMAS || collection == flow::objects::LEVELS {
             self.flow.committed(collection, path, &self.store);
         }

@@ -55,7 +55,7 @@ impl ApiServer {
             for version in &group.versions {
                 let name = format!("{}.{}", version.version, group.name);
                 if snapshot.get(COLLECTION, &name).is_none() {
-                    let custom = version.resources.first().is_some_and(|served| served.custom.is_some());
+                    let custom = version.resources.first().is_some_and(|served| served.is_custom());
                     let (mark, (group_priority, version_priority)) = match custom {
                         true => ("true", CUSTOM),
                         false => ("onstart", priorities(&group.name, &version.version)),

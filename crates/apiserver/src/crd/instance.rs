@@ -17,14 +17,14 @@ pub(crate) fn check(
     is_status: bool,
     errors: &mut FieldErrors,
 ) -> Vec<String> {
-    errors.extend(schema::validate(&version.schema, object, old));
+    errors.extend(schema::validate(version.document.schema(), object, old));
     if let Some(scale) = &version.scale {
         check_scale(scale, object, is_status, errors);
     }
-    for embedded in schema::embedded(&version.schema, object) {
+    for embedded in schema::embedded(version.document.schema(), object) {
         check_embedded(&embedded.path, embedded.value, errors);
     }
-    let Some(rules) = &version.rules else { return Vec::new() };
+    let Some(rules) = version.document.rules() else { return Vec::new() };
     if errors.0.iter().any(|error| hides_rules(error.kind)) {
         errors.invalid(&Path::new("<nil>"), "null", UNCHECKED);
         return Vec::new();

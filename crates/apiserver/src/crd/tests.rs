@@ -15,6 +15,10 @@ fn definition() -> Value {
              "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
 }
 
+fn decode(object: &Value) -> Option<Definition> {
+    Definition::decode(&Bytes::from(object.to_string()))
+}
+
 fn taken(resources: &[&str]) -> Taken {
     let mut taken = Taken::default();
     taken.add(&Names { short_names: resources.iter().map(ToString::to_string).collect(), ..Names::default() });
@@ -31,7 +35,7 @@ fn an_undisputed_definition_is_established() {
     establish(&mut object, &taken(&[]), Timestamp::UNIX_EPOCH);
     assert_eq!(condition(&object, "Established"), Some("True"));
     assert_eq!(object["status"]["acceptedNames"]["listKind"], "CronTabList");
-    let decoded = Definition::decode(&object).unwrap();
+    let decoded = decode(&object).unwrap();
     assert!(decoded.established && !decoded.terminating && !decoded.disputed);
     assert_eq!(decoded.versions[0].scale.as_ref().unwrap().spec_replicas, "/spec/replicas");
     assert_eq!(decoded.versions[0].resource.subresources.len(), 2);
@@ -62,7 +66,7 @@ fn an_established_definition_goes_on_under_the_names_it_holds() {
     assert_eq!(condition(&object, "NamesAccepted"), Some("False"));
     assert_eq!(condition(&object, "Established"), Some("True"));
     assert_eq!(object["status"]["acceptedNames"]["shortNames"], json!(["ct"]));
-    assert_eq!(Definition::decode(&object).unwrap().versions[0].resource.short_names, ["ct"]);
+    assert_eq!(decode(&object).unwrap().versions[0].resource.short_names, ["ct"]);
 }
 
 #[test]
@@ -79,23 +83,27 @@ fn groups_of_the_project_show_their_approval() {
 
 #[test]
 fn only_a_change_of_a_schema_makes_older_objects_suspect() {
-    let before = Definition::decode(&definition()).unwrap();
+    let before = decode(&definition()).unwrap();
     let mut object = definition();
     object["metadata"]["resourceVersion"] = "9".into();
-    let mut same = Definition::decode(&object).unwrap();
+    let mut same = decode(&object).unwrap();
     same.succeed(&before);
     assert_eq!(same.unchanged_since, 7);
+    assert!(std::ptr::eq(same.versions[0].document.schema(), before.versions[0].document.schema()));
     object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "x".into();
-    let mut other = Definition::decode(&object).unwrap();
+    let mut other = decode(&object).unwrap();
     other.succeed(&before);
     assert_eq!(other.unchanged_since, 9);
+    assert_eq!(other.versions[0].document.read(), json!({"type": "object", "description": "x"}));
+    assert!(!std::ptr::eq(other.versions[0].document.schema(), before.versions[0].document.schema()));
+    assert!(std::ptr::eq(other.versions[1].document.schema(), before.versions[1].document.schema()));
 }
 
 #[test]
 fn replicas_are_counts() {
     let mut object = definition();
     establish(&mut object, &taken(&[]), Timestamp::UNIX_EPOCH);
-    let decoded = Definition::decode(&object).unwrap();
+    let decoded = decode(&object).unwrap();
     let found = |object: Value| {
         let mut errors = crate::field_error::FieldErrors::default();
         check(&decoded.versions[0], &object, None, false, &mut errors);

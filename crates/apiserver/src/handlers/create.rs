@@ -104,8 +104,8 @@ fn generate_name(base: &str) -> String {
 }
 
 fn refuse_while_terminating(call: &Call) -> Result<(), ApiError> {
-    match &call.served.custom {
-        Some((definition, _)) if definition.terminating => {
+    match call.served.definition() {
+        Some(definition) if definition.terminating => {
             let name = &definition.name;
             let why = format!("create not allowed while custom resource definition {name} is terminating");
             Err(ApiError::new(405, "MethodNotAllowed", why))

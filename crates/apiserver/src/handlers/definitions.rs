@@ -34,7 +34,7 @@ fn taken(call: &Call, object: &Value) -> crd::Taken {
         taken.add(&other.accepted);
     }
     let versions = table.group(group).into_iter().flat_map(|group| &group.versions);
-    for served in versions.flat_map(|version| &version.resources).filter(|served| served.custom.is_none()) {
+    for served in versions.flat_map(|version| &version.resources).filter(|served| !served.is_custom()) {
         taken.add_builtin(&served.resource);
     }
     taken
@@ -74,7 +74,7 @@ pub(super) fn clean_up<'a>(call: &'a Call, name: &'a str) -> BoxFuture<'a, Resul
 async fn delete_objects_of(call: &Call, name: &str) -> Result<(), ApiError> {
     let table = call.server.registry.table();
     let Some(definition) = table.definitions.get(name) else { return Ok(()) };
-    let own = |served: &&Arc<Served>| served.custom.as_ref().is_some_and(|(own, _)| Arc::ptr_eq(own, definition));
+    let own = |served: &&Arc<Served>| served.definition().is_some_and(|own| Arc::ptr_eq(own, definition));
     // a version that no webhook has to be asked about, where there is one: the webhook may be gone already
     if let Some(served) = table.iter().filter(own).min_by_key(|served| served.form == Form::Webhook) {
         let snapshot = call.server.snapshot();
@@ -95,7 +95,7 @@ pub(super) async fn after_delete(call: &Call, object: &Value) -> Result<(), ApiE
     if &*call.served.collection == SERVICES {
         call.server.services.release(object);
     }
-    let Some((definition, _)) = &call.served.custom else { return Ok(()) };
+    let Some(definition) = call.served.definition() else { return Ok(()) };
     let terminating = call.server.registry.table().definitions.get(&definition.name).is_some_and(|d| d.terminating);
     if terminating { finish(call, &definition.name).await } else { Ok(()) }
 }

@@ -51,7 +51,7 @@ pub(super) async fn list(call: &Call) -> Result<Response<Body>, ApiError> {
     let options = ListOptions::parse(&call.query())?;
     let (snapshot, after) = start(call, &options).await?;
     let selection = Selection::parse(&call.served, &options, "")?;
-    let prefix = prefix(call);
+    let prefix = selection.prefix(&call.served, &call.namespace);
     let (collection, after) = (&call.served.collection, after.as_deref());
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut page = Page { items: Vec::new(), last: None, more: false, limit };

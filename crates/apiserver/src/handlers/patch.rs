@@ -52,7 +52,7 @@ pub(super) struct Changes {
 /// Decodes the patch in the media type the request names.
 pub(super) fn decode(call: &Call, body: &Bytes) -> Result<Patch, ApiError> {
     let content_type = call.header(header::CONTENT_TYPE).unwrap_or_default();
-    let custom = call.served.custom.is_some();
+    let custom = call.served.is_custom();
     match content_type.split(';').next().unwrap_or_default().trim() {
         "application/json-patch+json" => Ok(Patch::Json(operations(body)?)),
         "application/merge-patch+json" => object(body, "error decoding patch: ").map(Patch::Merge),
@@ -181,7 +181,7 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
         return apply(call, options, config, repeated).await;
     }
     let change = |old: &Value| {
-        let mut new = patch.patched(&call.served.schema, old)?;
+        let mut new = patch.patched(call.served.schema(), old)?;
         complete(call, &options, &patch, &mut new)?;
         // the live version the patch was computed from is no wish of the client's
         if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
@@ -230,7 +230,7 @@ async fn apply(
     let manager = write::manager(call, &options, Operation::Apply);
     let force = options.force == Some(true);
     let merge = |live: Option<&Value>| {
-        let merged = schema::apply::apply(&call.served.schema, live, &config, &manager, force);
+        let merged = schema::apply::apply(call.served.schema(), live, &config, &manager, force);
         let mut object = merged.map_err(write::apply_failed)?.object;
         receive::default(&call.served, &mut object);
         Ok::<_, ApiError>(object)

@@ -41,7 +41,7 @@ fn shown(body: &[u8]) -> String {
 pub(super) fn check_kind(served: &Served, object: &mut Value) -> Result<(), ApiError> {
     let expected_kind = &served.resource.kind;
     let given = |field: &str| object[field].as_str().filter(|text| !text.is_empty());
-    let custom = served.custom.is_some();
+    let custom = served.is_custom();
     match given("apiVersion") {
         Some(given) if given != served.api_version => {
             return Err(ApiError::bad_request(format!(
@@ -89,7 +89,7 @@ pub(super) fn fit(
     validation: FieldValidation,
 ) -> Result<(), Misfit> {
     let served = &call.served;
-    let problems = schema::prune(&served.schema, object);
+    let problems = schema::prune(served.schema(), object);
     if problems.is_empty() && duplicates.is_empty() {
         return Ok(());
     }
@@ -98,7 +98,7 @@ pub(super) fn fit(
     }
     // patches and custom resources are decoded before they are looked at against their schema, typed objects in one go
     let unknown = problems.iter().map(ToString::to_string);
-    let odd: Vec<String> = if served.custom.is_some() || call.parts.method == Method::PATCH {
+    let odd: Vec<String> = if served.is_custom() || call.parts.method == Method::PATCH {
         duplicates.into_iter().chain(unknown).collect()
     } else {
         unknown.chain(duplicates).collect()
@@ -132,7 +132,7 @@ pub(super) fn prune(
 /// wants to own it.
 pub(super) fn check_declared(call: &Call, config: &mut Value) -> Result<(), ApiError> {
     let served = &call.served;
-    let problems = schema::prune(&served.schema, config);
+    let problems = schema::prune(served.schema(), config);
     let undeclared = |problem: &Problem| match problem {
         Problem::Unknown { path } => Some(format!(".{path}: field not declared in schema")),
         _ => None,
@@ -162,8 +162,8 @@ pub(super) fn check_declared(call: &Call, config: &mut Value) -> Result<(), ApiE
 
 /// Fills in the defaults of the type and of the kind.
 pub(super) fn default(served: &Served, object: &mut Value) {
-    if served.custom.is_some() {
-        schema::default(&served.schema, object);
+    if served.is_custom() {
+        schema::default(served.schema(), object);
     }
     served.strategy.default(object);
 }

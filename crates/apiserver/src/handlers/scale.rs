@@ -29,8 +29,7 @@ const SCALE_TYPE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
 /// Where the object of a call keeps what Scale shows.
 fn paths(call: &Call) -> ScalePaths {
-    let custom = call.served.custom.as_ref();
-    let declared = custom.and_then(|(definition, index)| definition.versions.get(*index)?.scale.clone());
+    let declared = call.served.version().and_then(|version| version.scale.clone());
     declared.unwrap_or_else(|| ScalePaths {
         spec_replicas: "/spec/replicas".into(),
         status_replicas: "/status/replicas".into(),
@@ -53,10 +52,10 @@ fn scale_of(call: &Call, object: &Value) -> Value {
         "status": {"replicas": count(&paths.status_replicas)},
     });
     meta::tidy(&mut scale);
-    let selector = match (&paths.label_selector, &call.served.custom) {
+    let selector = match (&paths.label_selector, call.served.is_custom()) {
         (Some(pointer), _) => object.pointer(pointer).and_then(Value::as_str).map(str::to_owned),
-        (None, Some(_)) => None,
-        (None, None) => selector(&object["spec"]["selector"]),
+        (None, true) => None,
+        (None, false) => selector(&object["spec"]["selector"]),
     };
     if let Some(selector) = selector.filter(|selector| !selector.is_empty()) {
         scale["status"]["selector"] = selector.into();
@@ -128,7 +127,7 @@ async fn apply(call: &Call, options: &WriteOptions, mut config: Value) -> Result
     let force = options.force == Some(true);
     let change = |old: &Value| {
         check_uid(call, &config, old)?;
-        let merged = schema::apply::apply(&call.served.schema, Some(old), &wanted, &manager, force);
+        let merged = schema::apply::apply(call.served.schema(), Some(old), &wanted, &manager, force);
         let mut object = merged.map_err(write::apply_failed)?.object;
         if object.pointer(&pointer).is_none() {
             put(&mut object, &pointer, 0.into());

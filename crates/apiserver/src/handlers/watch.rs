@@ -425,7 +425,7 @@ impl Watching {
     /// no longer what it speaks. Its client begins anew, as with upstream.
     fn is_outdated(&self) -> bool {
         let served = &self.encoder.call.served;
-        if served.custom.is_none() || served.form != Form::Stored {
+        if !served.is_custom() || served.form != Form::Stored {
             return false;
         }
         let resource = &served.resource;

@@ -89,7 +89,7 @@ pub(super) fn manager(call: &Call, options: &WriteOptions, operation: Operation)
 /// Moves the ownership of fields after a create or update.
 pub(super) fn track(call: &Call, options: &WriteOptions, old: Option<&Value>, new: &mut Value) -> Result<(), ApiError> {
     let manager = manager(call, options, Operation::Update);
-    schema::apply::track_update(&call.served.schema, old, new, &manager).map_err(apply_failed)
+    schema::apply::track_update(call.served.schema(), old, new, &manager).map_err(apply_failed)
 }
 
 /// A failure of server-side apply in the API's terms.

@@ -84,7 +84,7 @@ fn environment(spec: &Value, object: &Type, table: &Table) -> Env {
 fn param_type(spec: &Value, table: &Table) -> Type {
     let (api_version, kind) = (text_at(spec, &["paramKind", "apiVersion"]), text_at(spec, &["paramKind", "kind"]));
     let known = table.iter().find(|served| served.api_version == api_version && served.resource.kind == kind);
-    known.map_or(Type::Dyn, |served| served.schema.declared_type(kind))
+    known.map_or(Type::Dyn, |served| served.schema().declared_type(kind))
 }
 
 /// The types that the policy's rules name; wildcards name none.
@@ -106,7 +106,7 @@ fn types<'t>(spec: &Value, table: &'t Table) -> BTreeMap<TypeName<'t>, Type> {
                     }
                     let resource = &served.resource;
                     let name = (resource.group.as_str(), resource.version.as_str(), resource.kind.as_str());
-                    types.entry(name).or_insert_with(|| served.schema.declared_type(&resource.kind));
+                    types.entry(name).or_insert_with(|| served.schema().declared_type(&resource.kind));
                 }
             }
         }

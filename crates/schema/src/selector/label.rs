@@ -63,6 +63,14 @@ impl Requirement {
         Ok(Self { key: key.to_owned(), operator, values })
     }
 
+    /// The one value the label must have, where there is one.
+    pub fn exact(&self) -> Option<&str> {
+        match (self.operator, self.values.as_slice()) {
+            (Operator::In, [value]) => Some(value),
+            _ => None,
+        }
+    }
+
     fn matches(&self, value: Option<&str>) -> bool {
         let among = |value: &str| self.values.iter().any(|wanted| wanted == value);
         let compare = |value: Option<&str>, holds: fn(&i64, &i64) -> bool| {

@@ -338,7 +338,7 @@ fn complete(served: &Served, object: &mut Value) -> Result<(), ApiError> {
     // the kind is no webhook's to change
     object["apiVersion"] = served.api_version.as_str().into();
     object["kind"] = served.resource.kind.as_str().into();
-    if let Some(problem) = schema::prune(&served.schema, object).iter().find(|problem| problem.is_fatal()) {
+    if let Some(problem) = schema::prune(served.schema(), object).iter().find(|problem| problem.is_fatal()) {
         return Err(ApiError::internal(problem));
     }
     meta::of(object);
