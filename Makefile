@@ -13,7 +13,7 @@ KEELSON := $(CARGO_TARGET_DIR)/release/keelson
 EXAMPLE_TARGET := $(CARGO_TARGET_DIR)/settlement
 EXAMPLE_BIN := $(EXAMPLE_TARGET)/x86_64-unknown-linux-gnu/release
 
-.PHONY: help up down build example setup test lint fmt bench fuzz
+.PHONY: help up down build example setup test lint fmt bench bench-scale fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,12 @@ fmt: ## format everything
 
 bench: build example ## the numbers of docs/benchmarks.md
 	@DATA_DIR="$$(mktemp -d)" KEELSON='$(KEELSON)' EXAMPLE_BIN='$(EXAMPLE_BIN)' scripts/bench
+
+bench-scale: build ## many objects, watches and definitions; PEER names another server to measure in the same run
+	@cargo bench --locked --package system-tests --bench scale --no-run
+	@scale="$$(cargo bench --locked --package system-tests --bench scale --no-run --message-format=json 2>/dev/null \
+		| grep -o '"executable":"[^"]*scale-[^"]*"' | cut -d'"' -f4)"; \
+		DATA_DIR="$$(mktemp -d)" KEELSON='$(KEELSON)' SCALE="$$scale" scripts/bench-peer
 
 fuzz: setup ## every parser of untrusted bytes under a fuzzer, FUZZ_SECONDS (20) each
 	@scripts/fuzz
