@@ -119,6 +119,7 @@ fn printer(resource: &Resource) -> &'static Printer {
         ("", "namespaces") => &cluster::NAMESPACE,
         ("", "events") | ("events.k8s.io", "events") => &cluster::EVENT,
         ("", "configmaps") => &cluster::CONFIG_MAP,
+        ("", "componentstatuses") => &cluster::COMPONENT_STATUS,
         ("", "secrets") => &cluster::SECRET,
         ("", "serviceaccounts") => &cluster::SERVICE_ACCOUNT,
         ("", "resourcequotas") => &cluster::RESOURCE_QUOTA,

@@ -149,6 +149,25 @@ pub(super) static CONFIG_MAP: Printer = Printer {
     },
 };
 
+pub(super) static COMPONENT_STATUS: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("Status", "Whether the component is healthy."),
+        Column::text("Message", "What the component says of its health."),
+        Column::text("Error", "Why the component cannot be asked."),
+    ],
+    cells: |object, _| {
+        let of_health = |condition: &&Value| text(condition, "type") == "Healthy";
+        let healthy = list(object, "conditions").iter().find(of_health).unwrap_or(&NULL);
+        let status = match text(healthy, "status") {
+            "True" => "Healthy",
+            "" => "Unknown",
+            _ => "Unhealthy",
+        };
+        vec![name(object), status.into(), text(healthy, "message").into(), text(healthy, "error").into()]
+    },
+};
+
 pub(super) static SECRET: Printer = Printer {
     columns: &[NAME, Column::text("Type", "What the secret is for."), Column::text("Data", "Number of keys."), AGE],
     cells: |object, now| {

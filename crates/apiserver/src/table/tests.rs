@@ -174,6 +174,12 @@ fn rows_of_other_kinds() {
             vec!["x", "Deployment/d", "cpu: <unknown>/80%", "1", "3", "0", "5m3s"],
         ),
         ("", "limitranges", json!({}), vec!["x", BORN]),
+        (
+            "",
+            "componentstatuses",
+            json!({"conditions": [{"type": "Healthy", "status": "False", "message": "gone"}]}),
+            vec!["x", "Unhealthy", "gone", ""],
+        ),
         ("example.io", "widgets", json!({}), vec!["x", "5m3s"]),
         ("", "configmaps", json!({"data": {"a": "b"}, "binaryData": {"c": ""}}), vec!["x", "2", "5m3s"]),
     ] {
