@@ -56,18 +56,21 @@ pub(crate) fn plan(
         if finalizers == meta::finalizers(object) && grace >= running {
             return Plan::Nothing;
         }
-        return Plan::Mark(marked(object, finalizers, grace.min(running), now));
+        return Plan::Mark(marked(collection, object, finalizers, grace.min(running), now));
     }
-    if !held && grace == 0 { Plan::Remove } else { Plan::Mark(marked(object, finalizers, grace, now)) }
+    if !held && grace == 0 { Plan::Remove } else { Plan::Mark(marked(collection, object, finalizers, grace, now)) }
 }
 
-fn marked(object: &Value, finalizers: Vec<Value>, grace: i64, now: Timestamp) -> Value {
+fn marked(collection: &str, object: &Value, finalizers: Vec<Value>, grace: i64, now: Timestamp) -> Value {
     let mut marked = object.clone();
     let first = !meta::is_terminating(object);
     let end = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
     let metadata = meta::of(&mut marked);
     metadata.insert("deletionTimestamp".into(), meta::time(end).into());
-    metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    // the grace of a namespace is in the deletion of its content
+    if collection != NAMESPACES {
+        metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
+    }
     match finalizers.is_empty() {
         true => metadata.remove("finalizers"),
         false => metadata.insert("finalizers".into(), Value::Array(finalizers)),

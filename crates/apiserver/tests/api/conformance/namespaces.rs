@@ -39,7 +39,9 @@ async fn a_namespaces_finalizers_change_through_finalize() {
     plain["spec"]["finalizers"] = json!(["kubernetes"]);
     let unchanged = fixture.put("/api/v1/namespaces/team", &plain).await.ok();
     assert_eq!(unchanged["spec"]["finalizers"].as_array().unwrap().len(), 2, "an ordinary update leaves them alone");
-    assert_eq!(fixture.delete("/api/v1/namespaces/team").await.ok()["status"]["phase"], "Terminating");
+    let deleted = fixture.delete("/api/v1/namespaces/team").await.ok();
+    assert_eq!(deleted["status"]["phase"], "Terminating");
+    assert_eq!(deleted["metadata"].get("deletionGracePeriodSeconds"), None);
     let mut last = fixture.get("/api/v1/namespaces/team").await.ok();
     last["spec"]["finalizers"] = json!([]);
     fixture.put("/api/v1/namespaces/team/finalize", &last).await.ok();
