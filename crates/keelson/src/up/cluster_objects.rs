@@ -25,14 +25,16 @@ pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()>
     let Some(slot) = slot else { return Ok(()) };
     let bridge = slot.bridge_ip().to_string();
     let ports = json!([{"name": "https", "port": api.port, "protocol": "TCP"}]);
-    apply(&client, slice("default", "kubernetes", &bridge, ports)).await?;
+    apply(&client, slice("default", "kubernetes", &bridge, ports.clone())).await?;
+    apply(&client, endpoints("default", "kubernetes", &bridge, ports)).await?;
     let dns = slot.dns_ip().to_string();
     apply(&client, kube_dns(&dns)).await?;
     let ports = json!([
         {"name": "dns", "port": 53, "protocol": "UDP"},
         {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
     ]);
-    apply(&client, slice("kube-system", "kube-dns", &dns, ports)).await?;
+    apply(&client, slice("kube-system", "kube-dns", &dns, ports.clone())).await?;
+    apply(&client, endpoints("kube-system", "kube-dns", &dns, ports)).await?;
     for class in classes() {
         apply(&client, class).await?;
     }
@@ -96,6 +98,14 @@ fn slice(namespace: &str, service: &str, address: &str, ports: Value) -> Value {
         "endpoints": [{"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}}]})
 }
 
+/// The older form of [`slice`], which clients still ask for by name.
+fn endpoints(namespace: &str, service: &str, address: &str, ports: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": service, "namespace": namespace,
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": address}], "ports": ports}]})
+}
+
 async fn apply(client: &kube::Client, object: Value) -> anyhow::Result<()> {
     let object: DynamicObject = serde_json::from_value(object).context("encode an object")?;
     let types = object.types.clone().context("an object without a kind")?;
@@ -114,4 +124,21 @@ async fn apply(client: &kube::Client, object: Value) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("apply {} {namespace}/{name}", types.kind))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_endpoints_say_the_same() {
+        let ports = json!([{"name": "https", "port": 6443, "protocol": "TCP"}]);
+        let new = slice("default", "kubernetes", "10.0.0.1", ports.clone());
+        let old = endpoints("default", "kubernetes", "10.0.0.1", ports);
+        assert_eq!(old["metadata"]["name"], new["metadata"]["name"]);
+        assert_eq!(old["subsets"][0]["addresses"][0]["ip"], new["endpoints"][0]["addresses"][0]);
+        assert_eq!(old["subsets"][0]["ports"], new["ports"]);
+        // a mirror of it would be a second slice of the same service
+        assert_eq!(old["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"], "true");
+    }
 }
