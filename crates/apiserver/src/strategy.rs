@@ -190,6 +190,11 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// What an object's name becomes in pods; only a DNS label is good for that.
+    fn name_becomes(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What the client is warned about.
     fn warnings(&self, _object: &Value) -> Vec<String> {
         Vec::new()

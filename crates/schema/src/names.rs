@@ -12,6 +12,8 @@ pub const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 const LABEL_RULE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
     start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+/// What is wrong with a label that would do as a subdomain.
+pub const NO_DOTS: &str = "must not contain dots";
 const SUBDOMAIN_RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
     '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -47,13 +49,17 @@ fn check(text: &str, max: usize, valid: bool, rule: &str) -> Vec<String> {
 
 /// A DNS-1123 label: names of namespaces, containers, ports.
 pub fn dns1123_label(text: &str) -> Vec<String> {
-    check(text, DNS1123_LABEL_MAX, shaped(text, lower, b"-"), LABEL_RULE)
+    let rule = if is_subdomain(text) { NO_DOTS } else { LABEL_RULE };
+    check(text, DNS1123_LABEL_MAX, shaped(text, lower, b"-"), rule)
+}
+
+fn is_subdomain(text: &str) -> bool {
+    text.split('.').all(|label| shaped(label, lower, b"-"))
 }
 
 /// A DNS-1123 subdomain: names of most objects.
 pub fn dns1123_subdomain(text: &str) -> Vec<String> {
-    let valid = text.split('.').all(|label| shaped(label, lower, b"-"));
-    check(text, DNS1123_SUBDOMAIN_MAX, valid, SUBDOMAIN_RULE)
+    check(text, DNS1123_SUBDOMAIN_MAX, is_subdomain(text), SUBDOMAIN_RULE)
 }
 
 /// A DNS-1035 label: names of services.
@@ -178,5 +184,6 @@ mod tests {
         assert!(message.starts_with("a lowercase RFC 1123 label must consist of"), "{message}");
         assert!(message.contains("(e.g. 'my-name',  or '123-abc', regex used"), "{message}");
         assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns1123_label("a.b"), [NO_DOTS]);
     }
 }

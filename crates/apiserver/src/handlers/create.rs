@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
-    server::SERVICES, status::ApiError, strategy,
+    resources::Served, server::SERVICES, status::ApiError, strategy,
 };
 
 /// How often a generated name is drawn anew when it is taken; upstream tries as often.
@@ -82,6 +82,7 @@ pub(super) async fn create_object(
         _ => None,
     };
     meta::tidy(&mut object);
+    call.warn(name_warning(served, &object));
     call.warn(served.strategy.warnings(&object));
     if options.dry_run {
         if let Some(charge) = charge {
@@ -112,6 +113,15 @@ fn refuse_while_terminating(call: &Call) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What the client is warned about in the name of an object that goes on in names of pods.
+fn name_warning(served: &Served, object: &Value) -> Option<String> {
+    let becomes = served.strategy.name_becomes()?;
+    let why = schema::names::dns1123_label(meta::name(object));
+    let why = (!why.is_empty()).then(|| why.join(" "))?;
+    let consequence = "which can result in surprising behavior; a DNS label is recommended";
+    Some(format!("metadata.name: this is used in {becomes}, {consequence}: [{why}]"))
 }
 
 /// Commits a new object; `base` is what its name was generated from, if it was.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Propagation, Strategy, WriteContext, metadata, pod_spec,
     tree::{self, default_to, flag, int, same, some, text, text_at},
-    workloads::{selects, template_warnings, validate_number},
+    workloads::{NAMES_OF_PODS, selects, template_warnings, validate_number},
 };
 use crate::field_error::{FieldErrors, Path};
 
@@ -76,6 +76,10 @@ impl Strategy for Job {
         }
         let known = old.and_then(|old| old.pointer("/spec/template")) == spec.get("template");
         validate_job_spec(spec, known, &SPEC, errors);
+    }
+
+    fn name_becomes(&self) -> Option<&'static str> {
+        Some(NAMES_OF_PODS)
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {

@@ -93,7 +93,8 @@ pub(crate) fn label(name: &str) -> Option<String> {
     if name.len() > LABEL_BYTES_MAX {
         return Some(too_long(LABEL_BYTES_MAX));
     }
-    (!is_label(name.as_bytes())).then(|| LABEL_RULE.to_owned())
+    let rule = || if subdomain(name).is_none() { schema::names::NO_DOTS } else { LABEL_RULE };
+    (!is_label(name.as_bytes())).then(|| rule().to_owned())
 }
 
 /// An RFC 1035 label.

@@ -102,6 +102,10 @@ impl Strategy for Pod {
         }
     }
 
+    fn name_becomes(&self) -> Option<&'static str> {
+        Some("the Pod's hostname")
+    }
+
     fn warnings(&self, object: &Value) -> Vec<String> {
         static NOTHING: Value = Value::Null;
         let metadata = object.get("metadata").unwrap_or(&NOTHING);

@@ -10,6 +10,8 @@ use super::{
 use crate::field_error::{FieldErrors, Path};
 
 const SPEC: Path<'static> = Path::new("spec");
+/// What the name of a controller of pods becomes.
+pub(super) const NAMES_OF_PODS: &str = "Pod names and hostnames";
 
 /// Which of the workload kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +142,11 @@ impl Strategy for Workload {
             }
             Self::ReplicaSet | Self::Deployment | Self::StatefulSet | Self::DaemonSet => Vec::new(),
         }
+    }
+
+    fn name_becomes(&self) -> Option<&'static str> {
+        let names_pods = matches!(self, Self::Deployment | Self::ReplicaSet | Self::ReplicationController);
+        names_pods.then_some(NAMES_OF_PODS)
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {

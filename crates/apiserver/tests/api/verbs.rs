@@ -72,6 +72,20 @@ async fn unknown_fields_are_refused_warned_about_or_dropped() {
 }
 
 #[tokio::test]
+async fn names_that_go_on_in_names_of_pods_had_better_be_labels() {
+    let fixture = Fixture::new().await;
+    let mut dotted = deployment();
+    dotted["metadata"]["name"] = "web.v1".into();
+    let warning = fixture.post(DEPLOYMENTS, &dotted).await.headers[header::WARNING].to_str().unwrap().to_owned();
+    let wanted = "299 - \"metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; \
+        a DNS label is recommended: [must not contain dots]\"";
+    assert_eq!(warning, wanted);
+    assert!(!fixture.post(DEPLOYMENTS, &deployment()).await.headers.contains_key(header::WARNING));
+    let (_, _, message) = fixture.post("/api/v1/namespaces", &json!({"metadata": {"name": "a.b"}})).await.failed();
+    assert_eq!(message, r#"Namespace "a.b" is invalid: metadata.name: Invalid value: "a.b": must not contain dots"#);
+}
+
+#[tokio::test]
 async fn a_dry_run_answers_and_stores_nothing() {
     let fixture = Fixture::new().await;
     let answer = fixture.post(&format!("{MAPS}?dryRun=All"), &json!({"metadata": {"name": "a"}})).await;

@@ -8,7 +8,7 @@ use crate::{
     strategy::{
         Strategy, WriteContext,
         tree::{self, default_to, some, text},
-        workloads::{template_warnings, validate_number},
+        workloads::{NAMES_OF_PODS, template_warnings, validate_number},
     },
 };
 
@@ -71,6 +71,10 @@ impl Strategy for CronJob {
         if tree::flag(job, "manualSelector") {
             errors.not_supported(&path.child("manualSelector"), true, &["nil", "false"]);
         }
+    }
+
+    fn name_becomes(&self) -> Option<&'static str> {
+        Some(NAMES_OF_PODS)
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
