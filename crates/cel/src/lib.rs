@@ -20,6 +20,7 @@ mod operators;
 mod parser;
 mod plan;
 mod program;
+pub mod regexp;
 mod time;
 mod types;
 mod value;

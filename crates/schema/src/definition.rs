@@ -47,6 +47,9 @@ pub fn check(document: &Value, path: &str, has_status: bool) -> Vec<FieldError> 
             if errors.is_empty() {
                 errors.extend(expressions::check(document, path));
             }
+            if errors.is_empty() {
+                errors.extend(expressions::check_defaults(document, path));
+            }
         }
         Err(error) if errors.is_empty() => {
             let path = path.trim_end_matches(".openAPIV3Schema");

@@ -2,9 +2,10 @@
 //!
 //! A schema's rules are compiled once ([`compile`]) into a tree of the nodes that have any; objects of schemas without
 //! rules pay nothing. [`check`] says what is wrong with the rules of a definition that is about to be stored, their cost
-//! included.
+//! included; defaults have to keep to the rules, too.
 
 mod declare;
+mod defaults;
 mod evaluate;
 mod format;
 mod kinds;
@@ -15,6 +16,7 @@ use std::sync::LazyLock;
 
 use cel::Env;
 
+pub(crate) use defaults::check_defaults;
 pub use evaluate::{Outcome, RULE_BUDGET};
 pub use program::{ValidationRules, check, compile};
 

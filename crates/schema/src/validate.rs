@@ -2,11 +2,13 @@
 
 mod error;
 mod format;
+mod pattern;
 mod unique;
 mod walk;
 
 pub use error::{FieldError, FieldErrorKind};
 pub(crate) use format::Format;
+pub(crate) use pattern::Pattern;
 pub use walk::{Embedded, embedded, validate};
 pub(crate) use walk::{check_value, embedded_in};
 

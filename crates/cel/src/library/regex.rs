@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use regex::Regex;
-
 use crate::cost::{CallEstimate, REGEX_LENGTH_FACTOR, STRING_TRAVERSAL_FACTOR as TRAVERSAL, SizeEstimate};
 use crate::error::EvalError;
-use crate::library::standard::{compile_regex, matches_cost};
+use crate::library::standard::matches_cost;
 use crate::library::{Implementation, Library, Overload};
+use crate::regexp::{self, Regex};
 use crate::types::Type;
 use crate::value::Value;
 
@@ -48,12 +47,12 @@ pub(super) fn library() -> Library {
 
 fn compiled(args: &[Value<'_>]) -> Result<Regex, EvalError> {
     let pattern = args[1].str()?;
-    compile_regex(pattern).map_err(|error| EvalError::other(format!("Illegal regex: {error}")))
+    regexp::compile(pattern).map_err(|error| EvalError::other(format!("Illegal regex: {error}")))
 }
 
 fn constant(args: &[Option<&Value<'static>>]) -> Result<Option<Regex>, String> {
     match args.get(1) {
-        Some(Some(Value::String(pattern))) => compile_regex(pattern).map(Some),
+        Some(Some(Value::String(pattern))) => regexp::compile(pattern).map(Some).map_err(|error| error.to_string()),
         _ => Ok(None),
     }
 }

@@ -6,7 +6,7 @@ pub(super) mod operator;
 mod optional;
 mod text;
 
-pub(super) use text::{compile_regex, matches_cost};
+pub(super) use text::matches_cost;
 
 use crate::library::{Library, Overload};
 use crate::types::Type;

@@ -33,19 +33,6 @@ impl Parser<'_> {
     }
 
     pub(super) fn member_call(&mut self, open: usize, target: Expr, name: &str, args: Vec<Expr>) -> Result<Expr> {
-        let qualifier = match &target.kind {
-            Kind::Ident(name) => &**name,
-            _ => "",
-        };
-        match (qualifier, name, args.len()) {
-            ("cel", "bind", 3) => return self.bind(open, args),
-            ("math", "greatest" | "least", 3..) => {
-                let items = args.into_iter().map(|value| Item { optional: false, value }).collect();
-                let list = self.expr(open, Kind::List(items));
-                return Ok(self.method(open, target, name, vec![list]));
-            }
-            _ => {}
-        }
         let two_variables = args.len() >= 3 && name != "map";
         match (name, args.len()) {
             ("all" | "exists" | "exists_one" | "existsOne", 2 | 3) => self.quantifier(open, target, name, args),
@@ -194,13 +181,6 @@ impl Parser<'_> {
         let iter = UNUSED.into();
         let kind = FoldKind::Bind;
         self.fold(open, Fold { kind, range, iter, iter2: None, accu: name, init: value, condition, step, result })
-    }
-
-    fn bind(&mut self, open: usize, mut args: Vec<Expr>) -> Result<Expr> {
-        let name = self.variable(&args[0], "cel.bind() variable names must be simple identifiers")?;
-        let result = args.swap_remove(2);
-        let value = args.swap_remove(1);
-        Ok(self.named(open, name, value, result))
     }
 
     fn optional_map(&mut self, open: usize, target: Expr, macro_name: &str, mut args: Vec<Expr>) -> Result<Expr> {

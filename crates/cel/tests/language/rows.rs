@@ -201,7 +201,7 @@ pub(crate) const RESULTS: &[(&str, &str)] = &[
     ("'hello'.matches('x')", "false"),
     ("'7'.matches('^' + self.name)", "false"),
     ("'a'.matches(d.text)", "false"),
-    ("'a'.matches('(' + self.name)", "error: error parsing regexp: invalid pattern: `(web`"),
+    ("'a'.matches('(' + self.name)", "error: error parsing regexp: missing closing ): `(web`"),
     // Conversions.
     ("int('12')", "12"),
     ("int(1.9)", "1"),
@@ -297,10 +297,6 @@ pub(crate) const RESULTS: &[(&str, &str)] = &[
     ("['x', 'y'].transformMap(i, v, v)", "{0: x, 1: y}"),
     ("['x', 'y'].transformMapEntry(i, v, {v: i})", "{x: 0, y: 1}"),
     ("['x', 'x'].transformMapEntry(i, v, {v: i})", "error: insert failed: key x already exists"),
-    ("cel.bind(y, x * 2, y + y)", "20"),
-    ("cel.bind(y, 1/0, true)", "true"),
-    ("cel.bind(y, 1/0, y == 1)", "error: division by zero"),
-    ("cel.bind(y, 2, [1, 2].exists(n, n == y))", "true"),
     // Optionals.
     ("self.?name.orValue('none')", "web"),
     ("self.?absent.orValue('none')", "none"),
@@ -359,7 +355,6 @@ pub(crate) const MISTAKES: &[(&str, &str)] = &[
     ("has(x)", "invalid argument to has() macro"),
     ("[1].all(1, true)", "argument must be a simple name"),
     ("[1].all(i, i, true)", "duplicate variable name: i"),
-    ("cel.bind(1, 2, 3)", "cel.bind() variable names must be simple identifiers"),
     ("pkg.Point{z: 1}", "undefined field 'z'"),
     ("pkg.Point{x: 'a'}", "expected type of field 'x' is 'int' but provided type is 'string'"),
     ("int{x: 1}", "'int' is not a message type"),
@@ -421,5 +416,4 @@ pub(crate) const COSTS: &[(&str, u64, u64, u64)] = &[
     ("self.ports[x - 5].port", 6, 6, 2 + 2 + 1 + 1),
     ("self.labels[self.name] == 'x' || true", 6, 6, 2 + 2),
     ("duration('1h') < duration('2h')", 3, 3, 1),
-    ("cel.bind(y, x, y + y)", 10 + 1 + 3, 10 + 1 + 3, 1 + 3),
 ];

@@ -1,7 +1,7 @@
 //! The rules of a structural schema.
 
 use super::document::{Document, Inner};
-use crate::{FieldError, path::Path};
+use crate::{FieldError, path::Path, validate::Pattern};
 
 /// Where a schema stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,8 +141,8 @@ fn value_rules(
         nested_rules(not, false, &Path::Field(path, "not"), errors);
     }
     let pattern = schema.text("pattern");
-    if let Err(error) = regex_lite::Regex::new(pattern) {
-        let rule = format!("must be a valid regular expression, but isn't: error parsing regexp: {error}");
+    if let Err(error) = Pattern::new(pattern) {
+        let rule = format!("must be a valid regular expression, but isn't: {error}");
         errors.push(FieldError::invalid(Path::Field(path, "pattern").bracketed(), pattern, rule));
     }
 }

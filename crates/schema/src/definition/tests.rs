@@ -148,8 +148,41 @@ fn each_rule_for_a_field_has_upstreams_message() {
         assert!(found.contains(&wanted), "{field}\n{found:#?}\n{wanted}");
     }
     let found = found(&with(json!({"type": "string", "pattern": "("})));
-    let start = r#"s.properties[spec].properties[f].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp:"#;
-    assert!(found[0].starts_with(start), "{found:?}");
+    let message = r#"s.properties[spec].properties[f].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(`"#;
+    assert_eq!(found[0], message);
+}
+
+#[test]
+fn defaults_keep_to_the_rules_of_their_schema() {
+    let at_least_two = json!([{"rule": "self >= 2", "message": "too few"}]);
+    let cases: Vec<(Value, &[&str])> = vec![
+        (json!({"type": "integer", "default": 2, "x-kubernetes-validations": at_least_two}), &[]),
+        (
+            json!({"type": "integer", "default": 1, "x-kubernetes-validations": at_least_two}),
+            &[r#"default: Invalid value: "integer": too few"#],
+        ),
+        (
+            json!({"type": "object", "default": {"a": 1, "b": [3, 1]}, "properties": {
+                "a": {"type": "integer", "x-kubernetes-validations": at_least_two},
+                "b": {"type": "array", "maxItems": 5, "items": {"type": "integer", "x-kubernetes-validations": at_least_two}}}}),
+            &[r#"default.a: Invalid value: "integer": too few"#, r#"default.b[1]: Invalid value: "integer": too few"#],
+        ),
+        (
+            json!({"type": "array", "maxItems": 5, "items": {"type": "integer", "default": 0, "x-kubernetes-validations": at_least_two}}),
+            &[r#"items.default: Invalid value: "integer": too few"#],
+        ),
+        // a default is compared with itself where a rule is about changes
+        (json!({"type": "integer", "default": 1, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}), &[]),
+        (
+            json!({"type": "integer", "default": 1, "x-kubernetes-validations": [{"rule": "self > oldSelf"}]}),
+            &[r#"default: Invalid value: "integer": failed rule: self > oldSelf"#],
+        ),
+    ];
+    for (field, messages) in cases {
+        let wanted: Vec<String> =
+            messages.iter().map(|message| format!("s.properties[spec].properties[f].{message}")).collect();
+        assert_eq!(found(&with(field.clone())), wanted, "{field}");
+    }
 }
 
 #[test]

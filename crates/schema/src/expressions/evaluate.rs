@@ -27,13 +27,19 @@ pub struct Outcome {
 impl ValidationRules {
     /// Applies the rules to an object; `old` is its state before an update.
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Outcome {
-        let mut run = Run { outcome: Outcome::default(), budget: Some(RULE_BUDGET) };
-        run.node(&self.0, object, old, None, &Path::Root);
-        for error in run.outcome.errors.iter_mut().chain(&mut run.outcome.forgiven) {
+        let mut outcome = self.apply(object, old);
+        for error in outcome.errors.iter_mut().chain(&mut outcome.forgiven) {
             if error.path.is_empty() {
                 error.path = NOWHERE.to_owned();
             }
         }
+        outcome
+    }
+
+    /// The same, with nothing where an error is about the value as a whole.
+    pub(super) fn apply(&self, value: &Value, old: Option<&Value>) -> Outcome {
+        let mut run = Run { outcome: Outcome::default(), budget: Some(RULE_BUDGET) };
+        run.node(&self.0, value, old, None, &Path::Root);
         run.outcome
     }
 }

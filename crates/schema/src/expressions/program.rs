@@ -59,7 +59,7 @@ pub(super) struct Node {
 pub struct ValidationRules(pub(super) Node);
 
 /// Whether a document declares any rules.
-fn has_rules(schema: Document<'_>) -> bool {
+pub(super) fn has_rules(schema: Document<'_>) -> bool {
     !schema.values("x-kubernetes-validations").is_empty()
         || schema.item().is_some_and(has_rules)
         || matches!(schema.additional(), Some(Inner::Schema(value)) if has_rules(value))
@@ -72,6 +72,12 @@ pub fn compile(document: &Value) -> Option<ValidationRules> {
     let root = Document::of(document).filter(|root| has_rules(*root))?;
     let mut compiler = Compiler::default();
     compiler.node(root, Place::root(), &Path::Root).map(ValidationRules)
+}
+
+/// The same for a part of a schema; `is_resource` says whether it describes objects of their own.
+pub(super) fn compile_below(schema: Document<'_>, is_resource: bool) -> Option<ValidationRules> {
+    let mut compiler = Compiler::default();
+    compiler.node(schema, Place { is_resource, ..Place::root() }, &Path::Root).map(ValidationRules)
 }
 
 /// What is wrong with the rules of a document that stands at `path`, and with what they are estimated to cost.

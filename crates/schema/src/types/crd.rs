@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use regex_lite::Regex;
+use cel::regexp::SyntaxError;
 use serde_json::{Map, Value};
 
 use super::{Arena, Field, Kind, ListKind, NodeId, Origin, PatchRule, Schema, object_meta};
-use crate::validate::Format;
+use crate::validate::{Format, Pattern};
 
 /// Upstream bounds nesting through the request size only; a schema deeper than this is refused instead of walked.
 const MAX_DEPTH: u32 = 128;
@@ -30,7 +30,7 @@ pub enum SchemaError {
         /// The pattern.
         pattern: String,
         /// What the expression parser found.
-        source: Box<regex_lite::Error>,
+        source: Box<SyntaxError>,
     },
     /// More than [`MAX_DEPTH`] levels.
     #[error("{path}: schema is nested more than {MAX_DEPTH} levels deep")]
@@ -107,7 +107,7 @@ pub(crate) struct Rules {
     pub(crate) multiple_of: Option<f64>,
     pub(crate) min_length: Option<u64>,
     pub(crate) max_length: Option<u64>,
-    pub(crate) pattern: Option<Regex>,
+    pub(crate) pattern: Option<Pattern>,
     pub(crate) min_items: Option<u64>,
     pub(crate) max_items: Option<u64>,
     pub(crate) unique_items: bool,
@@ -361,7 +361,7 @@ impl Arena {
         };
         let array = |name: &str| map.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let pattern = match map.get("pattern").and_then(Value::as_str).filter(|pattern| !pattern.is_empty()) {
-            Some(pattern) => Some(Regex::new(pattern).map_err(|source| SchemaError::Pattern {
+            Some(pattern) => Some(Pattern::new(pattern).map_err(|source| SchemaError::Pattern {
                 path: place.path(),
                 pattern: pattern.to_owned(),
                 source: Box::new(source),

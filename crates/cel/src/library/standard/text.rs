@@ -2,27 +2,12 @@
 
 use std::sync::Arc;
 
-use regex::Regex;
-
 use crate::cost::{CallEstimate, REGEX_LENGTH_FACTOR, STRING_TRAVERSAL_FACTOR as TRAVERSAL, SizeEstimate, scale};
 use crate::error::EvalError;
 use crate::library::{Implementation, Library, Overload};
+use crate::regexp;
 use crate::types::Type;
 use crate::value::Value;
-
-/// Memory that one compiled regular expression may take; the reference bounds program size likewise.
-const REGEX_BYTES_MAX: usize = 1 << 20;
-
-/// Compiles a regular expression of an expression.
-///
-/// # Errors
-/// The pattern is none, or its program is too large.
-pub(crate) fn compile_regex(pattern: &str) -> Result<Regex, String> {
-    regex::RegexBuilder::new(pattern)
-        .size_limit(REGEX_BYTES_MAX)
-        .build()
-        .map_err(|_| format!("error parsing regexp: invalid pattern: `{pattern}`"))
-}
 
 pub(super) fn library() -> Library {
     let test = |id, holds: fn(&str, &str) -> bool| {
@@ -76,12 +61,12 @@ pub(crate) fn matches_cost(text: &Value<'_>, pattern: &Value<'_>) -> u64 {
 }
 
 fn matches<'a>(args: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
-    let regex = compile_regex(args[1].str()?).map_err(EvalError::other)?;
+    let regex = regexp::compile(args[1].str()?).map_err(|error| EvalError::other(error.to_string()))?;
     Ok(Value::Bool(regex.is_match(args[0].str()?)))
 }
 
 fn prepare_matches(args: &[Option<&Value<'static>>]) -> Result<Option<Implementation>, String> {
     let Some(Some(Value::String(pattern))) = args.get(1) else { return Ok(None) };
-    let regex = compile_regex(pattern)?;
+    let regex = regexp::compile(pattern).map_err(|error| error.to_string())?;
     Ok(Some(Arc::new(move |_, args| Ok(Value::Bool(regex.is_match(args[0].str()?))))))
 }
