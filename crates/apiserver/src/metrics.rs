@@ -5,7 +5,10 @@
 
 use std::{
     fmt::Write as _,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    sync::{
+        LazyLock,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,33 @@ pub(crate) use requests::{Counted, Ending, ResourceMetrics, Scope};
 static CONVERSION_BOUNDS: Bounds = Bounds::seconds(&[
     0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
 ]);
+
+/// What Prometheus' clients take unless told otherwise.
+static EXPRESSION_BOUNDS: Bounds = Bounds::seconds(&[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+
+/// Times of the expressions of custom resources, of the process: definitions are compiled where no server is at hand.
+pub(crate) static EXPRESSIONS: LazyLock<ExpressionMetrics> = LazyLock::new(|| ExpressionMetrics {
+    compilation: Histogram::new(&EXPRESSION_BOUNDS),
+    evaluation: Histogram::new(&EXPRESSION_BOUNDS),
+});
+
+/// How long expressions take.
+#[derive(Debug)]
+pub(crate) struct ExpressionMetrics {
+    pub(crate) compilation: Histogram,
+    pub(crate) evaluation: Histogram,
+}
+
+impl ExpressionMetrics {
+    fn render(&self, out: &mut String) {
+        let name = "apiserver_cel_compilation_duration_seconds";
+        head(out, name, "histogram", "CEL compilation time in seconds.");
+        self.compilation.render(name, "", out);
+        let name = "apiserver_cel_evaluation_duration_seconds";
+        head(out, name, "histogram", "CEL evaluation time in seconds.");
+        self.evaluation.render(name, "", out);
+    }
+}
 
 /// What the whole server counts.
 #[derive(Debug)]
@@ -180,6 +210,7 @@ pub(crate) fn render<'a>(
     let _ = writeln!(out, "{name} {}", server.handshake_errors.load(Relaxed));
     server.access.render(&mut out);
     server.admission.render(&mut out);
+    EXPRESSIONS.render(&mut out);
     server.deprecated.render("gauge", &mut out);
     server.terminated.render("counter", &mut out);
     server.conversions.render(&mut out);

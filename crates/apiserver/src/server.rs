@@ -94,6 +94,9 @@ impl Default for ApiServerConfig {
     }
 }
 
+/// Appends metrics.
+type MetricsSource = Box<dyn Fn(&mut String) + Send + Sync>;
+
 /// The Kubernetes API over a store.
 pub struct ApiServer {
     pub(crate) store: Store,
@@ -112,6 +115,8 @@ pub struct ApiServer {
     pub(crate) quota_turns: Turns,
     pub(crate) metrics: ServerMetrics,
     pub(crate) health: Health,
+    /// Who else has something to tell at `/metrics`.
+    more_metrics: RwLock<Vec<MetricsSource>>,
     pub(crate) documents: Documents,
     pub(crate) webhooks: Webhooks,
     pub(crate) policies: Policies,
@@ -175,6 +180,7 @@ impl ApiServer {
             quota_turns: Turns::default(),
             metrics: ServerMetrics::default(),
             health: Health::default(),
+            more_metrics: RwLock::default(),
             documents: Documents::default(),
             webhooks: Webhooks::default(),
             policies: Policies::default(),
@@ -291,10 +297,18 @@ impl ApiServer {
             auditor.metrics(&mut text);
         }
         self.flow.metrics(&mut text);
+        for source in &*self.more_metrics.read() {
+            source(&mut text);
+        }
         let mut response = Response::new(crate::body::full(text));
         let content_type = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
         response
+    }
+
+    /// Lets another part of the process append what it has to tell to `/metrics`.
+    pub fn add_metrics(&self, source: impl Fn(&mut String) + Send + Sync + 'static) {
+        self.more_metrics.write().push(Box::new(source));
     }
 
     /// Gives the server the way to the nodes, for logs, exec, attach, port-forward and proxying.

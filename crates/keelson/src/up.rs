@@ -102,6 +102,7 @@ async fn build(
     gateway_crds::install(api.administrator()).await?;
     cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
     let informers = reconcile::Informers::new(api.client("system:kube-controller-manager"));
+    api.server.add_metrics(reconcile::render_metrics);
     api::start_controllers(config, &api, &informers, supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {

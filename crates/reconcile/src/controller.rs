@@ -33,6 +33,7 @@ pub async fn run_controller<K, F, Fut, E>(
     Fut: Future<Output = Result<Option<Duration>, E>> + Send + 'static,
     E: Display + Send + 'static,
 {
+    queue.watched_as(name);
     let mut running = JoinSet::new();
     let mut keys: HashMap<Id, K> = HashMap::new();
     loop {

@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::report::{Leads, would_lead};
+
 /// Where the leases of control plane components lie.
 const NAMESPACE: &str = "kube-system";
 /// How long a Lease is good for without being renewed; upstream's default.
@@ -90,6 +92,7 @@ impl Election {
     {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         let mut observed = None;
+        would_lead(&self.name);
         while !self.try_acquire(&leases, &mut observed).await {
             tokio::select! {
                 () = sleep(RETRY_PERIOD) => {}
@@ -97,6 +100,7 @@ impl Election {
             }
         }
         info!(lease = self.name, identity = self.identity, "leading");
+        let leading = Leads::by(&self.name);
         let working = stop.child_token();
         let work = work(working.clone());
         tokio::pin!(work);
@@ -106,6 +110,7 @@ impl Election {
                 warn!(lease = self.name, "the lease is lost, stopping");
                 working.cancel();
                 let _ = work.await;
+                drop(leading);
                 return Err(ElectionError::Lost(self.name));
             }
             () = stop.cancelled() => work.await,

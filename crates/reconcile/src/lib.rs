@@ -22,6 +22,7 @@ mod key;
 mod metadata;
 mod queue;
 mod recorder;
+mod report;
 mod subscription;
 #[cfg(test)]
 mod testing;
@@ -35,4 +36,5 @@ pub use key::Key;
 pub use metadata::Metadata;
 pub use queue::Queue;
 pub use recorder::{EventType, Recorder};
+pub use report::render_metrics;
 pub use subscription::{Change, Subscription};

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::report::{self, Counted, Counts};
+
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +52,15 @@ struct State<K> {
     sequence: u64,
     failures: HashMap<K, u32>,
     closed: bool,
+    added: u64,
+    retried: u64,
+}
+
+impl<K: Send> Counted for Shared<K> {
+    fn counts(&self) -> Counts {
+        let state = self.state.lock();
+        Counts { added: state.added, retried: state.retried, waiting: state.ready.len() as u64 }
+    }
 }
 
 impl<K: Clone + Eq + Hash> Default for Queue<K> {
@@ -70,8 +81,18 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             sequence: 0,
             failures: HashMap::new(),
             closed: false,
+            added: 0,
+            retried: 0,
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) }
+    }
+
+    /// Has the queue shown as the one of a controller.
+    pub(crate) fn watched_as(&self, controller: &'static str)
+    where
+        K: Send + 'static,
+    {
+        report::watch(controller, &self.shared);
     }
 
     /// Queues `key` now, unless it is queued already.
@@ -96,6 +117,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             let failures = state.failures.entry(key.clone()).or_insert(0);
             let pause = RETRY_MIN.saturating_mul(1 << (*failures).min(30)).min(RETRY_MAX);
             *failures = failures.saturating_add(1);
+            state.retried += 1;
             pause
         };
         self.add_after(key, pause);
@@ -175,6 +197,7 @@ impl<K: Clone + Eq + Hash> State<K> {
         if self.closed || !self.dirty.insert(key.clone()) {
             return;
         }
+        self.added += 1;
         if !self.processing.contains(&key) {
             self.ready.push_back(key);
         }

@@ -4,7 +4,10 @@
 //! large as its text. What is kept for each is a reference to the bytes that the store holds anyway; a kind that is used
 //! gets its schema at the first use, and keeps it as long as the schema stays what it is.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use schema::{
@@ -14,7 +17,7 @@ use schema::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::codec;
+use crate::{codec, metrics::EXPRESSIONS};
 
 /// Where a schema stands, and what has been made of it.
 #[derive(Clone)]
@@ -65,7 +68,16 @@ impl Document {
 
     /// `x-kubernetes-validations`, if there are any.
     pub(crate) fn rules(&self) -> Option<&ValidationRules> {
-        self.compiled.rules.get_or_init(|| expressions::compile(&self.read())).as_ref()
+        let compile = || {
+            let document = self.read();
+            let began = Instant::now();
+            let rules = expressions::compile(&document);
+            if rules.is_some() {
+                EXPRESSIONS.compilation.took(began.elapsed());
+            }
+            rules
+        };
+        self.compiled.rules.get_or_init(compile).as_ref()
     }
 
     /// Takes over what was compiled from the same schema.

@@ -1,10 +1,13 @@
 //! What a definition demands of its objects: the schema, the metadata of embedded resources, the scale, and its rules.
 
+use std::time::Instant;
+
 use serde_json::{Map, Value};
 
 use super::{ScalePaths, Version};
 use crate::{
     field_error::{FieldErrorKind, FieldErrors, Path},
+    metrics::EXPRESSIONS,
     strategy::{check_embedded_metadata, dns_1035},
 };
 
@@ -29,7 +32,9 @@ pub(crate) fn check(
         errors.invalid(&Path::new("<nil>"), "null", UNCHECKED);
         return Vec::new();
     }
+    let began = Instant::now();
     let outcome = rules.validate(object, old);
+    EXPRESSIONS.evaluation.took(began.elapsed());
     errors.extend(outcome.errors);
     outcome.forgiven.iter().map(ToString::to_string).collect()
 }

@@ -28,6 +28,8 @@ pub(crate) fn render(out: &mut String) {
     gauge("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident);
     let files = std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64);
     gauge("process_open_fds", "gauge", "Number of open file descriptors.", files);
+    let help = "Maximum number of open file descriptors.";
+    gauge("process_max_fds", "gauge", help, open_files_max());
     let help = "Start time of the process since unix epoch in seconds.";
     gauge(
         "process_start_time_seconds",
@@ -35,6 +37,12 @@ pub(crate) fn render(out: &mut String) {
         help,
         field(19).zip(boot_time()).map(|(ticks, boot)| boot + ticks / TICKS_PER_SECOND),
     );
+}
+
+fn open_files_max() -> Option<f64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn boot_time() -> Option<f64> {
@@ -51,6 +59,6 @@ mod tests {
         let line = out.lines().find(|line| line.starts_with("process_resident_memory_bytes ")).unwrap();
         let bytes: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
         assert!(bytes > 1e6, "{out}");
-        assert!(out.contains("process_start_time_seconds "));
+        assert!(out.contains("process_start_time_seconds ") && out.contains("process_max_fds "));
     }
 }

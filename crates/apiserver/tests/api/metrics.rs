@@ -73,6 +73,27 @@ async fn requests_are_counted_under_the_verbs_that_monitoring_asks_for() {
 }
 
 #[tokio::test]
+async fn the_rules_of_custom_resources_and_their_deprecated_versions_are_counted() {
+    let fixture = Fixture::new().await;
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer",
+        "x-kubernetes-validations": [{"rule": "self > 1"}]}}});
+    let definition = json!({"metadata": {"name": "counts.test.dev"}, "spec": {"group": "test.dev", "scope": "Namespaced",
+        "names": {"plural": "counts", "kind": "Count"}, "versions": [{"name": "v1", "served": true, "storage": true,
+            "deprecated": true, "schema": {"openAPIV3Schema": schema}}]}});
+    fixture.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.ok();
+    let object = json!({"apiVersion": "test.dev/v1", "kind": "Count", "metadata": {"name": "c"}, "n": 2});
+    fixture.post("/apis/test.dev/v1/namespaces/default/counts", &object).await.ok();
+    let known = lines(&fixture).await;
+    let deprecated = "apiserver_requested_deprecated_apis{group=\"test.dev\",removed_release=\"\",resource=\"counts\",subresource=\"\",version=\"v1\"} 1";
+    assert_lines(&known, &[deprecated]);
+    for name in ["compilation", "evaluation"] {
+        let name = format!("apiserver_cel_{name}_duration_seconds_count ");
+        let count = known.iter().find_map(|line| line.strip_prefix(&name)).unwrap();
+        assert!(count.parse::<u64>().unwrap() > 0, "{name}{count}");
+    }
+}
+
+#[tokio::test]
 async fn webhooks_and_policies_are_counted_by_name_and_outcome() {
     let fixture = Fixture::new().await;
     let server = WebhookServer::new(|path, asked| match path {
