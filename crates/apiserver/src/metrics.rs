@@ -28,10 +28,6 @@ pub(crate) use histogram::{Bounds, Histogram};
 pub(crate) use process::render as render_process;
 pub(crate) use requests::{Counted, Ending, ResourceMetrics, Scope};
 
-static CONVERSION_BOUNDS: Bounds = Bounds::seconds(&[
-    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
-]);
-
 /// What Prometheus' clients take unless told otherwise.
 static EXPRESSION_BOUNDS: Bounds = Bounds::seconds(&[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
 
@@ -101,7 +97,7 @@ impl Default for ServerMetrics {
             conversions: Family::new(
                 "apiserver_crd_conversion_webhook_duration_seconds",
                 "Time that conversion webhooks took, in seconds.",
-                || Histogram::new(&CONVERSION_BOUNDS),
+                || Histogram::new(&histogram::DOUBLING),
             ),
             unavailable: Family::counters(
                 "aggregator_unavailable_apiservice",

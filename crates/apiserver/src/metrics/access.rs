@@ -8,12 +8,8 @@ use std::{
 
 use super::{
     head,
-    histogram::{Bounds, Histogram},
+    histogram::{DOUBLING, Histogram},
 };
-
-static AUTHENTICATION_BOUNDS: Bounds = Bounds::seconds(&[
-    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
-]);
 
 /// Users with a counter of their own; upstream names these, and adds up all others.
 const USERS: [&str; 7] =
@@ -43,8 +39,8 @@ impl Default for AccessMetrics {
     fn default() -> Self {
         Self {
             users: Default::default(),
-            authentication: std::array::from_fn(|_| Histogram::new(&AUTHENTICATION_BOUNDS)),
-            authorization: std::array::from_fn(|_| Histogram::new(&AUTHENTICATION_BOUNDS)),
+            authentication: std::array::from_fn(|_| Histogram::new(&DOUBLING)),
+            authorization: std::array::from_fn(|_| Histogram::new(&DOUBLING)),
         }
     }
 }

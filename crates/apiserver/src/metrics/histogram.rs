@@ -6,6 +6,11 @@ use std::{
     time::Duration,
 };
 
+/// From a millisecond on, each twice the one before.
+pub(crate) static DOUBLING: Bounds = Bounds::seconds(&[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384,
+]);
+
 /// What is measured, and the upper bounds of the buckets.
 #[derive(Debug)]
 pub(crate) struct Bounds {
