@@ -38,6 +38,8 @@ mod update;
 mod watch;
 mod write;
 
+pub use watch::FRAMES;
+
 /// How long a body may take to arrive, against clients that trickle bytes; the largest needs 100 KiB a second.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 

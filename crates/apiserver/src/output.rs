@@ -54,10 +54,24 @@ pub(crate) fn is_verbatim(call: &Call) -> bool {
     call.accepted == Accepted::PLAIN && call.served.form == Form::Stored
 }
 
+/// Whether the client takes nothing but metadata, which lies in the stored bytes as it is sent.
+pub(crate) fn is_metadata(call: &Call) -> bool {
+    call.accepted == Accepted { shape: Shape::PartialMetadata, encoding: Encoding::Json }
+}
+
+/// The metadata of a stored object, as an object of its own.
+pub(crate) fn metadata_of(stored: &[u8]) -> Result<Bytes, ApiError> {
+    const HEAD: &[u8] = br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#;
+    let place = splice::find(stored, &["metadata"]);
+    let place = place.ok_or_else(|| ApiError::internal("a stored object has no metadata"))?;
+    Ok([HEAD, &stored[place], b"}"].concat().into())
+}
+
 /// Answers with one object.
 pub(crate) fn object(call: &Call, payload: Payload, status: StatusCode) -> Result<Response<Body>, ApiError> {
     match payload {
         Payload::Stored(bytes) if is_verbatim(call) => Ok(sized(call, bytes, status)),
+        Payload::Stored(bytes) if is_metadata(call) => Ok(sized(call, metadata_of(&bytes)?, status)),
         payload => shaped(call, served(call, payload)?, status),
     }
 }
@@ -142,7 +156,11 @@ pub(crate) fn partial(mut object: Value, version: MetaVersion) -> Value {
 /// Answers with a list of stored objects.
 pub(crate) fn list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Result<Response<Body>, ApiError> {
     if is_verbatim(call) {
-        return Ok(verbatim_list(call, items, meta));
+        return Ok(verbatim_list(call, &call.served.resource.list_kind, &call.served.api_version, items, meta));
+    }
+    if is_metadata(call) {
+        let items = items.iter().map(|bytes| metadata_of(bytes)).collect::<Result<_, _>>()?;
+        return Ok(verbatim_list(call, "PartialObjectMetadataList", "meta.k8s.io/v1", items, meta));
     }
     let objects = items.into_iter().map(|bytes| served(call, Payload::Stored(bytes)));
     let objects = objects.collect::<Result<Vec<Value>, ApiError>>()?;
@@ -162,13 +180,9 @@ pub(crate) fn list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Result<Re
     encoded(call, &value, StatusCode::OK)
 }
 
-fn verbatim_list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Response<Body> {
-    let head = format!(
-        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        call.served.resource.list_kind,
-        call.served.api_version,
-        meta.to_value()
-    );
+fn verbatim_list(call: &Call, kind: &str, version: &str, items: Vec<Bytes>, meta: &ListMeta) -> Response<Body> {
+    let meta = meta.to_value();
+    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{meta},\"items\":[");
     negotiated(call, ListBody::new(head.into(), items, Bytes::from_static(b"]}")), StatusCode::OK)
 }
 

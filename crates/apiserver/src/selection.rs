@@ -8,7 +8,7 @@ use schema::selector::{FieldSelector, LabelSelector, Requirement};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{codec, options::ListOptions, resources::Served, status::ApiError};
+use crate::{codec, convert::Form, options::ListOptions, outline, resources::Served, status::ApiError};
 
 /// What is selected.
 pub(crate) struct Selection {
@@ -142,7 +142,12 @@ impl Selection {
     fn fields_match(&self, served: &Served, path: &str, bytes: &Bytes) -> bool {
         let Some(selector) = &self.fields else { return true };
         let (namespace, name) = path.split_once('/').unwrap_or(("", path));
-        let fields = match self.deep.then(|| codec::stored(bytes)) {
+        let decode = || match served.form {
+            // what selectors of the kind itself read; a definition's may lie anywhere
+            Form::Stored if served.custom.is_none() => outline::of(bytes),
+            _ => codec::stored(bytes),
+        };
+        let fields = match self.deep.then(decode) {
             None => Vec::new(),
             Some(Ok(mut object)) => {
                 served.form.to_served(&mut object, &served.api_version);

@@ -135,8 +135,8 @@ pub trait Strategy: Send + Sync {
             self.prepare_status(cx, new, old);
             return;
         }
-        // a binding also writes down that the pod is scheduled, and an approval is a condition
-        if cx.has_status() && !matches!(cx.subresource, Some("binding" | "approval")) {
+        // an approval is a condition
+        if cx.has_status() && cx.subresource != Some("approval") {
             tree::keep(new, old, "status");
         }
         self.prepare_changed(cx, new, old);

@@ -147,7 +147,7 @@ impl<K: Object> Cache<K> {
         let mailbox = Arc::new(Mailbox::new());
         let mut state = self.state.write();
         for object in state.namespaces.values().flat_map(BTreeMap::values) {
-            mailbox.applied(&Key::of(object.as_ref()), None, object);
+            mailbox.applied(&Arc::new(Key::of(object.as_ref())), None, object);
         }
         if *self.phase.borrow() == Phase::Stopped {
             mailbox.close();
@@ -167,16 +167,16 @@ impl<K: Object> Cache<K> {
     /// Removes an object.
     pub(crate) fn delete(&self, object: K) {
         let revision = revision_of(&object);
-        self.state.write().delete(&Key::of(&object), Some(object));
+        self.state.write().delete(&Arc::new(Key::of(&object)), Some(object));
         self.observed(revision);
     }
 
     /// Makes the cache show exactly `objects`, the complete list at `revision`.
     pub(crate) fn replace(&self, objects: Vec<K>, revision: &str) {
         let mut state = self.state.write();
-        let mut gone: HashMap<Key, ()> = HashMap::with_capacity(state.len);
+        let mut gone: HashMap<Arc<Key>, ()> = HashMap::with_capacity(state.len);
         for object in state.namespaces.values().flat_map(BTreeMap::values) {
-            gone.insert(Key::of(object.as_ref()), ());
+            gone.insert(Arc::new(Key::of(object.as_ref())), ());
         }
         for object in objects {
             gone.remove(&Key::of(&object));
@@ -215,7 +215,7 @@ impl<K: Object> State<K> {
         if let Some(object) = Arc::get_mut(&mut object) {
             object.meta_mut().managed_fields = None;
         }
-        let key = Key::of(object.as_ref());
+        let key = Arc::new(Key::of(object.as_ref()));
         let mut old = self.existing(&key);
         if let Some(previous) = &old {
             if previous.meta().resource_version == object.meta().resource_version
@@ -239,7 +239,7 @@ impl<K: Object> State<K> {
     }
 
     /// Removes `key`; subscribers get `last` if given (it holds the final resource version), else the cached state.
-    fn delete(&mut self, key: &Key, last: Option<K>) {
+    fn delete(&mut self, key: &Arc<Key>, last: Option<K>) {
         let Some(objects) = self.namespaces.get_mut(&key.namespace) else { return };
         let Some(old) = objects.remove(&key.name) else { return };
         if objects.is_empty() {

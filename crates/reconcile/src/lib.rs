@@ -17,6 +17,7 @@
 mod cache;
 mod controller;
 mod election;
+mod events;
 mod informer;
 mod key;
 mod metadata;

@@ -39,8 +39,9 @@ struct Waiting<K> {
 }
 
 struct Backlog<K> {
-    order: VecDeque<Key>,
-    waiting: HashMap<Key, Waiting<K>>,
+    // the key is shared with all other subscribers
+    order: VecDeque<Arc<Key>>,
+    waiting: HashMap<Arc<Key>, Waiting<K>>,
     closed: bool,
 }
 
@@ -57,7 +58,7 @@ impl<K> Mailbox<K> {
     }
 
     /// Merges an application into what already waits for `key`.
-    pub(crate) fn applied(&self, key: &Key, old: Option<&Arc<K>>, new: &Arc<K>) {
+    pub(crate) fn applied(&self, key: &Arc<Key>, old: Option<&Arc<K>>, new: &Arc<K>) {
         let mut backlog = self.backlog.lock();
         match backlog.waiting.get_mut(key) {
             Some(waiting) => match &mut waiting.applied {
@@ -75,7 +76,7 @@ impl<K> Mailbox<K> {
     }
 
     /// Merges a deletion into what already waits for `key`: of an object that came and went unseen only the deletion stays.
-    pub(crate) fn deleted(&self, key: &Key, last: &Arc<K>) {
+    pub(crate) fn deleted(&self, key: &Arc<Key>, last: &Arc<K>) {
         let mut backlog = self.backlog.lock();
         match backlog.waiting.get_mut(key) {
             Some(waiting) => {
@@ -96,9 +97,9 @@ impl<K> Mailbox<K> {
 }
 
 impl<K> Backlog<K> {
-    fn insert(&mut self, key: &Key, waiting: Waiting<K>) {
-        self.order.push_back(key.clone());
-        self.waiting.insert(key.clone(), waiting);
+    fn insert(&mut self, key: &Arc<Key>, waiting: Waiting<K>) {
+        self.order.push_back(Arc::clone(key));
+        self.waiting.insert(Arc::clone(key), waiting);
     }
 
     fn pop(&mut self) -> Option<Change<K>> {
@@ -168,13 +169,13 @@ mod tests {
 
     #[test]
     fn waiting_changes_of_one_object_are_merged() {
-        let key = Key::new("default", "a");
+        let key = Arc::new(Key::new("default", "a"));
         let obj: Vec<Arc<u32>> = (0..5).map(Arc::new).collect();
         let mut sub = Subscription { mailbox: Arc::new(Mailbox::new()) };
         let mailbox = Arc::clone(&sub.mailbox);
 
         mailbox.applied(&key, Some(&obj[0]), &obj[1]);
-        mailbox.applied(&Key::new("default", "b"), None, &obj[4]);
+        mailbox.applied(&Arc::new(Key::new("default", "b")), None, &obj[4]);
         mailbox.applied(&key, Some(&obj[1]), &obj[2]);
         assert_eq!(drain(&mut sub), ["Some(0)->2", "None->4"]);
 
@@ -191,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn closing_delivers_what_waits_and_then_ends() {
         let mut sub = Subscription { mailbox: Arc::new(Mailbox::new()) };
-        sub.mailbox.deleted(&Key::cluster("n"), &Arc::new(1));
+        sub.mailbox.deleted(&Arc::new(Key::cluster("n")), &Arc::new(1));
         sub.mailbox.close();
         assert!(matches!(sub.next().await, Some(Change::Deleted(_))));
         assert!(sub.next().await.is_none());

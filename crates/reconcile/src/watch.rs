@@ -1,16 +1,17 @@
 //! Keeps one cache current: list (streamed where the server can), then watch, resume, and list again when told 410.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::AsyncBufRead;
+use http::{HeaderValue, header};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{ObjectList, Request, WatchEvent, request};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::events::{EventError, Events};
 use crate::{Object, Selector};
 
 /// Objects per page of a list: client-go's page size.
@@ -38,12 +39,23 @@ enum WatchError {
     Watch(#[source] kube::Error),
     #[error("server ended the watch: {0}")]
     Status(Box<kube::core::Status>),
+    #[error("cannot read the watch")]
+    Event(#[source] EventError),
     #[error("list has no resource version")]
     NoResourceVersion,
     #[error("server ended a streamed list before it was complete")]
     Truncated,
     #[error("server does not stream lists")]
     StreamedListUnsupported,
+}
+
+impl From<EventError> for WatchError {
+    fn from(error: EventError) -> Self {
+        match error {
+            EventError::Status(status) => Self::Status(status),
+            other @ (EventError::Read(_) | EventError::Decode(_)) => Self::Event(other),
+        }
+    }
 }
 
 /// Where the watcher stands between two requests.
@@ -126,26 +138,28 @@ impl<K: Object> Watcher<K> {
             true => self.request.watch_metadata(&params, version),
             false => self.request.watch(&params, version),
         };
-        request.map_err(WatchError::Request)
+        let mut request = request.map_err(WatchError::Request)?;
+        // servers that compress each event by itself would be understood up to the first one
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Ok(request)
     }
 
     /// One watch that first brings all objects, then changes.
     async fn streamed_list(&self, position: &mut Position) -> Result<(), WatchError> {
         let request = self.watch_request(true, "0")?;
-        let events = match self.client.request_events::<K>(request).await {
-            Ok(events) => events,
+        let mut events = match self.client.request_stream(request).await {
+            Ok(lines) => Events::new(lines),
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 405 | 422) => {
                 return Err(WatchError::StreamedListUnsupported);
             }
             Err(error) => return Err(WatchError::Watch(error)),
         };
-        let mut events = pin!(events);
         let mut objects = Vec::new();
         loop {
-            let event = match tokio::time::timeout(STREAMED_LIST_IDLE_LIMIT, events.try_next()).await {
+            let event = match tokio::time::timeout(STREAMED_LIST_IDLE_LIMIT, events.next()).await {
                 Ok(Ok(Some(event))) => event,
                 Ok(Ok(None)) => return Err(WatchError::Truncated),
-                Ok(Err(error)) => return Err(WatchError::Watch(error)),
+                Ok(Err(error)) => return Err(error.into()),
                 Err(_elapsed) => return Err(WatchError::StreamedListUnsupported),
             };
             match event {
@@ -197,9 +211,9 @@ impl<K: Object> Watcher<K> {
 
     async fn resume(&self, version: &mut String) -> Result<(), WatchError> {
         let request = self.watch_request(false, version)?;
-        let events = self.client.request_events::<K>(request).await.map_err(WatchError::Watch)?;
+        let lines = self.client.request_stream(request).await.map_err(WatchError::Watch)?;
         let before = version.clone();
-        self.follow(pin!(events), version).await?;
+        self.follow(Events::new(lines), version).await?;
         if *version == before {
             // A server that closes at once must not be asked in a tight loop.
             tokio::time::sleep(BACKOFF_MIN).await;
@@ -210,11 +224,11 @@ impl<K: Object> Watcher<K> {
     /// Applies changes until the server closes the watch.
     async fn follow(
         &self,
-        mut events: impl futures::TryStream<Ok = WatchEvent<K>, Error = kube::Error> + Unpin,
+        mut events: Events<impl AsyncBufRead + Unpin>,
         version: &mut String,
     ) -> Result<(), WatchError> {
         loop {
-            let next = tokio::time::timeout(WATCH_IDLE_LIMIT, events.try_next()).await;
+            let next = tokio::time::timeout(WATCH_IDLE_LIMIT, events.next()).await;
             match next {
                 Ok(Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
                     self.seen(&object, version);
@@ -230,10 +244,10 @@ impl<K: Object> Watcher<K> {
                 }
                 Ok(Ok(Some(WatchEvent::Error(status)))) => return Err(WatchError::Status(status)),
                 // One object that cannot be decoded must not hide all others.
-                Ok(Err(kube::Error::SerdeError(error))) => {
+                Ok(Err(EventError::Decode(error))) => {
                     tracing::warn!(url = %self.request.url_path, %error, "watch event cannot be decoded");
                 }
-                Ok(Err(error)) => return Err(WatchError::Watch(error)),
+                Ok(Err(error)) => return Err(error.into()),
                 Ok(Ok(None)) | Err(_) => return Ok(()),
             }
         }

@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::{
-    AtRestError, CommitError, Committed, Encoded, Event, Key, Mutation, Object, Precondition, Revision, Snapshot,
-    Write,
+    AtRestError, CommitError, Committed, Encoded, Event, Frames, Key, Mutation, Object, Precondition, Revision,
+    Snapshot, Write,
     at_rest::Sealing,
     checkpoint::Checkpointer,
     log::{AppendError, Batch, Log, is_full},
@@ -99,6 +99,7 @@ pub(crate) struct Committer {
     log: Log,
     checkpointer: Checkpointer,
     sealing: Sealing,
+    frames: Option<Frames>,
     /// The state after everything judged so far; ahead of the published head while a batch is on its way.
     state: Snapshot,
     batch: Batch,
@@ -132,6 +133,7 @@ impl Committer {
             log,
             checkpointer,
             sealing,
+            frames: None,
             state,
             batch: Batch::default(),
             replayed,
@@ -139,6 +141,11 @@ impl Committer {
             answered: 0,
             sync: Duration::ZERO,
         }
+    }
+
+    /// The same, giving events their wire form.
+    pub(crate) fn with_frames(self, frames: Option<Frames>) -> Self {
+        Self { frames, ..self }
     }
 
     /// Commits until every sender is gone.
@@ -200,7 +207,7 @@ impl Committer {
                 self.state.advance(revision);
                 record.transaction(writes.len());
                 let objects = writes.into_iter().map(|write| {
-                    let event = apply(&mut self.state, write, revision);
+                    let event = apply(&mut self.state, write, revision, self.frames.as_ref());
                     match self.sealing.seal(&event.key, &event.object.bytes) {
                         Ok(sealed) => record.change(&event.key, event.deleted, &sealed),
                         Err(error) => unsealed = Some((event.key.clone(), error)),
@@ -333,38 +340,45 @@ pub(crate) fn judge(state: &Snapshot, writes: &[Write]) -> Result<(), CommitErro
 }
 
 /// Applies one write and returns what watchers are told.
-fn apply(state: &mut Snapshot, write: Write, revision: Revision) -> Event {
-    let Write { key, mutation, .. } = write;
+fn apply(state: &mut Snapshot, write: Write, revision: Revision, frames: Option<&Frames>) -> Event {
+    let Write { key, precondition, mutation } = write;
     let (encoded, deleted) = match mutation {
         Mutation::Put(encoded) => (encoded, false),
         Mutation::Delete(encoded) => (encoded, true),
     };
-    let object = Object { revision, bytes: finish(encoded, revision) };
+    let head = frames.map(|frames| match precondition {
+        _ if deleted => frames.deleted,
+        Precondition::Absent => frames.created,
+        Precondition::Revision(_) => frames.changed,
+    });
+    let (head, end) = (head.unwrap_or_default(), frames.map(|frames| frames.end).unwrap_or_default());
+    let frame = framed(&encoded, revision, head, end);
+    let object = Object { revision, bytes: frame.slice(head.len()..frame.len() - end.len()) };
     let previous = state.apply(&key, (!deleted).then(|| object.clone()));
-    Event::new(key, object, previous, deleted)
+    let event = Event::new(key, object, previous, deleted);
+    if frames.is_some() {
+        // nobody has seen the event, so that nobody has filled it
+        let _ = event.frame.set(frame);
+    }
+    event
 }
 
 /// The object with its revision's digits in the gap.
-pub(crate) fn finish(encoded: Encoded, revision: Revision) -> Bytes {
-    let Encoded { bytes, revision_at } = encoded;
-    let Some(at) = revision_at else { return bytes.into() };
-    /// Digits of the largest revision.
-    const DIGITS: usize = 20;
-    let mut digits = [0; DIGITS];
-    let mut start = DIGITS;
-    let mut rest = revision.0;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
+pub(crate) fn finish(encoded: &Encoded, revision: Revision) -> Bytes {
+    framed(encoded, revision, &[], &[])
+}
+
+/// The object with its revision's digits in the gap, between what stands around it.
+fn framed(encoded: &Encoded, revision: Revision, head: &[u8], end: &[u8]) -> Bytes {
+    let digits = revision.to_string();
+    let (front, digits, back) = match encoded.revision_at {
+        Some(at) => (&encoded.bytes[..at], digits.as_bytes(), &encoded.bytes[at..]),
+        None => (&encoded.bytes[..], &[][..], &[][..]),
+    };
+    let mut whole = Vec::with_capacity(head.len() + encoded.bytes.len() + digits.len() + end.len());
+    for part in [head, front, digits, back, end] {
+        whole.extend_from_slice(part);
     }
-    let mut whole = Vec::with_capacity(bytes.len() + DIGITS - start);
-    whole.extend_from_slice(&bytes[..at]);
-    whole.extend_from_slice(&digits[start..]);
-    whole.extend_from_slice(&bytes[at..]);
     whole.into()
 }
 

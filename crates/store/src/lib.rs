@@ -87,6 +87,20 @@ pub struct Encoded {
     pub revision_at: Option<usize>,
 }
 
+/// What stands around an object in the wire form of its event. Known at the commit, it makes object and event one piece of
+/// memory, so that events cost watchers no copy and the window no second one.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames {
+    /// In front of an object that is new.
+    pub created: &'static [u8],
+    /// In front of an object that was there before.
+    pub changed: &'static [u8],
+    /// In front of the last state of an object.
+    pub deleted: &'static [u8],
+    /// Behind each of them.
+    pub end: &'static [u8],
+}
+
 /// A committed object.
 #[derive(Clone, Debug)]
 pub struct Object {

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    AtRest, CommitError, Committed, EtcdConfig, Event, Key, OpenError, Revision, Snapshot, Unreachable, Watch,
+    AtRest, CommitError, Committed, EtcdConfig, Event, Frames, Key, OpenError, Revision, Snapshot, Unreachable, Watch,
     WatchError, Write,
     at_rest::Sealing,
     checkpoint::Checkpointer,
@@ -56,7 +56,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Events kept per collection for watchers.
     pub window_events: usize,
-    /// Object bytes kept per collection for watchers; encoded frames may double it.
+    /// Bytes kept per collection for watchers, which is some five thousand changes of pods.
     pub window_bytes: usize,
     /// Age up to which events are kept: the five minutes after which upstream compacts.
     pub window_age: Duration,
@@ -68,6 +68,8 @@ pub struct Options {
     pub at_rest: Option<Arc<dyn AtRest>>,
     /// Who reads what another program keeps in the same etcd; `None` passes over it.
     pub foreign: Option<Arc<dyn Foreign>>,
+    /// The wire form of events; `None` leaves it to the first watcher.
+    pub frames: Option<Frames>,
 }
 
 impl Default for Options {
@@ -75,12 +77,13 @@ impl Default for Options {
         Options {
             segment_bytes: 16 << 20,
             window_events: 32 << 10,
-            window_bytes: 32 << 20,
+            window_bytes: 16 << 20,
             window_age: Duration::from_secs(300),
             retained: 64,
             retained_age: Duration::from_secs(300),
             at_rest: None,
             foreign: None,
+            frames: None,
         }
     }
 }
@@ -213,7 +216,8 @@ impl Store {
         // The open segment counts again when it is closed.
         let replayed = recovered.replayed.saturating_sub(log.segment_len());
         let mut committer =
-            Committer::new(Arc::clone(&shared), log, checkpointer, sealing.clone(), replayed, options.segment_bytes);
+            Committer::new(Arc::clone(&shared), log, checkpointer, sealing.clone(), replayed, options.segment_bytes)
+                .with_frames(options.frames);
         if recovered.stale {
             info!(path = %dir.display(), "writing the state anew, some of it is kept in an outdated form");
             if let Err(error) = committer.rewrite() {

@@ -83,6 +83,12 @@ struct Window {
     groups: HashMap<Box<str>, Arc<Group>>,
 }
 
+/// Memory that an event may be the only one to hold: the state before a deletion is nowhere else.
+fn held(event: &Event) -> usize {
+    let last = event.previous.as_ref().filter(|_| event.deleted);
+    event.object.bytes.len() + last.map_or(0, |last| last.bytes.len())
+}
+
 impl Window {
     fn new(floor: Revision) -> Self {
         Window { first: 0, floor, bytes: 0, events: VecDeque::new(), groups: HashMap::new() }
@@ -96,7 +102,7 @@ impl Window {
     }
 
     fn push(&mut self, now: Instant, event: Arc<Event>, limits: &WindowLimits) {
-        self.bytes += event.object.bytes.len();
+        self.bytes += held(&event);
         self.events.push_back((now, event));
         while self.events.len() > 1 && (self.events.len() > limits.events || self.bytes > limits.bytes) {
             self.drop_oldest();
@@ -112,7 +118,7 @@ impl Window {
 
     fn drop_oldest(&mut self) {
         if let Some((_, oldest)) = self.events.pop_front() {
-            self.bytes -= oldest.object.bytes.len();
+            self.bytes -= held(&oldest);
             self.floor = oldest.object.revision;
             self.first += 1;
             for group in self.concerned(&oldest) {

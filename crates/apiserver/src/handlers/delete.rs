@@ -108,7 +108,11 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Ga
             Plan::Mark(marked) if options.dry_run => return Ok(Deleted::Held(Payload::Served(marked))),
             Plan::Remove => {
                 // the last state is the stored one, whatever version the request speaks
-                let mutation = Mutation::Delete(codec::encode(&codec::stored(&stored.bytes)?));
+                let last = match codec::again(&stored.bytes) {
+                    Some(last) => last,
+                    None => codec::encode(&codec::stored(&stored.bytes)?),
+                };
+                let mutation = Mutation::Delete(last);
                 let committed = write::commit(call, &path, Precondition::Revision(stored.revision), mutation).await?;
                 if let Committed::Done(last) = committed {
                     definitions::after_delete(call, &object).await?;

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
+use store::{Mutation, Precondition};
 
 use super::{
-    admit::{Admission, Gate},
-    create::Ownership,
+    admit::Admission,
     receive,
-    update::{self, Change},
-    write,
+    write::{self, ATTEMPTS_MAX, Committed},
 };
 use crate::{
     body::Body,
+    codec,
     dispatch::Call,
     meta, output,
     status::{ApiError, GroupResource},
@@ -34,52 +34,85 @@ pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body
         return Err(ApiError::bad_request(format!("a pod is bound to a Node, not to {target}")));
     }
     let pods = call.server.registry.find("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
-    let pod_call = call.about(&pods, &format!("{}/{name}", call.namespace));
-    let change = |old: &Value| {
-        let refused =
-            |why: String| ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why);
-        if meta::is_terminating(old) {
-            return Err(refused(format!("pod {name} is being deleted, cannot be assigned to a host")));
+    let pod = call.about(&pods, &format!("{}/{name}", call.namespace));
+    let path = pod.path();
+    for _ in 0..ATTEMPTS_MAX {
+        let snapshot = call.server.snapshot();
+        let Some(stored) = snapshot.get(&pods.collection, &path) else {
+            return Err(ApiError::not_found(pod.group_resource(), name));
+        };
+        refuse(&stored.bytes, &binding, name)?;
+        let bound = bound(&stored.bytes, &binding, node, call.now).and_then(|bytes| codec::again(&bytes));
+        let bound = bound.ok_or_else(|| ApiError::internal("a stored pod has no spec or metadata"))?;
+        let expected = Precondition::Revision(stored.revision);
+        let done = options.dry_run
+            || matches!(write::commit(&pod, &path, expected, Mutation::Put(bound)).await?, Committed::Done(_));
+        if done {
+            let success =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+            return output::encoded(call, &success, StatusCode::CREATED);
         }
-        if let Some(bound) = old["spec"]["nodeName"].as_str().filter(|bound| !bound.is_empty()) {
-            return Err(refused(format!("pod {name} is already assigned to node {bound:?}")));
-        }
-        if old["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
-            return Err(refused(format!("pod {name} has non-empty .spec.schedulingGates")));
-        }
-        if !meta::uid(&binding).is_empty() && meta::uid(&binding) != meta::uid(old) {
-            return Err(refused(format!("pod {name} has another UID than {}", meta::uid(&binding))));
-        }
-        Ok(Change { object: bound(old, &binding, node, call.now), ownership: Ownership::Track })
-    };
-    let mut pod_call = pod_call;
-    pod_call.subresource = "binding".into();
-    update::change_object(&pod_call, &options, Gate::Open, change).await?;
-    let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    output::encoded(call, &success, StatusCode::CREATED)
+    }
+    Err(ApiError::modified(pod.group_resource(), name))
 }
 
-fn bound(pod: &Value, binding: &Value, node: &str, now: jiff::Timestamp) -> Value {
-    let mut pod = pod.clone();
-    pod["spec"]["nodeName"] = node.into();
-    meta::of(&mut pod).remove("resourceVersion");
-    for part in ["annotations", "labels"] {
-        let Some(added) = binding["metadata"][part].as_object().filter(|added| !added.is_empty()) else { continue };
+/// A value of a stored pod, `null` where there is none.
+fn part(pod: &[u8], path: &[&str]) -> Value {
+    splice::find(pod, path).and_then(|place| serde_json::from_slice(&pod[place]).ok()).unwrap_or_default()
+}
+
+/// Refuses what cannot be bound (any more), or is not what the binding means.
+fn refuse(pod: &[u8], binding: &Value, name: &str) -> Result<(), ApiError> {
+    let refused =
+        |why: String| Err(ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why));
+    for (field, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
+        let wanted = binding["metadata"][field].as_str().unwrap_or_default();
+        let live = part(pod, &["metadata", field]);
+        let live = live.as_str().unwrap_or_default();
+        if !wanted.is_empty() && wanted != live {
+            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {live}");
+            return refused(why);
+        }
+    }
+    if part(pod, &["metadata", "deletionTimestamp"]).is_string() {
+        return refused(format!("pod {name} is being deleted, cannot be assigned to a host"));
+    }
+    if let Some(bound) = part(pod, &["spec", "nodeName"]).as_str().filter(|bound| !bound.is_empty()) {
+        return refused(format!("pod {name} is already assigned to node {bound:?}"));
+    }
+    if part(pod, &["spec", "schedulingGates"]).as_array().is_some_and(|gates| !gates.is_empty()) {
+        return refused(format!("pod {name} has non-empty .spec.schedulingGates"));
+    }
+    Ok(())
+}
+
+/// The stored pod on its node. A binding touches little of a pod and happens to every one, so only that little is decoded.
+/// As with upstream no field gets an owner and no generation counts: the scheduler only fills in what was left open.
+fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Option<Vec<u8>> {
+    let mut bound = splice::set(pod, &["spec", "nodeName"], Value::from(node).to_string().as_bytes())?;
+    for field in ["annotations", "labels"] {
+        let Some(added) = binding["metadata"][field].as_object().filter(|added| !added.is_empty()) else { continue };
+        let mut all = part(&bound, &["metadata", field]);
         for (key, value) in added {
-            pod["metadata"][part][key] = value.clone();
+            all[key] = value.clone();
         }
+        bound = splice::set(&bound, &["metadata", field], all.to_string().as_bytes())?;
     }
-    let condition =
+    let mut status = part(&bound, &["status"]);
+    if let Some(status) = status.as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
+    let conditions = &mut status["conditions"];
+    let scheduled =
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now)});
-    let conditions = &mut pod["status"]["conditions"];
     match conditions.as_array_mut() {
-        Some(conditions) => {
-            conditions.retain(|condition| condition["type"] != "PodScheduled");
-            conditions.push(condition);
-        }
-        None => *conditions = json!([condition]),
+        Some(conditions) => match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
+            Some(condition) => *condition = scheduled,
+            None => conditions.push(scheduled),
+        },
+        None => *conditions = json!([scheduled]),
     }
-    pod
+    splice::set(&bound, &["status"], status.to_string().as_bytes())
 }
 
 #[cfg(test)]
@@ -88,13 +121,40 @@ mod tests {
 
     #[test]
     fn a_bound_pod_knows_its_node_and_is_scheduled() {
-        let pod = json!({"metadata": {"name": "a"}, "spec": {}, "status": {"conditions":
-            [{"type": "PodScheduled", "status": "False"}]}});
-        let binding = json!({"metadata": {"annotations": {"x": "y"}}});
-        let bound = bound(&pod, &binding, "n1", jiff::Timestamp::UNIX_EPOCH);
-        assert_eq!(bound["spec"]["nodeName"], "n1");
-        assert_eq!(bound["metadata"]["annotations"]["x"], "y");
-        assert_eq!(bound["status"]["conditions"].as_array().unwrap().len(), 1);
-        assert_eq!(bound["status"]["conditions"][0]["status"], "True");
+        let pod = json!({"metadata": {"name": "a", "generation": 1, "annotations": {"x": "z", "kept": "1"}},
+            "spec": {"containers": [{"name": "c"}], "nodeName": ""},
+            "status": {"nominatedNodeName": "n0", "phase": "Pending",
+                "conditions": [{"type": "PodScheduled", "status": "False"}, {"type": "Other"}]}});
+        let binding = json!({"metadata": {"annotations": {"x": "y"}, "labels": {"zone": "z1"}}});
+        let bound = bound(pod.to_string().as_bytes(), &binding, "n1", jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let bound: Value = serde_json::from_slice(&bound).unwrap();
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+            "lastTransitionTime": "1970-01-01T00:00:00Z"});
+        assert_eq!(
+            bound,
+            json!({"metadata": {"name": "a", "generation": 1, "annotations": {"x": "y", "kept": "1"}, "labels": {"zone": "z1"}},
+                "spec": {"containers": [{"name": "c"}], "nodeName": "n1"},
+                "status": {"phase": "Pending", "conditions": [scheduled, {"type": "Other"}]}})
+        );
+    }
+
+    #[test]
+    fn a_binding_of_another_pod_or_of_one_that_is_bound_is_refused() {
+        let refused = |pod: Value, binding: Value| {
+            refuse(pod.to_string().as_bytes(), &binding, "a").err().map(|error| error.message).unwrap_or_default()
+        };
+        let pod = json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "spec": {}});
+        assert_eq!(refused(pod.clone(), json!({"metadata": {"uid": "u", "resourceVersion": "7"}})), "");
+        assert!(refused(pod.clone(), json!({"metadata": {"uid": "v"}})).contains("UID in precondition: v"));
+        assert!(
+            refused(pod, json!({"metadata": {"resourceVersion": "6"}})).contains("ResourceVersion in object meta: 7")
+        );
+        let none = json!({});
+        let bound = json!({"metadata": {}, "spec": {"nodeName": "n1"}});
+        assert!(refused(bound, none.clone()).contains("already assigned to node \"n1\""));
+        let gated = json!({"metadata": {}, "spec": {"schedulingGates": [{"name": "g"}]}});
+        assert!(refused(gated, none.clone()).contains("non-empty .spec.schedulingGates"));
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {}});
+        assert!(refused(going, none).contains("is being deleted"));
     }
 }

@@ -144,6 +144,14 @@ fn json_line(kind: &str, object: &Value) -> Bytes {
     bytes.into()
 }
 
+/// What [`raw_line`] puts around an object, for the store to put it there at the commit.
+pub const FRAMES: store::Frames = store::Frames {
+    created: b"{\"type\":\"ADDED\",\"object\":",
+    changed: b"{\"type\":\"MODIFIED\",\"object\":",
+    deleted: b"{\"type\":\"DELETED\",\"object\":",
+    end: b"}\n",
+};
+
 fn raw_line(kind: &str, object: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(object.len() + 40);
     bytes.extend_from_slice(b"{\"type\":\"");
@@ -225,6 +233,11 @@ impl Encoder {
     }
 
     fn shaped(&mut self, kind: &str, object: Bytes) -> Bytes {
+        if output::is_metadata(&self.call)
+            && let Ok(metadata) = output::metadata_of(&object)
+        {
+            return raw_line(kind, &metadata);
+        }
         let shaped = output::served(&self.call, Payload::Stored(object)).and_then(|object| {
             Ok(match self.call.accepted.shape {
                 Shape::Object => object,
@@ -464,5 +477,18 @@ impl Watching {
         if !chunk.is_empty() {
             self.ready.push_back(chunk.freeze());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_frames_events_as_they_are_framed_here() {
+        let frame = |head: &[u8]| Bytes::from([head, b"{}", FRAMES.end].concat());
+        assert_eq!(frame(FRAMES.created), raw_line("ADDED", b"{}"));
+        assert_eq!(frame(FRAMES.changed), raw_line("MODIFIED", b"{}"));
+        assert_eq!(frame(FRAMES.deleted), raw_line("DELETED", b"{}"));
     }
 }

@@ -55,7 +55,11 @@ pub(crate) fn open(directory: &Path) -> Arc<ApiServer> {
 
 fn open_as(directory: &Path, config: ApiServerConfig) -> Arc<ApiServer> {
     let signer = TokenSigner::load_or_create(&directory.join("sa.key"), "https://kubernetes.default.svc").unwrap();
-    let store = store::Store::open(directory.join("store"), store::Options::default()).unwrap();
+    let store = store::Store::open(
+        directory.join("store"),
+        store::Options { frames: Some(apiserver::FRAMES), ..store::Options::default() },
+    )
+    .unwrap();
     ApiServer::new(store, config, Arc::new(signer))
 }
 

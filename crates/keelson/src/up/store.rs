@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use apiserver::{EncryptionAtRest, KubeApiserver};
+use apiserver::{EncryptionAtRest, FRAMES, KubeApiserver};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -28,8 +28,12 @@ pub(crate) fn options(config: &Config, layout: &Layout) -> Result<(Options, Arc<
         None => EncryptionAtRest::load_or_create(&layout.encryption_config()).map_err(|e| Exit::Data.because(e))?,
     };
     let at_rest = Arc::new(at_rest);
-    let options =
-        Options { at_rest: Some(at_rest.clone()), foreign: Some(Arc::new(KubeApiserver)), ..Options::default() };
+    let options = Options {
+        at_rest: Some(at_rest.clone()),
+        foreign: Some(Arc::new(KubeApiserver)),
+        frames: Some(FRAMES),
+        ..Options::default()
+    };
     Ok((options, at_rest))
 }
 

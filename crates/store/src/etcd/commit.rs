@@ -221,7 +221,7 @@ impl Backend {
 /// What the writer is told: its objects, carrying the revision.
 fn committed(writes: Vec<Write>, revision: Revision) -> Committed {
     let objects = writes.into_iter().map(|write| match write.mutation {
-        Mutation::Put(encoded) | Mutation::Delete(encoded) => Object { revision, bytes: finish(encoded, revision) },
+        Mutation::Put(encoded) | Mutation::Delete(encoded) => Object { revision, bytes: finish(&encoded, revision) },
     });
     Committed { revision, objects: objects.collect() }
 }

@@ -48,7 +48,6 @@ fn is_free(subresource: Option<&str>, key: &str, new: &Value, old: &Value, error
         "tolerations" => only_added(list(new, key), list(old, key)),
         "terminationGracePeriodSeconds" => int(old, key).is_some_and(|before| before < 0) && int(new, key) == Some(1),
         "schedulingGates" => check_gates(list(new, key), list(old, key), errors),
-        "nodeName" => subresource == Some("binding") && text(old, key).is_empty(),
         "nodeSelector" if gated => check_node_selector(map(new, key), map(old, key), errors),
         "affinity" if gated => narrows(new, old),
         "ephemeralContainers" => subresource == Some("ephemeralcontainers"),

@@ -1,0 +1,204 @@
+//! Where the members of a JSON object lie in its bytes, and other bytes in their place.
+//!
+//! Objects are kept as bytes. Reading one field of them, or changing one, costs a pass over the bytes here and some twenty
+//! times as much through a tree. [`find`] gives the place of a value, [`set`] a document with another value there.
+//!
+//! It is no parser: documents come from an encoder, and of one that is malformed a wrong place may be given, never one
+//! outside of it. Names are compared as they are written, so that one spelled with escapes is not found.
+
+use std::ops::Range;
+
+/// The value at a path of names, without the space around it; `None` when there is none, or no well-formed document.
+///
+/// ```
+/// let document = br#"{"metadata": {"name": "a"}}"#;
+/// assert_eq!(&document[splice::find(document, &["metadata", "name"]).unwrap()], br#""a""#);
+/// assert_eq!(splice::find(document, &["metadata", "uid"]), None);
+/// ```
+pub fn find(document: &[u8], path: &[&str]) -> Option<Range<usize>> {
+    let mut scan = Scan { bytes: document, at: 0 };
+    for name in path {
+        scan.enter(name)?;
+    }
+    scan.peek()?;
+    let start = scan.at;
+    scan.skip()?;
+    Some(start..scan.at)
+}
+
+/// The document with `value` as the value at a path of names; a name that is missing is added to its object, which must be
+/// there.
+///
+/// ```
+/// let document = br#"{"metadata":{"name":"a"}}"#;
+/// assert_eq!(splice::set(document, &["metadata", "name"], br#""b""#).unwrap(), br#"{"metadata":{"name":"b"}}"#);
+/// assert_eq!(splice::set(document, &["metadata", "uid"], b"7").unwrap(), br#"{"metadata":{"uid":7,"name":"a"}}"#);
+/// ```
+pub fn set(document: &[u8], path: &[&str], value: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = Vec::with_capacity(document.len() + value.len() + 32);
+    if let Some(place) = find(document, path) {
+        whole.extend_from_slice(&document[..place.start]);
+        whole.extend_from_slice(value);
+        whole.extend_from_slice(&document[place.end..]);
+        return Some(whole);
+    }
+    let (name, parents) = path.split_last()?;
+    let parent = find(document, parents)?;
+    let mut scan = Scan { bytes: document, at: parent.start };
+    scan.expect(b'{')?;
+    let start = scan.at;
+    let more = scan.peek()? != b'}';
+    whole.extend_from_slice(&document[..start]);
+    let comma: &[u8] = if more { b"," } else { b"" };
+    for part in [b"\"", name.as_bytes(), b"\":", value, comma] {
+        whole.extend_from_slice(part);
+    }
+    whole.extend_from_slice(&document[start..]);
+    Some(whole)
+}
+
+struct Scan<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Scan<'_> {
+    /// The next byte that is no white space.
+    fn peek(&mut self) -> Option<u8> {
+        while self.bytes.get(self.at)?.is_ascii_whitespace() {
+            self.at += 1;
+        }
+        self.bytes.get(self.at).copied()
+    }
+
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    /// Passes into an object, up to the value of that name.
+    fn enter(&mut self, name: &str) -> Option<()> {
+        self.expect(b'{')?;
+        while self.peek()? == b'"' {
+            let key = self.string()?;
+            self.expect(b':')?;
+            if self.bytes[key] == *name.as_bytes() {
+                return Some(());
+            }
+            self.skip()?;
+            self.expect(b',')?;
+        }
+        None
+    }
+
+    /// The place between the quotes of a string.
+    fn string(&mut self) -> Option<Range<usize>> {
+        self.expect(b'"')?;
+        let start = self.at;
+        loop {
+            let found = memchr::memchr2(b'"', b'\\', self.bytes.get(self.at..)?)?;
+            self.at += found + 1;
+            if self.bytes[self.at - 1] == b'"' {
+                return Some(start..self.at - 1);
+            }
+            // whatever is escaped, the byte after the backslash ends nothing
+            self.at += 1;
+        }
+    }
+
+    /// Passes over a value.
+    fn skip(&mut self) -> Option<()> {
+        match self.peek()? {
+            b'"' => self.string().map(drop),
+            b'{' | b'[' => self.skip_nested(),
+            b',' | b':' | b'}' | b']' => None,
+            _ => {
+                while self.bytes.get(self.at).is_some_and(|b| !b",:]}".contains(b) && !b.is_ascii_whitespace()) {
+                    self.at += 1;
+                }
+                Some(())
+            }
+        }
+    }
+
+    /// Passes over an object or a list, in which only brackets and strings have to be looked at.
+    fn skip_nested(&mut self) -> Option<()> {
+        let mut depth = 0usize;
+        loop {
+            match *self.bytes.get(self.at)? {
+                b'"' => {
+                    self.string()?;
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value<'a>(document: &'a str, path: &[&str]) -> Option<&'a str> {
+        find(document.as_bytes(), path).map(|place| &document[place])
+    }
+
+    #[test]
+    fn a_value_is_found_at_its_path_and_nowhere_else() {
+        let document = r#"{"data":{"metadata":{"name":""},"x":[1,"\"]}",{"y":null}]},"n":-1.5e3,
+            "metadata" : {"labels":{"name":"l"}, "name" : "a", "t": true }}"#;
+        assert_eq!(value(document, &["metadata", "name"]), Some("\"a\""));
+        assert_eq!(value(document, &["metadata", "labels"]), Some(r#"{"name":"l"}"#));
+        assert_eq!(value(document, &["metadata", "t"]), Some("true"));
+        assert_eq!(value(document, &["n"]), Some("-1.5e3"));
+        assert_eq!(value(document, &["data", "x"]), Some(r#"[1,"\"]}",{"y":null}]"#));
+        assert_eq!(value(document, &[]), Some(document));
+        assert_eq!(value(document, &["metadata", "uid"]), None);
+        assert_eq!(value(document, &["data", "metadata", "name", "x"]), None);
+    }
+
+    #[test]
+    fn a_value_is_replaced_or_added_in_front() {
+        for (document, path, expected) in [
+            (r#"{"a":{"b":1},"c":2}"#, &["a", "b"][..], Some(r#"{"a":{"b":7},"c":2}"#)),
+            (r#"{"a":{"b":1},"c":2}"#, &["a"], Some(r#"{"a":7,"c":2}"#)),
+            (r#"{"a":{"b":1}}"#, &["a", "c"], Some(r#"{"a":{"c":7,"b":1}}"#)),
+            (r#"{"a":{}}"#, &["a", "c"], Some(r#"{"a":{"c":7}}"#)),
+            (r#"{ "a" : { "b":1 } }"#, &["a", "c"], Some(r#"{ "a" : {"c":7, "b":1 } }"#)),
+            (r#"{"a":1}"#, &["a", "c"], None),
+            (r#"{"a":1}"#, &["b", "c"], None),
+        ] {
+            let set = set(document.as_bytes(), path, b"7").map(|bytes| String::from_utf8(bytes).unwrap());
+            assert_eq!(set.as_deref(), expected, "{document} {path:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_has_no_members() {
+        for document in
+            ["", "k8s\0\n", "[]", "{}", r#"{"a":1}"#, r#"{"metadata":"#, r#"{"metadata"}"#, r#"{"a"#, "\"\\"]
+        {
+            assert_eq!(find(document.as_bytes(), &["metadata"]), None, "{document}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_gives_places_within_it(text in r#"[{}\[\]",:\\ a1metadata]{0,64}"#) {
+            for path in [&["metadata"][..], &["a"], &["a", "a"], &[]] {
+                if let Some(place) = find(text.as_bytes(), path) {
+                    prop_assert!(place.start <= place.end && place.end <= text.len());
+                }
+                let _ = set(text.as_bytes(), path, b"1");
+            }
+        }
+    }
+}
