@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|first| first == "shim") {
         return runtime::shim::main(&arguments.collect::<Vec<_>>());
     }
+    memory::set_up();
     match dispatch(Cli::parse().command) {
         Ok(code) => code,
         Err(failure) => failure.report(),

@@ -1,8 +1,11 @@
-//! Gives freed memory back to the system once a burst of work is over.
+//! The allocator, and giving freed memory back to the system once a burst of work is over.
 //!
-//! The C library keeps what a burst freed (a large manifest parsed, a document of every schema made) for the next one, so
-//! that one busy minute would mark a process that is idle for days. Under load nothing is given back: it would only be
-//! fetched again.
+//! Every write makes and drops trees of small pieces, on whichever thread it is woken. With free lists of the thread's own
+//! (mimalloc) that takes a fifth less time than with the C library's arenas, and fewer pages stay that are held by one small
+//! piece. Huge pages are left alone (the dependency's `no_thp`): they cost a quarter more memory and save no time.
+//!
+//! What a burst freed (a large manifest parsed, a document of every schema made) is kept for a moment for the next one, but
+//! one busy minute must not mark a process that is idle for days.
 
 use std::{io, time::Duration};
 
@@ -12,6 +15,21 @@ use tokio_util::sync::CancellationToken;
 const PERIOD: Duration = Duration::from_secs(5);
 /// Processor time in a period, in the kernel's ticks of 10 ms, below which it counts as idle: 5 % of one core.
 const IDLE_TICKS: u64 = 25;
+
+/// How long freed pages are kept, in milliseconds. With the allocator's own second a busy server never gives any back and
+/// grows by a third; with none at all it fetches them again for the next write.
+const PURGE_DELAY_MS: libc::c_long = 50;
+/// `mi_option_purge_delay`, which the bindings do not name.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Sets the allocator up for a server.
+pub(crate) fn set_up() {
+    // SAFETY: the function only stores a number, and no other thread is there yet.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS) };
+}
 
 /// What the process has been doing.
 #[derive(Debug, Default)]
@@ -56,17 +74,13 @@ pub(crate) async fn run(stop: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns free pages of all arenas. Some milliseconds at most, in a process that has nothing else to do.
-#[cfg(target_env = "gnu")]
+/// Returns free pages, of this thread and of those that ended. Some milliseconds at most, in a process that has nothing
+/// else to do.
 fn give_back() {
-    // SAFETY: the function takes the allocator's own locks and touches only memory that nobody has allocated.
-    let returned = unsafe { libc::malloc_trim(0) };
-    tracing::debug!(some = returned == 1, "gave free memory back");
+    // SAFETY: the function touches only memory that nobody has allocated.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+    tracing::debug!("gave free memory back");
 }
-
-/// Other C libraries return memory on their own.
-#[cfg(not(target_env = "gnu"))]
-const fn give_back() {}
 
 #[cfg(test)]
 mod tests {
@@ -81,6 +95,16 @@ mod tests {
         assert!(!activity.burst_ended(160));
         assert!(!activity.burst_ended(300), "still busy");
         assert!(activity.burst_ended(300));
+    }
+
+    #[test]
+    fn the_option_is_the_one_meant() {
+        // SAFETY: the function only reads a number.
+        let delay = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert_eq!(delay, 1000, "a delay of a second is the default of this option and of no other");
+        set_up();
+        // SAFETY: as above.
+        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) }, PURGE_DELAY_MS);
     }
 
     #[test]
