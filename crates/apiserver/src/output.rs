@@ -56,7 +56,7 @@ pub(crate) fn is_verbatim(call: &Call) -> bool {
 
 /// Whether the client takes nothing but metadata, which lies in the stored bytes as it is sent.
 pub(crate) fn is_metadata(call: &Call) -> bool {
-    call.accepted == Accepted { shape: Shape::PartialMetadata, encoding: Encoding::Json }
+    call.accepted == Accepted { shape: Shape::PartialMetadata(MetaVersion::V1), encoding: Encoding::Json }
 }
 
 /// The metadata of a stored object, as an object of its own.

@@ -144,7 +144,7 @@ impl Selection {
         let (namespace, name) = path.split_once('/').unwrap_or(("", path));
         let decode = || match served.form {
             // what selectors of the kind itself read; a definition's may lie anywhere
-            Form::Stored if served.custom.is_none() => outline::of(bytes),
+            Form::Stored if served.version().is_none() => outline::of(bytes),
             _ => codec::stored(bytes),
         };
         let fields = match self.deep.then(decode) {
