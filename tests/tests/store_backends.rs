@@ -275,8 +275,8 @@ async fn what_is_too_much_for_etcd_is_refused_with_its_reason() {
     assert_eq!(snapshot.count(PODS, "", None), store.writes_max());
 }
 
-/// What an operator tells etcd, by its JSON gateway.
-fn tell(etcd: &Etcd, path: &str, body: &str) {
+/// What an operator tells etcd by its JSON gateway, and the answer.
+fn tell(etcd: &Etcd, path: &str, body: &str) -> String {
     use std::io::{Read as _, Write as _};
     let address = etcd.url().rsplit('/').next().unwrap().to_owned();
     let mut stream = std::net::TcpStream::connect(&address).unwrap();
@@ -287,6 +287,7 @@ fn tell(etcd: &Etcd, path: &str, body: &str) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    answer
 }
 
 #[tokio::test]
@@ -315,7 +316,10 @@ async fn an_etcd_without_space_is_read_and_deleted_from_until_it_has_space_again
 
     tell(&etcd, "/v3/kv/compaction", &format!(r#"{{"revision":"{}","physical":true}}"#, store.revision()));
     tell(&etcd, "/v3/maintenance/defragment", "{}");
-    tell(&etcd, "/v3/maintenance/alarm", r#"{"action":"DEACTIVATE","memberID":"0","alarm":"NOSPACE"}"#);
+    let alarms = tell(&etcd, "/v3/maintenance/alarm", r#"{"action":"GET"}"#);
+    let member = alarms.split(r#""memberID":""#).nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let off = format!(r#"{{"action":"DEACTIVATE","memberID":"{member}","alarm":"NOSPACE"}}"#);
+    tell(&etcd, "/v3/maintenance/alarm", &off);
     store.commit(vec![large(1)]).await.unwrap();
     assert_eq!(store.snapshot().count(PODS, "", None), 2);
 }

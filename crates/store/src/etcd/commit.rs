@@ -8,7 +8,7 @@ use super::{
     Backend,
     connection::{CallError, INVALID_ARGUMENT, RESOURCE_EXHAUSTED},
     keys,
-    messages::Txn,
+    messages::{Range, Txn},
     mirror::Reader,
     slots::Taken,
 };
@@ -148,7 +148,12 @@ impl Backend {
     async fn attempt(&self, prepared: &Prepared<'_>, slot: &mut Taken<'_>, maybe_sent: bool) -> Attempt {
         let response = match self.client.txn(&prepared.txn(Some(slot))).await {
             Ok(response) => response,
-            Err(error) => return failed(error),
+            Err(error) => {
+                return match failed(error) {
+                    Attempt::Refused(CommitError::Full(reason)) => self.exceeded(slot, reason).await,
+                    other => other,
+                };
+            }
         };
         if response.succeeded {
             return Attempt::Done(response.revision);
@@ -164,6 +169,18 @@ impl Backend {
             }
             // an earlier attempt did it
             revision => Attempt::Done(revision),
+        }
+    }
+
+    /// etcd answers that its space is exceeded also to the transaction that exceeds it, and which it did apply.
+    async fn exceeded(&self, slot: &Taken<'_>, reason: String) -> Attempt {
+        let range = Range { key: &slot.key, limit: 1, ..Range::default() };
+        match self.client.range(&range).await {
+            Ok(found) => match found.kvs.first() {
+                Some(kv) if kv.mod_revision != slot.revision => Attempt::Done(kv.mod_revision),
+                _ => Attempt::Refused(CommitError::Full(reason)),
+            },
+            Err(error) => Attempt::Unknown(error.to_string()),
         }
     }
 
