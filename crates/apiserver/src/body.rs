@@ -58,13 +58,23 @@ pub(crate) async fn read(mut body: Body) -> Result<Bytes, ApiError> {
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
-/// The body of a list: a head, stored objects separated by commas, a tail. Objects are copied into large chunks only as
-/// the connection takes them, so that a list of any size costs one chunk of memory.
+/// Bytes of stored objects that are made into another shape for one piece of a list: a millisecond of work or two, after
+/// which others have their turn.
+const SHAPED_BYTES: u64 = 64 * 1024;
+
+/// Appends what a client is shown of a stored object.
+pub(crate) type Shape = Box<dyn Fn(Bytes, &mut Vec<u8>) -> Result<(), ApiError> + Send>;
+
+/// The body of a list: a head, stored objects separated by commas, a tail. Objects are copied into large chunks, or made
+/// into another shape, only as the connection takes them, so that a list of any size costs one chunk of memory.
 pub(crate) struct ListBody {
     head: Bytes,
     items: std::vec::IntoIter<Bytes>,
     tail: Bytes,
+    /// `None` for objects as they are stored.
+    shape: Option<Shape>,
     first: bool,
+    /// Counts objects as they are stored.
     remaining: u64,
 }
 
@@ -73,19 +83,63 @@ impl ListBody {
     pub(crate) fn new(head: Bytes, items: Vec<Bytes>, tail: Bytes) -> Self {
         let commas = items.len().saturating_sub(1);
         let bytes = head.len() + tail.len() + commas + items.iter().map(Bytes::len).sum::<usize>();
-        Self { head, items: items.into_iter(), tail, first: true, remaining: bytes as u64 }
+        Self { head, items: items.into_iter(), tail, shape: None, first: true, remaining: bytes as u64 }
     }
 
-    /// How many bytes are still to come.
+    /// The same with the objects in another shape. The first piece is made now, so that what is small has a length, and
+    /// what cannot be shown has an answer that says so.
+    pub(crate) fn shaped(head: Bytes, items: Vec<Bytes>, tail: Bytes, shape: Shape) -> Result<Self, ApiError> {
+        let mut body = Self { shape: Some(shape), ..Self::new(head, items, tail) };
+        let begin = body.chunk().transpose()?.unwrap_or_default();
+        if body.remaining == 0 {
+            return Ok(Self::new(begin, Vec::new(), Bytes::new()));
+        }
+        body.remaining += begin.len() as u64;
+        body.head = begin;
+        Ok(body)
+    }
+
+    /// How many bytes are still to come; of objects that are shaped, what they have in the store.
     pub(crate) fn remaining(&self) -> u64 {
         self.remaining
     }
 
     /// The next chunk, `None` at the end.
-    pub(crate) fn chunk(&mut self) -> Option<Bytes> {
+    pub(crate) fn chunk(&mut self) -> Option<Result<Bytes, ApiError>> {
         if self.remaining == 0 {
             return None;
         }
+        match self.shape.take() {
+            None => Some(Ok(self.copied())),
+            Some(shape) => {
+                let chunk = self.shaped_with(&shape);
+                self.shape = Some(shape);
+                Some(chunk)
+            }
+        }
+    }
+
+    fn shaped_with(&mut self, shape: &Shape) -> Result<Bytes, ApiError> {
+        let mut chunk = Vec::from(std::mem::take(&mut self.head));
+        let mut looked = chunk.len() as u64;
+        while looked < SHAPED_BYTES {
+            let Some(item) = self.items.next() else {
+                chunk.extend_from_slice(&std::mem::take(&mut self.tail));
+                self.remaining = 0;
+                return Ok(chunk.into());
+            };
+            if !std::mem::take(&mut self.first) {
+                chunk.push(b',');
+            }
+            looked += item.len() as u64;
+            shape(item, &mut chunk)?;
+        }
+        // the tail is still to come, whatever the objects were counted as
+        self.remaining = self.remaining.saturating_sub(looked).max(1);
+        Ok(chunk.into())
+    }
+
+    fn copied(&mut self) -> Bytes {
         let capacity = usize::try_from(self.remaining).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES + 16 * 1024));
         let mut chunk = BytesMut::with_capacity(capacity);
         chunk.extend_from_slice(&std::mem::take(&mut self.head));
@@ -100,7 +154,7 @@ impl ListBody {
             chunk.extend_from_slice(&item);
         }
         self.remaining = self.remaining.saturating_sub(chunk.len() as u64);
-        Some(chunk.freeze())
+        chunk.freeze()
     }
 }
 
@@ -112,7 +166,7 @@ impl http_body::Body for ListBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Poll::Ready(self.chunk().map(|chunk| Ok(Frame::data(chunk))))
+        Poll::Ready(self.chunk().map(|chunk| chunk.map(Frame::data).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -120,7 +174,10 @@ impl http_body::Body for ListBody {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::with_exact(self.remaining)
+        match self.shape {
+            None => http_body::SizeHint::with_exact(self.remaining),
+            Some(_) => http_body::SizeHint::default(),
+        }
     }
 }
 
@@ -138,12 +195,12 @@ impl GzipBody {
         Self { list, encoder: Some(encoder) }
     }
 
-    fn chunk(&mut self) -> Option<std::io::Result<Bytes>> {
+    fn chunk(&mut self) -> Option<Result<Bytes, BoxError>> {
         while let Some(encoder) = &mut self.encoder {
             let Some(plain) = self.list.chunk() else {
-                return self.encoder.take().map(|encoder| encoder.finish().map(Bytes::from));
+                return self.encoder.take().map(|encoder| Ok(encoder.finish()?.into()));
             };
-            if let Err(error) = encoder.write_all(&plain) {
+            if let Err(error) = plain.map_err(Into::into).and_then(|plain| Ok(encoder.write_all(&plain)?)) {
                 return Some(Err(error));
             }
             if encoder.get_ref().len() >= CHUNK_BYTES / 4 {
@@ -162,7 +219,7 @@ impl http_body::Body for GzipBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Poll::Ready(self.chunk().map(|chunk| chunk.map(Frame::data).map_err(Into::into)))
+        Poll::Ready(self.chunk().map(|chunk| chunk.map(Frame::data)))
     }
 }
 
@@ -192,6 +249,36 @@ mod tests {
         let mut unpacked = Vec::new();
         std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut unpacked).unwrap();
         assert_eq!(unpacked, plain);
+    }
+
+    #[tokio::test]
+    async fn a_shaped_list_comes_in_pieces_and_fails_at_once_or_in_between() {
+        let shaped = |items: usize, bad: usize| {
+            let items = (0..items).map(|i| Bytes::from(format!("{i:1000}"))).collect();
+            let shape: Shape = Box::new(move |item, out| {
+                let number = String::from_utf8_lossy(&item).trim().parse::<usize>().map_err(ApiError::internal)?;
+                if number == bad {
+                    return Err(ApiError::internal("bad"));
+                }
+                out.extend_from_slice(number.to_string().as_bytes());
+                Ok(())
+            });
+            ListBody::shaped(Bytes::from_static(b"["), items, Bytes::from_static(b"]"), shape)
+        };
+        let small = shaped(3, usize::MAX).unwrap();
+        assert_eq!(http_body::Body::size_hint(&small).exact(), Some(7));
+        assert_eq!(small.collect().await.unwrap().to_bytes(), "[0,1,2]");
+        let mut large = shaped(1000, usize::MAX).unwrap();
+        assert_eq!(http_body::Body::size_hint(&large).exact(), None);
+        let mut pieces = Vec::new();
+        while let Some(piece) = large.frame().await {
+            pieces.push(piece.unwrap().into_data().unwrap());
+        }
+        assert!(pieces.len() > 10, "{}", pieces.len());
+        let numbers: Vec<usize> = serde_json::from_slice(&pieces.concat()).unwrap();
+        assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+        assert_eq!(shaped(1000, 5).err().unwrap().code, 500);
+        assert!(shaped(1000, 500).unwrap().collect().await.is_err());
     }
 
     #[tokio::test]

@@ -1,8 +1,10 @@
 //! Answers: stored bytes as they are where the client takes them so, and every other shape (another version, `Table`,
 //! metadata only, YAML) made from the decoded object.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use store::Revision;
@@ -19,6 +21,9 @@ use crate::{
 
 /// Answers from this size on are compressed for clients that ask; upstream's bound.
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
+
+/// Room for the headers of an answer: those of every one, and a few more before the map has to grow.
+const HEADERS: usize = 8;
 
 /// An object to answer with.
 pub(crate) enum Payload {
@@ -142,6 +147,7 @@ fn with_json_type(body: Body, status: StatusCode) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    *headers = HeaderMap::with_capacity(HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
@@ -154,36 +160,67 @@ pub(crate) fn partial(mut object: Value, version: MetaVersion) -> Value {
 }
 
 /// Answers with a list of stored objects.
-pub(crate) fn list(call: &Call, items: Vec<Bytes>, meta: &ListMeta) -> Result<Response<Body>, ApiError> {
-    if is_verbatim(call) {
-        return Ok(verbatim_list(call, &call.served.resource.list_kind, &call.served.api_version, items, meta));
-    }
-    if is_metadata(call) {
-        let items = items.iter().map(|bytes| metadata_of(bytes)).collect::<Result<_, _>>()?;
-        return Ok(verbatim_list(call, "PartialObjectMetadataList", "meta.k8s.io/v1", items, meta));
-    }
-    let objects = items.into_iter().map(|bytes| served(call, Payload::Stored(bytes)));
-    let objects = objects.collect::<Result<Vec<Value>, ApiError>>()?;
+pub(crate) fn list(call: &Arc<Call>, items: Vec<Bytes>, meta: &ListMeta) -> Result<Response<Body>, ApiError> {
     let meta = meta.to_value();
-    let resource = &call.served.resource;
-    let value = match call.accepted.shape {
-        Shape::Object => {
-            json!({"kind": resource.list_kind, "apiVersion": call.served.api_version, "metadata": meta, "items": objects})
-        }
-        Shape::PartialMetadata(version) => {
-            let items: Vec<Value> = objects.into_iter().map(|object| partial(object, version)).collect();
-            let api_version = version.api_version();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": api_version, "metadata": meta, "items": items})
-        }
-        Shape::Table(version) => Tables::new(call, version)?.table(objects, meta, true),
+    let (kind, api_version) = match call.accepted.shape {
+        Shape::Object => (call.served.resource.list_kind.as_str(), call.served.api_version.as_str()),
+        Shape::PartialMetadata(version) => ("PartialObjectMetadataList", version.api_version()),
+        Shape::Table(version) => ("Table", version.api_version()),
     };
-    encoded(call, &value, StatusCode::OK)
+    let begin = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},");
+    let tail = Bytes::from_static(b"]}");
+    if is_verbatim(call) {
+        let head = begin + "\"items\":[";
+        return Ok(negotiated(call, ListBody::new(head.into(), items, tail), StatusCode::OK));
+    }
+    if call.accepted.encoding != Encoding::Json {
+        return whole_list(call, items, meta, (kind, api_version));
+    }
+    let head = match call.accepted.shape {
+        Shape::Object | Shape::PartialMetadata(_) => begin + "\"items\":[",
+        Shape::Table(version) => {
+            let definitions = Tables::new(call, version)?.columns.definitions();
+            begin + &format!("\"columnDefinitions\":{definitions},\"rows\":[")
+        }
+    };
+    let shaping = call.clone();
+    let only_metadata = is_metadata(call);
+    let shape = move |bytes: Bytes, out: &mut Vec<u8>| {
+        match only_metadata {
+            true => out.extend_from_slice(&metadata_of(&bytes)?),
+            false => codec::write_json(out, &item(&shaping, bytes)?),
+        }
+        Ok(())
+    };
+    Ok(negotiated(call, ListBody::shaped(head.into(), items, tail, Box::new(shape))?, StatusCode::OK))
 }
 
-fn verbatim_list(call: &Call, kind: &str, version: &str, items: Vec<Bytes>, meta: &ListMeta) -> Response<Body> {
-    let meta = meta.to_value();
-    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{meta},\"items\":[");
-    negotiated(call, ListBody::new(head.into(), items, Bytes::from_static(b"]}")), StatusCode::OK)
+/// What a list shows of one object.
+fn item(call: &Call, bytes: Bytes) -> Result<Value, ApiError> {
+    let object = served(call, Payload::Stored(bytes))?;
+    Ok(match call.accepted.shape {
+        Shape::Object => object,
+        Shape::PartialMetadata(version) => partial(object, version),
+        Shape::Table(version) => Tables::new(call, version)?.row(object),
+    })
+}
+
+/// A list in an encoding that cannot be joined from pieces.
+fn whole_list(
+    call: &Call,
+    items: Vec<Bytes>,
+    meta: Value,
+    (kind, api_version): (&str, &str),
+) -> Result<Response<Body>, ApiError> {
+    let items = items.into_iter().map(|bytes| item(call, bytes)).collect::<Result<Vec<Value>, ApiError>>()?;
+    let mut value = json!({"kind": kind, "apiVersion": api_version, "metadata": meta});
+    if let Shape::Table(version) = call.accepted.shape {
+        value["columnDefinitions"] = Tables::new(call, version)?.columns.definitions();
+        value["rows"] = items.into();
+    } else {
+        value["items"] = items.into();
+    }
+    encoded(call, &value, StatusCode::OK)
 }
 
 /// An answer of known bytes, compressed where that is worth it.

@@ -26,6 +26,10 @@ use tokio::{
 
 use crate::body::{Body, BoxError};
 
+/// What one stream gives before the others have their turn: a list goes on for as long as its client takes more.
+const TURN_BYTES: usize = 64 * 1024;
+const TURN_FRAMES: usize = 4;
+
 /// How long a client may take nothing of what is ready for it; as long as a request may take in all.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -106,6 +110,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timely<S> {
 struct Given {
     /// How often it gave something.
     count: u64,
+    /// The same for this turn of its stream, and how much that was.
+    frames: usize,
+    bytes: usize,
     last: Last,
 }
 
@@ -118,11 +125,13 @@ enum Last {
     Gave,
     /// It had nothing for now.
     Silent,
+    /// It has given enough for one turn.
+    Resting,
 }
 
 thread_local! {
-    /// Of the stream that is being polled.
-    static GIVEN: Cell<Given> = const { Cell::new(Given { count: 0, last: Last::Unasked }) };
+    /// Of the stream that is being polled; `None` where no stream is, as with HTTP/1.1.
+    static GIVEN: Cell<Option<Given>> = const { Cell::new(None) };
 }
 
 /// A body that tells its stream what it does.
@@ -136,12 +145,21 @@ impl http_body::Body for Metered {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let Some(mut given) = GIVEN.get() else { return Pin::new(&mut self.0).poll_frame(cx) };
+        if given.frames >= TURN_FRAMES || given.bytes >= TURN_BYTES {
+            GIVEN.set(Some(Given { last: Last::Resting, ..given }));
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let polled = Pin::new(&mut self.0).poll_frame(cx);
-        let Given { count, .. } = GIVEN.get();
-        GIVEN.set(match polled {
-            Poll::Ready(Some(_)) => Given { count: count + 1, last: Last::Gave },
-            Poll::Ready(None) | Poll::Pending => Given { count, last: Last::Silent },
-        });
+        given.last = Last::Silent;
+        if let Poll::Ready(Some(frame)) = &polled {
+            given.count += 1;
+            given.frames += 1;
+            given.bytes += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+            given.last = Last::Gave;
+        }
+        GIVEN.set(Some(given));
         polled
     }
 
@@ -178,13 +196,13 @@ impl Future for Attended {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let me = &mut *self;
-        GIVEN.set(me.given);
+        GIVEN.set(Some(Given { frames: 0, bytes: 0, ..me.given }));
         let polled = me.stream.as_mut().poll(cx);
-        me.given = GIVEN.take();
+        me.given = GIVEN.take().unwrap_or_default();
         if polled.is_ready() {
             return Poll::Ready(());
         }
-        let Given { count, last: Last::Gave } = me.given else {
+        let Given { count, last: Last::Gave, .. } = me.given else {
             me.stalled = None;
             return Poll::Pending;
         };
@@ -238,6 +256,7 @@ mod tests {
 
     /// A stream that gives `frames` of its body and then waits for its client for ever.
     fn stuck(frames: usize, then_silent: bool) -> Attended {
+        assert!(frames < TURN_FRAMES);
         let some = futures::stream::iter((0..frames).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))));
         let body = StreamBody::new(futures::StreamExt::chain(some, futures::stream::pending())).boxed_unsync();
         let mut body = Metered(body);
@@ -261,5 +280,21 @@ mod tests {
         assert!(silent.await.is_err());
         let handling = tokio::time::timeout(100 * STALL_MAX, Attended::new(Box::pin(std::future::pending())));
         assert!(handling.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_with_much_to_give_rests_now_and_then_and_is_neither_quiet_nor_stalled() {
+        let frames = (0..10).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from(vec![0; TURN_BYTES / 2]))));
+        let mut body = Metered(StreamBody::new(futures::stream::iter(frames)).boxed_unsync());
+        let mut stream = Attended::new(Box::pin(async move { while body.frame().await.is_some() {} }));
+        let mut turns = 0;
+        std::future::poll_fn(|cx| {
+            turns += 1;
+            let polled = Pin::new(&mut stream).poll(cx);
+            assert!(polled.is_ready() || (!stream.is_quiet() && stream.stalled.is_none()));
+            polled
+        })
+        .await;
+        assert_eq!(turns, 6);
     }
 }

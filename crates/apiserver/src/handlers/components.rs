@@ -1,5 +1,7 @@
 //! ComponentStatuses: not kept anywhere, made from the health checks when somebody asks.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -24,7 +26,7 @@ pub(super) fn concerns(call: &Call) -> bool {
 }
 
 /// Answers a GET of one component's status, or of all.
-pub(super) fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) fn answer(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
     if call.verb == "get" {
         let known = COMPONENTS.iter().find(|(name, _)| *name == call.name);
         let Some((name, check)) = known else { return Err(ApiError::not_found(call.group_resource(), &call.name)) };

@@ -355,8 +355,12 @@ impl Watching {
                 self.add_initial(&mut chunk, path, &object);
             }
         } else {
-            for (path, object) in snapshot.range(&call.served.collection, prefix, None) {
+            let turn = list::objects_in_a_turn(&call, &self.encoder.selection);
+            for (index, (path, object)) in snapshot.range(&call.served.collection, prefix, None).enumerate() {
                 self.add_initial(&mut chunk, path, object);
+                if index % turn == turn - 1 {
+                    tokio::task::yield_now().await;
+                }
             }
         }
         if announced_end && self.alarm.bookmark.is_some() {
