@@ -32,6 +32,7 @@ mod service_account;
 mod storage_protection;
 #[cfg(test)]
 mod tests;
+mod topology_labels;
 
 /// The cluster's present state, as admission reads it.
 pub trait ObjectReader {
@@ -174,13 +175,17 @@ pub fn mutate(
     if is_resize(request) {
         limit_ranger::complete(reader, request, object);
     }
+    let creates = request.operation == Operation::Create;
     if request.subresource.is_some() {
+        if creates && request.subresource == Some("binding") {
+            topology_labels::complete_binding(reader, object);
+        }
         return Ok(());
     }
-    let creates = request.operation == Operation::Create;
     match (request.resource.group.as_str(), request.resource.plural.as_str()) {
         ("", "pods") => {
             if creates {
+                topology_labels::complete_pod(reader, object);
                 limit_ranger::complete(reader, request, object);
                 service_account::complete(reader, request, object)?;
             }

@@ -15,9 +15,11 @@ use crate::{
 };
 
 mod bitmap;
+mod ranges;
 mod turns;
 
 use bitmap::Bitmap;
+use ranges::{Ranges, Refused};
 pub(crate) use turns::AllocationTurns;
 
 /// Node ports when nothing else is configured.
@@ -55,27 +57,21 @@ pub struct ServiceAllocator {
 
 #[derive(Debug)]
 struct Taken {
-    addresses: Bitmap,
+    addresses: Ranges,
     ports: Bitmap,
 }
 
 impl Taken {
-    fn nothing(block: Block, ports: &RangeInclusive<u16>) -> Self {
-        // Network and broadcast address are no one's.
-        let addresses = block.size().saturating_sub(2);
+    fn nothing(addresses: Ranges, ports: &RangeInclusive<u16>) -> Self {
         let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
-        Taken {
-            // What users ask for by name comes from the lower band first, so that it seldom meets a dynamic one.
-            addresses: Bitmap::new(addresses, (addresses / 16).clamp(16, 256)),
-            ports: Bitmap::new(port_count, (port_count / 32).clamp(16, 128)),
-        }
+        Taken { addresses, ports: Bitmap::new(port_count, (port_count / 32).clamp(16, 128)) }
     }
 }
 
 /// What one Service holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Holding {
-    addresses: Vec<u32>,
+    addresses: Vec<Ipv4Addr>,
     ports: Vec<u32>,
 }
 
@@ -89,6 +85,16 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Addresses the Service did not have before.
+    pub(crate) fn taken_addresses(&self) -> &[Ipv4Addr] {
+        &self.took.addresses
+    }
+
+    /// Addresses the Service will not have any more.
+    pub(crate) fn freed_addresses(&self) -> &[Ipv4Addr] {
+        &self.frees.addresses
+    }
+
     /// The write is committed: keeps what was taken, frees what it gave up.
     pub fn confirm(mut self) {
         self.took = std::mem::take(&mut self.frees);
@@ -104,7 +110,8 @@ impl Drop for Claim {
 impl ServiceAllocator {
     /// An allocator over `block` and `ports` with nothing taken.
     pub fn new(block: Block, ports: RangeInclusive<u16>) -> Arc<Self> {
-        Arc::new(Self { block, taken: Mutex::new(Taken::nothing(block, &ports)), ports })
+        let taken = Taken::nothing(Ranges::new(block), &ports);
+        Arc::new(Self { block, taken: Mutex::new(taken), ports })
     }
 
     /// The block of cluster IPs.
@@ -119,31 +126,42 @@ impl ServiceAllocator {
 
     /// Takes what stored Services hold, and frees everything else. Nothing may be claimed meanwhile.
     pub(crate) fn reload<'a>(&self, services: impl IntoIterator<Item = &'a Value>) {
-        let mut taken = Taken::nothing(self.block, &self.ports);
+        let mut current = self.taken.lock();
+        let mut taken = Taken::nothing(current.addresses.emptied(), &self.ports);
         self.load_into(&mut taken, services);
-        *self.taken.lock() = taken;
+        *current = taken;
+    }
+
+    /// Takes over the ranges of ServiceCIDRs, given with whether they are ready.
+    pub(crate) fn follow<'a>(&self, ranges: &[(Block, bool)], services: impl IntoIterator<Item = &'a Value>) {
+        let held: Vec<Ipv4Addr> = services.into_iter().filter_map(address_of).collect();
+        self.taken.lock().addresses.follow(ranges, &held);
     }
 
     fn load_into<'a>(&self, taken: &mut Taken, services: impl IntoIterator<Item = &'a Value>) {
         for service in services {
             let holding = self.holding(service);
-            holding.addresses.iter().for_each(|offset| {
-                taken.addresses.claim(*offset);
-            });
+            holding.addresses.iter().for_each(|address| taken.addresses.take(*address));
             holding.ports.iter().for_each(|offset| {
                 taken.ports.claim(*offset);
             });
         }
     }
 
-    /// Claims what `service` needs beyond what `old` holds, writing what was chosen into it.
-    pub fn allocate(self: &Arc<Self>, service: &mut Value, old: Option<&Value>) -> Result<Claim, FieldErrors> {
+    /// Claims what `service` needs beyond what `old` holds, writing what was chosen into it. `reserved` tells of addresses
+    /// that somebody holds without a Service.
+    pub fn allocate(
+        self: &Arc<Self>,
+        service: &mut Value,
+        old: Option<&Value>,
+        reserved: &dyn Fn(Ipv4Addr) -> bool,
+    ) -> Result<Claim, FieldErrors> {
         let held = old.map(|old| self.holding(old)).unwrap_or_default();
         let mut claim = Claim { allocator: Arc::clone(self), took: Holding::default(), frees: Holding::default() };
         let mut errors = FieldErrors::default();
         {
             let mut taken = self.taken.lock();
-            self.claim_address(service, &held, &mut claim.took, &mut taken.addresses, &mut errors);
+            claim_address(service, &held, &mut claim.took, (&mut taken.addresses, reserved), &mut errors);
             self.claim_ports(service, &held, &mut claim.took, &mut taken.ports, &mut errors);
         }
         if !errors.is_empty() {
@@ -151,7 +169,7 @@ impl ServiceAllocator {
         }
         let holds = self.holding(service);
         claim.frees = Holding {
-            addresses: held.addresses.into_iter().filter(|offset| !holds.addresses.contains(offset)).collect(),
+            addresses: held.addresses.into_iter().filter(|address| !holds.addresses.contains(address)).collect(),
             ports: held.ports.into_iter().filter(|offset| !holds.ports.contains(offset)).collect(),
         };
         Ok(claim)
@@ -167,54 +185,8 @@ impl ServiceAllocator {
             return;
         }
         let mut taken = self.taken.lock();
-        holding.addresses.iter().for_each(|offset| taken.addresses.release(*offset));
+        holding.addresses.iter().for_each(|address| taken.addresses.release(*address));
         holding.ports.iter().for_each(|offset| taken.ports.release(*offset));
-    }
-
-    fn claim_address(
-        &self,
-        service: &mut Value,
-        held: &Holding,
-        took: &mut Holding,
-        addresses: &mut Bitmap,
-        errors: &mut FieldErrors,
-    ) {
-        let spec = service.get("spec").unwrap_or(&Value::Null);
-        let wanted = tree::text(spec, "clusterIP");
-        if tree::text(spec, "type") == "ExternalName" || wanted == "None" {
-            return;
-        }
-        let offset = if wanted.is_empty() {
-            let Some(offset) = addresses.claim_any() else {
-                errors.internal(&SPEC.child("clusterIPs"), "failed to allocate a serviceIP: range is full");
-                return;
-            };
-            offset
-        } else {
-            let result = match self.address_offset(wanted) {
-                None => Err(format!(
-                    "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
-                    self.block
-                )),
-                Some(offset) if held.addresses.contains(&offset) => return,
-                Some(offset) if addresses.claim(offset) => Ok(offset),
-                Some(_) => Err("provided IP is already allocated".to_owned()),
-            };
-            match result {
-                Ok(offset) => offset,
-                Err(reason) => {
-                    let message = format!("failed to allocate IP {wanted}: {reason}");
-                    errors.invalid(&SPEC.child("clusterIPs"), json!([wanted]), message);
-                    return;
-                }
-            }
-        };
-        took.addresses.push(offset);
-        let address = Ipv4Addr::from_bits(self.block.network.to_bits() + 1 + offset).to_string();
-        if let Some(spec) = tree::map_mut(service, "spec") {
-            spec.insert("clusterIPs".to_owned(), json!([address]));
-            spec.insert("clusterIP".to_owned(), address.into());
-        }
     }
 
     fn claim_ports(
@@ -313,10 +285,7 @@ impl ServiceAllocator {
 
     fn holding(&self, service: &Value) -> Holding {
         let spec = service.get("spec").unwrap_or(&Value::Null);
-        let mut holding = Holding::default();
-        if tree::text(spec, "type") != "ExternalName" {
-            holding.addresses.extend(self.address_offset(tree::text(spec, "clusterIP")));
-        }
+        let mut holding = Holding { addresses: address_of(service).into_iter().collect(), ports: Vec::new() };
         let ports = tree::list(spec, "ports").iter().filter_map(|port| tree::int(port, "nodePort"));
         for port in ports.chain(tree::int(spec, "healthCheckNodePort")) {
             if let Some(offset) = self.port_offset(port)
@@ -328,11 +297,6 @@ impl ServiceAllocator {
         holding
     }
 
-    fn address_offset(&self, address: &str) -> Option<u32> {
-        let offset = address.parse::<Ipv4Addr>().ok()?.to_bits().checked_sub(self.block.network.to_bits())?;
-        (1..self.block.size() - 1).contains(&offset).then(|| offset - 1)
-    }
-
     fn port_offset(&self, port: i64) -> Option<u32> {
         let port = u16::try_from(port).ok().filter(|port| self.ports.contains(port))?;
         Some(u32::from(port) - u32::from(*self.ports.start()))
@@ -340,6 +304,54 @@ impl ServiceAllocator {
 }
 
 const SPEC: Path<'static> = Path::new("spec");
+
+/// The address a Service holds.
+pub(crate) fn address_of(service: &Value) -> Option<Ipv4Addr> {
+    let spec = service.get("spec")?;
+    if tree::text(spec, "type") == "ExternalName" { None } else { tree::text(spec, "clusterIP").parse().ok() }
+}
+
+fn claim_address(
+    service: &mut Value,
+    held: &Holding,
+    took: &mut Holding,
+    (addresses, reserved): (&mut Ranges, &dyn Fn(Ipv4Addr) -> bool),
+    errors: &mut FieldErrors,
+) {
+    let spec = service.get("spec").unwrap_or(&Value::Null);
+    let wanted = tree::text(spec, "clusterIP");
+    if tree::text(spec, "type") == "ExternalName" || wanted == "None" {
+        return;
+    }
+    let address = if wanted.is_empty() {
+        let Some(address) = addresses.claim_any(reserved) else {
+            errors.internal(&SPEC.child("clusterIPs"), "failed to allocate a serviceIP: range is full");
+            return;
+        };
+        address
+    } else {
+        let claimed = match wanted.parse::<Ipv4Addr>() {
+            Err(_) => Err(Refused::Foreign),
+            Ok(address) if held.addresses.contains(&address) => return,
+            Ok(address) if addresses.holds(address) && reserved(address) => Err(Refused::Taken),
+            Ok(address) => addresses.claim(address).map(|()| address),
+        };
+        match claimed {
+            Ok(address) => address,
+            Err(reason) => {
+                let message = format!("failed to allocate IP {wanted}: {reason}");
+                errors.invalid(&SPEC.child("clusterIPs"), json!([wanted]), message);
+                return;
+            }
+        }
+    };
+    took.addresses.push(address);
+    let address = address.to_string();
+    if let Some(spec) = tree::map_mut(service, "spec") {
+        spec.insert("clusterIPs".to_owned(), json!([address]));
+        spec.insert("clusterIP".to_owned(), address.into());
+    }
+}
 
 /// Whether the Service's ports are open on every node.
 pub(crate) fn needs_node_ports(spec: &Value) -> bool {

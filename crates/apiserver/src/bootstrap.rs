@@ -39,6 +39,10 @@ impl ApiServer {
         self.install_policy(jiff::Timestamp::now()).await?;
         self.ensure_flow_objects().await?;
         self.complete_local_api_services().await?;
+        self.ensure_default_range().await?;
+        if let Err(error) = self.repair_addresses(jiff::Timestamp::now()).await {
+            tracing::warn!(%error, "the addresses of Services could not be repaired");
+        }
         self.health.started();
         Ok(())
     }

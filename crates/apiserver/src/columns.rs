@@ -12,6 +12,8 @@ use crate::{
 pub(crate) enum Columns<'a> {
     Builtin(&'a Served),
     Custom(&'a CustomColumns),
+    /// Of the Scale of whatever counts replicas.
+    Scale,
 }
 
 impl<'a> Columns<'a> {
@@ -23,11 +25,13 @@ impl<'a> Columns<'a> {
     /// `columnDefinitions`.
     pub(crate) fn definitions(&self) -> Value {
         let definition = |name: &str, type_: &str, format: &str, description: &str, priority: i64| json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority});
+        let builtin = |columns: &[table::Column]| -> Value {
+            let each = columns.iter();
+            each.map(|c| definition(c.name, c.type_, c.format, c.description, i64::from(c.priority))).collect()
+        };
         match self {
-            Self::Builtin(served) => table::columns(&served.resource)
-                .iter()
-                .map(|c| definition(c.name, c.type_, c.format, c.description, i64::from(c.priority)))
-                .collect(),
+            Self::Builtin(served) => builtin(table::columns(&served.resource)),
+            Self::Scale => builtin(&table::SCALE),
             Self::Custom(columns) => {
                 let name = definition("Name", "string", "name", "Name must be unique within a namespace.", 0);
                 let own =
@@ -42,6 +46,7 @@ impl<'a> Columns<'a> {
         match self {
             Self::Builtin(served) => table::cells(&served.resource, object, now),
             Self::Custom(columns) => columns.cells(object, now),
+            Self::Scale => table::scale_cells(object, now),
         }
     }
 }

@@ -53,12 +53,20 @@ pub(crate) fn plan(
         if !held && (grace == 0 || running == 0) {
             return Plan::Remove;
         }
-        if finalizers == meta::finalizers(object) && grace >= running {
+        // while a period runs, a further request may only shorten it
+        if grace >= running && (running > 0 || finalizers == meta::finalizers(object)) {
             return Plan::Nothing;
         }
-        return Plan::Mark(marked(collection, object, finalizers, grace.min(running), now));
+        let began = begun(object, running).unwrap_or(now);
+        return Plan::Mark(marked(collection, object, finalizers, grace.min(running), began));
     }
     if !held && grace == 0 { Plan::Remove } else { Plan::Mark(marked(collection, object, finalizers, grace, now)) }
+}
+
+/// When the deletion began whose period of `running` seconds ends at the object's time of deletion.
+fn begun(object: &Value, running: i64) -> Option<Timestamp> {
+    let end: Timestamp = object["metadata"]["deletionTimestamp"].as_str()?.parse().ok()?;
+    end.checked_sub(SignedDuration::from_secs(running)).ok()
 }
 
 fn marked(collection: &str, object: &Value, finalizers: Vec<Value>, grace: i64, now: Timestamp) -> Value {
@@ -128,7 +136,10 @@ mod tests {
         assert_eq!(marked["metadata"]["generation"], 2);
         assert!(!may_go("core/pods", &marked));
         assert_eq!(decide(&marked, &DeleteOptions::default(), Some(30)), Plan::Nothing);
-        assert!(matches!(decide(&marked, &DeleteOptions::default(), Some(5)), Plan::Mark(_)));
+        let Plan::Mark(shorter) = decide(&marked, &DeleteOptions::default(), Some(5)) else { panic!("not shortened") };
+        assert_eq!(shorter["metadata"]["deletionTimestamp"], "1970-01-01T00:00:05Z", "counted from the beginning");
+        let orphan = DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() };
+        assert_eq!(decide(&marked, &orphan, Some(30)), Plan::Nothing, "its period is running already");
         assert_eq!(decide(&marked, &DeleteOptions::default(), Some(0)), Plan::Remove);
     }
 

@@ -231,7 +231,7 @@ impl ApiServer {
         let answering = handlers::answer(call, body);
         let answer = match limit {
             Some(limit) => tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| {
-                let error = ApiError::timeout();
+                let error = ApiError::timeout(verb);
                 self.metrics.ended_early(&served.resource, counted, error.code);
                 Err(error)
             }),

@@ -266,7 +266,7 @@ impl Drop for Waiting<'_> {
 
 fn refused(schema: &FlowSchema, why: Rejected) -> ApiError {
     schema.counts.rejected[why as usize].fetch_add(1, Relaxed);
-    ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_SECONDS)
+    ApiError::overloaded(RETRY_AFTER_SECONDS)
 }
 
 /// Seats of a request that goes over so many objects, on a level of so many.

@@ -15,6 +15,7 @@
 //! writer; what a write changed of the server's own memory (access rules, definitions, allocations) is in place before
 //! the writer is answered.
 
+mod addresses;
 pub mod admission;
 pub mod allocation;
 pub mod audit;

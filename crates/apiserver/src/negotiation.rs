@@ -139,7 +139,7 @@ fn accept(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     Ok(Some(accept).filter(|accept| !accept.trim().is_empty()))
 }
 
-/// Picks what the `Accept` header wants most of what is offered; none given means JSON. Where JSON of the same shape is
+/// Picks what the `Accept` header wants most of what is offered; none given means JSON. Where JSON of whole objects is
 /// wanted by name just as much as protobuf, it is JSON, of which stored objects consist already.
 pub(crate) fn accepted(headers: &HeaderMap, offer: Offer) -> Result<Accepted, ApiError> {
     let Some(accept) = accept(headers)? else { return Ok(Accepted::PLAIN) };
@@ -153,9 +153,8 @@ pub(crate) fn accepted(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Ap
             _ => return None,
         };
         let is_offered = match (shape, wish.encoding) {
-            (_, Encoding::Yaml) if offer.stream => false,
             (Shape::Object, Encoding::Protobuf) => offer.messages,
-            (Shape::Table(_) | Shape::PartialMetadata(MetaVersion::V1Beta1), Encoding::Protobuf) => false,
+            (Shape::Table(_), Encoding::Protobuf) => false,
             (Shape::Table(_), _) => offer.tables,
             _ => true,
         };
@@ -163,16 +162,18 @@ pub(crate) fn accepted(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Ap
     };
     let wishes = wishes(accept);
     let mut can_be = wishes.iter().filter_map(|wish| Some((wish, shape(wish)?)));
-    let Some((first, shape)) = can_be.next() else {
-        return Err(ApiError::not_acceptable(if offer.stream { STREAMED } else { PRODUCED }));
-    };
+    let Some((first, shape)) = can_be.next() else { return Err(ApiError::not_acceptable(PRODUCED)) };
+    // what is wanted most is settled before it turns out that it cannot be streamed
+    if offer.stream && first.encoding == Encoding::Yaml {
+        return Err(ApiError::not_acceptable(STREAMED));
+    }
     let as_much = |(wish, other): (&Wish<'_>, Shape)| {
         wish.encoding == Encoding::Json
             && other == shape
             && (wish.quality, wish.wildcards) == (first.quality, first.wildcards)
     };
     let encoding = match first.encoding {
-        Encoding::Protobuf if can_be.any(as_much) => Encoding::Json,
+        Encoding::Protobuf if shape == Shape::Object && can_be.any(as_much) => Encoding::Json,
         encoding => encoding,
     };
     Ok(Accepted { shape, encoding })
@@ -262,6 +263,12 @@ mod tests {
             ("application/vnd.kubernetes.protobuf, application/json", Shape::Object, Encoding::Json),
             (
                 "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+                Shape::PartialMetadata(MetaVersion::V1),
+                Encoding::Protobuf,
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,\
+                 application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
                 Shape::PartialMetadata(MetaVersion::V1),
                 Encoding::Protobuf,
             ),

@@ -139,14 +139,7 @@ impl ListOptions {
             watch,
             allow_bookmarks: query.boolean("allowWatchBookmarks"),
             send_initial_events: query.get("sendInitialEvents").map(|value| value != "false" && value != "0"),
-            resource_version: match query.get("resourceVersion") {
-                None => None,
-                Some(text) => Some(text.parse().map_err(|_| {
-                    ApiError::bad_request(format!(
-                        "resourceVersion: Invalid value: {text:?}: must be an unsigned integer"
-                    ))
-                })?),
-            },
+            resource_version: query.get("resourceVersion").and_then(|text| text.parse().ok()),
             version_match: match query.get("resourceVersionMatch") {
                 None => None,
                 Some("NotOlderThan") => Some(ResourceVersionMatch::NotOlderThan),
@@ -160,23 +153,26 @@ impl ListOptions {
                 .filter(|limit| *limit > 0),
             continue_token: text("continue"),
         };
-        options.check(query.get("resourceVersionMatch").unwrap_or_default())?;
-        Ok(options)
+        options.check(query)?;
+        match query.get("resourceVersion") {
+            Some(text) if options.resource_version.is_none() => Err(ApiError::bad_request(format!(
+                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))),
+            _ => Ok(options),
+        }
     }
 
-    fn check(&self, matching: &str) -> Result<(), ApiError> {
+    /// Whether the parameters go together.
+    fn check(&self, query: &Query<'_>) -> Result<(), ApiError> {
         if self.version_match.is_none() && self.send_initial_events.is_none() {
-            if self.continue_token.is_some() && self.resource_version.is_some_and(|version| version != 0) {
-                let why = "specifying resource version is not allowed when using continue";
-                return if self.watch { Ok(()) } else { Err(ApiError::bad_request(why)) };
-            }
             return Ok(());
         }
+        let matching = query.get("resourceVersionMatch").unwrap_or_default();
         let mut errors = FieldErrors::default();
         if self.watch {
-            self.check_watch(matching, &mut errors)
+            self.check_watch(matching, &mut errors);
         } else {
-            self.check_list(matching, &mut errors)
+            self.check_list(query.get("resourceVersion"), matching, &mut errors);
         }
         refuse("ListOptions", &errors)
     }
@@ -201,9 +197,9 @@ impl ListOptions {
         }
     }
 
-    fn check_list(&self, matching: &str, errors: &mut FieldErrors) {
+    fn check_list(&self, version: Option<&str>, matching: &str, errors: &mut FieldErrors) {
         if self.version_match.is_some() {
-            if self.resource_version.is_none() {
+            if version.is_none() {
                 errors.forbidden(&MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
             if self.continue_token.is_some() {
@@ -344,6 +340,8 @@ pub struct DeleteOptions {
     pub(crate) uid: Option<String>,
     pub(crate) resource_version: Option<String>,
     pub(crate) dry_run: bool,
+    /// Whether who asked wants to hear that the object is not gone yet.
+    pub(crate) cascades: bool,
 }
 
 impl DeleteOptions {
@@ -420,6 +418,7 @@ impl Unchecked {
             uid: self.uid,
             resource_version: self.resource_version,
             dry_run: !self.dry_run.is_empty(),
+            cascades: self.orphan == Some(false),
         })
     }
 }
@@ -464,7 +463,7 @@ mod tests {
         assert_eq!(list("sendInitialEvents=true").unwrap_err().code, 422);
         assert_eq!(list("watch=1&sendInitialEvents=true").unwrap_err().code, 422);
         assert_eq!(list("resourceVersion=x").unwrap_err().code, 400);
-        assert_eq!(list("continue=abc&resourceVersion=3").unwrap_err().code, 400);
+        assert_eq!(list("resourceVersion=x&resourceVersionMatch=Latest").unwrap_err().code, 422);
         assert!(list("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan").is_ok());
     }
 

@@ -266,9 +266,13 @@ impl<'a> Tables<'a> {
             None | Some("Metadata") => Include::Metadata,
             Some("None") => Include::Nothing,
             Some("Object") => Include::Object,
-            Some(other) => return Err(ApiError::bad_request(format!("includeObject: unsupported value {other:?}"))),
+            Some(other) => {
+                let rule = "must be 'Metadata', 'Object', 'None', or empty";
+                return Err(ApiError::bad_request(format!("includeObject: Invalid value: {other:?}: {rule}")));
+            }
         };
-        Ok(Self { columns: Columns::of(&call.served), include, version, now: call.now })
+        let columns = if call.subresource == "scale" { Columns::Scale } else { Columns::of(&call.served) };
+        Ok(Self { columns, include, version, now: call.now })
     }
 
     /// The table of some objects; a watch sends the column definitions only once.

@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    addresses,
     admission::PodSecurity,
     aggregation::{self, Aggregation},
     allocation::{AllocationTurns, Block, NODE_PORTS, ServiceAllocator},
@@ -230,6 +231,7 @@ impl ApiServer {
         self.policies.load(|| [policies::POLICIES, policies::BINDINGS].into_iter().flat_map(objects).collect());
         let services: Vec<Value> = objects(SERVICES).map(|(_, _, object)| object).collect();
         self.services.load(services.iter());
+        self.follow_ranges();
         self.flow.reload(&self.store);
     }
 
@@ -250,6 +252,8 @@ impl ApiServer {
             });
         } else if collection == flow::objects::SCHEMAS || collection == flow::objects::LEVELS {
             self.flow.committed(collection, path, &self.store);
+        } else if collection == addresses::RANGES {
+            self.follow_ranges();
         }
         self.webhooks.apply(collection, path, read);
         self.policies.apply(collection, path, read);
@@ -335,10 +339,15 @@ impl ApiServer {
         kube::Client::new(service, "default")
     }
 
-    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness as they should be, and
-    /// deletes Events when their time has come.
+    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness and the IPAddresses as
+    /// they should be, and deletes Events when their time has come.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        tokio::join!(self.maintain_flow(&stop), self.expire_events(&stop), self.deliver_audit(&stop));
+        tokio::join!(
+            self.maintain_flow(&stop),
+            self.expire_events(&stop),
+            self.deliver_audit(&stop),
+            self.maintain_addresses(&stop),
+        );
     }
 
     /// Answers on `listener` until `stop`, then drains: watches end at once, other requests may finish.

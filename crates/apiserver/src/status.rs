@@ -42,6 +42,8 @@ pub(crate) struct Details {
     pub(crate) retry_after_seconds: Option<u32>,
     /// With what an expired list may go on, at the price of consistency.
     pub(crate) continue_token: Option<String>,
+    /// Whether the answer is the message alone, as of what refuses before anybody looks at the request.
+    pub(crate) is_text: bool,
 }
 
 /// One cause of a failure.
@@ -206,6 +208,13 @@ impl ApiError {
         error
     }
 
+    /// 429 of a server that has too much to do to look at the request: told in plain text.
+    pub(crate) fn overloaded(retry_after_seconds: u32) -> Self {
+        let mut error = Self::too_many_requests("Too many requests, please try again later.", retry_after_seconds);
+        error.details.get_or_insert_default().is_text = true;
+        error
+    }
+
     /// 500: the server's own fault.
     pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
         let message = error.to_string();
@@ -219,8 +228,14 @@ impl ApiError {
     }
 
     /// 504: the answer took too long.
-    pub(crate) fn timeout() -> Self {
-        Self::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
+    pub(crate) fn timeout(verb: &str) -> Self {
+        let within = match verb {
+            "create" | "update" | "patch" | "delete" | "deletecollection" => {
+                "requested timeout - context deadline exceeded"
+            }
+            _ => "the allotted timeout",
+        };
+        Self::new(504, "Timeout", format!("Timeout: request did not complete within {within}"))
     }
 
     /// 504: the revision asked for lies in the future.
@@ -262,12 +277,20 @@ impl ApiError {
         self.to_response_in(Accepted::PLAIN)
     }
 
+    /// The body of the answer and its media type.
+    fn told(&self, accepted: Accepted) -> (bytes::Bytes, header::HeaderValue) {
+        if self.details.as_ref().is_some_and(|details| details.is_text) {
+            let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
+            return (format!("{}\n", self.message).into(), plain);
+        }
+        let status = self.to_value();
+        let json = || (status.to_string().into(), header::HeaderValue::from_static("application/json"));
+        output::in_encoding(accepted, &status).unwrap_or_else(|_| json())
+    }
+
     /// The HTTP answer.
     pub(crate) fn to_response_in(&self, accepted: Accepted) -> Response<Body> {
-        let status = self.to_value();
-        let encoded = output::in_encoding(accepted, &status);
-        let (bytes, content_type) = encoded
-            .unwrap_or_else(|_| (status.to_string().into(), header::HeaderValue::from_static("application/json")));
+        let (bytes, content_type) = self.told(accepted);
         let mut response = Response::new(body::full(bytes));
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
@@ -336,5 +359,7 @@ mod tests {
         let response = ApiError::too_many_requests("later", 7).to_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "7");
         assert_eq!(response.status(), 429);
+        let response = ApiError::overloaded(1).to_response();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
     }
 }

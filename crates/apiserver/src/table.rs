@@ -73,6 +73,20 @@ const NAME: Column = Column {
 };
 /// Time since the object's creation.
 const AGE: Column = Column::text("Age", "Time since the object was created.");
+
+/// Columns of a Scale.
+pub(crate) const SCALE: [Column; 4] = [
+    NAME,
+    Column::number("Desired", "Replicas that are wanted."),
+    Column::number("Available", "Replicas that there are."),
+    AGE,
+];
+
+/// The cells of a Scale.
+pub(crate) fn scale_cells(scale: &Value, now: Timestamp) -> Vec<Value> {
+    let count = |part: &str| tree::at(scale, &[part, "replicas"]).cloned().unwrap_or_default();
+    vec![tree::name(scale).into(), count("spec"), count("status"), format::created(scale, now)]
+}
 /// When the object was created.
 const CREATED_AT: Column = Column::text("Created At", "When the object was created.");
 const CONTAINERS: Column = Column::text("Containers", "Names of each container in the template.").wide();

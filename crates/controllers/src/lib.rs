@@ -30,6 +30,7 @@ mod replicaset;
 mod resource_quota;
 mod root_ca;
 mod selector;
+mod service_cidr;
 mod serviceaccount;
 mod taint_eviction;
 mod token_secrets;
@@ -75,6 +76,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         }),
         ("resource-quota", "resourcequota-controller", |context, stop| resource_quota::run(context, stop).boxed()),
         ("root-ca", "root-ca-cert-publisher", |context, stop| root_ca::run(context, stop).boxed()),
+        ("service-cidr", "service-cidrs-controller", |context, stop| service_cidr::run(context, stop).boxed()),
         ("serviceaccount", "service-account-controller", |context, stop| serviceaccount::run(context, stop).boxed()),
         ("taint-eviction", "node-controller", |context, stop| taint_eviction::run(context, stop).boxed()),
         ("token-cleaner", "token-cleaner", |context, stop| bootstrap_tokens::clean(context, stop).boxed()),

@@ -21,6 +21,11 @@ pub use level::{Level as PodSecurityLevel, LevelVersion, Policy as PodSecurityPo
 /// Pods that a change of a namespace's level is checked against; upstream's bound.
 const PODS_CHECKED_MAX: usize = 3000;
 
+/// What the audit is told an exempt request is exempt by.
+const EXEMPT: &str = "pod-security.kubernetes.io/exempt";
+/// What the audit is told a pod was judged by.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+
 /// What an operator configures; nothing is asked for and nobody exempt by default.
 #[derive(Clone, Debug)]
 pub struct PodSecurity {
@@ -63,9 +68,12 @@ impl PodSecurity {
         }
     }
 
-    fn is_exempt(&self, request: &AdmissionRequest<'_>) -> bool {
-        self.exempt_namespaces.iter().any(|exempt| exempt == request.namespace)
-            || self.exempt_users.contains(&request.user.name)
+    /// What exempts a request, as the audit names it.
+    fn exemption(&self, request: &AdmissionRequest<'_>) -> Option<&'static str> {
+        if self.exempt_namespaces.iter().any(|exempt| exempt == request.namespace) {
+            return Some("namespace");
+        }
+        self.exempt_users.contains(&request.user.name).then_some("user")
     }
 
     fn is_exempt_class(&self, spec: &Value) -> bool {
@@ -87,15 +95,18 @@ impl PodSecurity {
         pod: &Value,
     ) -> Result<Notes, AdmissionError> {
         // what else is a subresource of a pod changes no pod's rights
-        if !matches!(request.subresource, None | Some("ephemeralcontainers" | "resize")) || self.is_exempt(request) {
+        if !matches!(request.subresource, None | Some("ephemeralcontainers" | "resize")) {
             return Ok(Notes::default());
+        }
+        if let Some(exemption) = self.exemption(request) {
+            return Ok(noted(EXEMPT, exemption));
         }
         let Some(namespace) = reader.get("core/namespaces", request.namespace) else { return Ok(Notes::default()) };
         let (policy, unreadable) = self.policy_of(&namespace);
         let open =
             [policy.enforce, policy.audit, policy.warn].iter().all(|mode| mode.level == PodSecurityLevel::Privileged);
         if open && unreadable.is_none() {
-            return Ok(Notes::default());
+            return Ok(noted(ENFORCED, "privileged:latest"));
         }
         if let (Operation::Update, Some(old)) = (request.operation, request.old)
             && !is_significant(pod, old)
@@ -104,12 +115,12 @@ impl PodSecurity {
         }
         let spec = pod.get("spec").unwrap_or(&Value::Null);
         if self.is_exempt_class(spec) {
-            return Ok(Notes::default());
+            return Ok(noted(EXEMPT, "runtimeClass"));
         }
         let view = view(pod, spec);
         let broken = evaluate(policy.enforce, view);
         let mut notes = Self::notes(policy, unreadable, view, broken.is_empty());
-        notes.audit.push(("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string()));
+        notes.audit.push((ENFORCED, policy.enforce.to_string()));
         if broken.is_empty() {
             return Ok(notes);
         }
@@ -119,8 +130,11 @@ impl PodSecurity {
 
     /// A controller's template is never refused: its pods will be.
     fn validate_template(&self, reader: &dyn ObjectReader, request: &AdmissionRequest<'_>, object: &Value) -> Notes {
-        if request.subresource.is_some() || self.is_exempt(request) {
+        if request.subresource.is_some() {
             return Notes::default();
+        }
+        if let Some(exemption) = self.exemption(request) {
+            return noted(EXEMPT, exemption);
         }
         let Some(namespace) = reader.get("core/namespaces", request.namespace) else { return Notes::default() };
         let (policy, unreadable) = self.policy_of(&namespace);
@@ -136,7 +150,7 @@ impl PodSecurity {
         let Some(template) = at(object, keys) else { return Notes::default() };
         let spec = template.get("spec").unwrap_or(&Value::Null);
         if self.is_exempt_class(spec) {
-            return Notes::default();
+            return noted(EXEMPT, "runtimeClass");
         }
         Self::notes(policy, unreadable, view(template, spec), true)
     }
@@ -232,6 +246,11 @@ impl PodSecurity {
         warnings.extend(lines);
         warnings
     }
+}
+
+/// Nothing but one line for the audit.
+fn noted(key: &'static str, value: &str) -> Notes {
+    Notes { audit: vec![(key, value.to_owned())], ..Notes::default() }
 }
 
 fn view<'a>(pod: &'a Value, spec: &'a Value) -> Pod<'a> {

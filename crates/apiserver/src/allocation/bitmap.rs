@@ -18,7 +18,8 @@ impl Bitmap {
         Self { words: vec![0; size.div_ceil(64) as usize], size, static_band, cursor: static_band }
     }
 
-    fn is_taken(&self, offset: u32) -> bool {
+    /// Whether `offset` is taken.
+    pub(super) fn is_taken(&self, offset: u32) -> bool {
         self.words[(offset / 64) as usize] >> (offset % 64) & 1 == 1
     }
 

@@ -14,7 +14,7 @@ fn a_service_gets_an_address_above_the_static_band_and_node_ports() {
     let mut service = json!({"spec": {"type": "NodePort", "ports": [
         {"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}, {"port": 80}, {"port": 81, "nodePort": 30005}
     ]}});
-    allocator.allocate(&mut service, None).unwrap().confirm();
+    allocator.allocate(&mut service, None, &|_| false).unwrap().confirm();
     assert_eq!(service["spec"]["clusterIP"], "10.0.129.1");
     assert_eq!(service["spec"]["clusterIPs"], json!(["10.0.129.1"]));
     let ports: Vec<_> = service["spec"]["ports"].as_array().unwrap().iter().map(|port| &port["nodePort"]).collect();
@@ -33,7 +33,7 @@ fn taken_and_foreign_values_are_refused_in_upstreams_words() {
         ),
         (
             json!({"clusterIP": "10.1.0.1"}),
-            r#"spec.clusterIPs: Invalid value: ["10.1.0.1"]: failed to allocate IP 10.1.0.1: the provided IP (10.1.0.1) is not in the valid range. The range of valid IPs is 10.0.128.0/17"#,
+            r#"spec.clusterIPs: Invalid value: ["10.1.0.1"]: failed to allocate IP 10.1.0.1: the provided network does not match the current range"#,
         ),
         (
             json!({"type": "NodePort", "ports": [{"port": 1}, {"port": 2, "nodePort": 30001}]}),
@@ -44,36 +44,35 @@ fn taken_and_foreign_values_are_refused_in_upstreams_words() {
             "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-30099",
         ),
     ] {
-        let errors = allocator.allocate(&mut json!({ "spec": spec }), None).unwrap_err();
+        let errors = allocator.allocate(&mut json!({ "spec": spec }), None, &|_| false).unwrap_err();
         assert_eq!(errors.to_string(), message);
     }
-    assert!(allocator.address_offset("10.0.128.0").is_none() && allocator.address_offset("10.0.255.255").is_none());
 }
 
 #[test]
 fn a_failed_write_gives_everything_back() {
     let allocator = allocator();
     let mut service = node_port(80, 30050);
-    drop(allocator.allocate(&mut service, None).unwrap());
-    allocator.allocate(&mut node_port(80, 30050), None).unwrap().confirm();
-    assert!(allocator.allocate(&mut node_port(80, 30050), None).is_err());
+    drop(allocator.allocate(&mut service, None, &|_| false).unwrap());
+    allocator.allocate(&mut node_port(80, 30050), None, &|_| false).unwrap().confirm();
+    assert!(allocator.allocate(&mut node_port(80, 30050), None, &|_| false).is_err());
 }
 
 #[test]
 fn an_update_keeps_what_it_had_and_frees_what_it_gives_up() {
     let allocator = allocator();
     let mut old = node_port(80, 30050);
-    allocator.allocate(&mut old, None).unwrap().confirm();
+    allocator.allocate(&mut old, None, &|_| false).unwrap().confirm();
     let mut new = old.clone();
     new["spec"]["ports"][0]["nodePort"] = 30051.into();
-    drop(allocator.allocate(&mut new.clone(), Some(&old)).unwrap());
-    assert!(allocator.allocate(&mut node_port(1, 30050), None).is_err(), "an undone update frees nothing");
-    allocator.allocate(&mut new, Some(&old)).unwrap().confirm();
-    allocator.allocate(&mut node_port(1, 30050), None).unwrap().confirm();
+    drop(allocator.allocate(&mut new.clone(), Some(&old), &|_| false).unwrap());
+    assert!(allocator.allocate(&mut node_port(1, 30050), None, &|_| false).is_err(), "an undone update frees nothing");
+    allocator.allocate(&mut new, Some(&old), &|_| false).unwrap().confirm();
+    allocator.allocate(&mut node_port(1, 30050), None, &|_| false).unwrap().confirm();
     allocator.release(&new);
-    allocator.allocate(&mut node_port(1, 30051), None).unwrap().confirm();
+    allocator.allocate(&mut node_port(1, 30051), None, &|_| false).unwrap().confirm();
     let mut same_address = json!({"spec": {"clusterIP": new["spec"]["clusterIP"]}});
-    allocator.allocate(&mut same_address, None).unwrap().confirm();
+    allocator.allocate(&mut same_address, None, &|_| false).unwrap().confirm();
 }
 
 #[test]
@@ -81,7 +80,7 @@ fn headless_and_external_services_take_nothing() {
     let allocator = allocator();
     for mut service in [json!({"spec": {"clusterIP": "None"}}), json!({"spec": {"type": "ExternalName"}})] {
         let before = service.clone();
-        allocator.allocate(&mut service, None).unwrap().confirm();
+        allocator.allocate(&mut service, None, &|_| false).unwrap().confirm();
         assert_eq!(service, before);
     }
 }

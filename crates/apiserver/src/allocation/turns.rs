@@ -24,7 +24,7 @@ pub(crate) struct AllocationTurns {
     turn: Mutex<()>,
     /// Revision of the object up to which the bitmaps know what is taken; zero before the first look.
     known: AtomicU64,
-    /// Whether the last write of a turn met a change by another server.
+    /// Whether the last write of a turn met a change by somebody else.
     raced: AtomicBool,
 }
 
@@ -55,11 +55,10 @@ impl AllocationTurns {
         self.known.store(revision.0, Ordering::Release);
     }
 
-    /// The transaction did not happen because of the object at `key`; whether that is another server's allocation.
-    pub(crate) fn lost(&self, lost: &Key) -> bool {
-        let raced = &*lost.collection == COLLECTION;
-        self.raced.fetch_or(raced, Ordering::AcqRel);
-        raced
+    /// The transaction did not happen because something it rests on has changed: an allocation by another server, or a
+    /// quota.
+    pub(crate) fn lost(&self) {
+        self.raced.store(true, Ordering::Release);
     }
 }
 
@@ -71,7 +70,7 @@ impl AllocationTurn<'_> {
         self.turns.known.swap(current, Ordering::AcqRel) != current || current == 0
     }
 
-    /// Whether the attempt met a change by another server.
+    /// Whether the attempt met a change by somebody else.
     pub(crate) fn was_raced(&self) -> bool {
         self.turns.raced.load(Ordering::Acquire)
     }

@@ -11,10 +11,10 @@ use super::{
     admit::Admission,
     charge::Charge,
     definitions, policies, receive, rules,
-    write::{self, Committed, Outcome},
+    write::{self, Besides, Committed, Outcome},
 };
 use crate::{
-    allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
+    addresses, allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
     resources::Served, server::SERVICES, status::ApiError, strategy,
 };
 
@@ -93,7 +93,8 @@ pub(super) async fn create_object(
         }
         return Ok(Outcome { object: Payload::Served(object), created: true });
     }
-    let stored = insert(call, object, generated.then_some(&*base), charge.as_ref()).await?;
+    let besides = Besides { charge: charge.as_ref(), claim: claim.as_ref() };
+    let stored = insert(call, object, generated.then_some(&*base), besides).await?;
     if let Some(claim) = claim {
         claim.confirm();
     }
@@ -129,13 +130,13 @@ async fn insert(
     call: &Call,
     mut object: Value,
     base: Option<&str>,
-    charge: Option<&Charge>,
+    besides: Besides<'_>,
 ) -> Result<store::Object, ApiError> {
     for _ in 0..NAMES_TRIED_MAX {
         let name = meta::name(&object).to_owned();
         let path = call.served.path(&call.namespace, &name);
         let again = base.is_some().then(|| object.clone());
-        match (write::put(call, &path, Precondition::Absent, object, charge).await?, again) {
+        match (write::put(call, &path, Precondition::Absent, object, besides).await?, again) {
             (Committed::Done(stored), _) => return Ok(stored),
             (Committed::Outdated, None) => return Err(ApiError::already_exists(call.group_resource(), &name)),
             (Committed::Outdated, Some(mut again)) => {
@@ -149,8 +150,10 @@ async fn insert(
 
 /// Claims the addresses and ports a Service needs beyond what it holds.
 pub(super) fn claim(call: &Call, service: &mut Value, old: Option<&Value>) -> Result<Claim, ApiError> {
+    let snapshot = call.server.snapshot();
+    let is_held = |address| addresses::is_held(&snapshot, address);
     call.server
         .services
-        .allocate(service, old)
+        .allocate(service, old, &is_held)
         .map_err(|errors| ApiError::invalid("", &call.served.resource.kind, meta::name(service), errors.as_causes()))
 }

@@ -11,7 +11,7 @@ use store::{Mutation, Precondition};
 use super::{
     admit::{Admission, Gate},
     definitions, list, receive,
-    write::{self, ATTEMPTS_MAX, Committed},
+    write::{self, ATTEMPTS_MAX, Besides, Committed},
 };
 use crate::{
     body::Body,
@@ -62,6 +62,8 @@ fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions, ApiError> {
 pub(super) async fn delete(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = options(call, body)?;
     match delete_object(call, &options, Gate::Object).await? {
+        // the older way to ask for the dependents to go first is also asked to wait
+        Deleted::Held(object) if options.cascades => output::object(call, object, StatusCode::ACCEPTED),
         Deleted::Held(object) => output::object(call, object, StatusCode::OK),
         Deleted::Gone { last, .. } if ANSWER_WITH_OBJECT.contains(&&*call.served.collection) => {
             output::object(call, Payload::Stored(conversion::read_one(call, last).await?), StatusCode::OK)
@@ -122,7 +124,9 @@ pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Ga
             Plan::Mark(mut marked) => {
                 on_mark(call, &mut marked);
                 let precondition = Precondition::Revision(stored.revision);
-                if let Committed::Done(object) = write::put(call, &path, precondition, marked, None).await? {
+                if let Committed::Done(object) =
+                    write::put(call, &path, precondition, marked, Besides::default()).await?
+                {
                     if &*served.collection == crd::COLLECTION {
                         definitions::clean_up(call, &call.name).await?;
                     }

@@ -53,7 +53,9 @@ pub(super) async fn list(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
     let selection = Selection::parse(&call.served, &options, "")?;
     let prefix = selection.prefix(&call.served, &call.namespace);
     let (collection, after) = (&call.served.collection, after.as_deref());
-    let limit = options.limit.unwrap_or(usize::MAX);
+    // who takes any state gets it whole, as from upstream's cache
+    let any = options.resource_version == Some(0) && options.continue_token.is_none();
+    let limit = options.limit.filter(|_| !any).unwrap_or(usize::MAX);
     let mut page = Page { items: Vec::new(), last: None, more: false, limit };
     if call.served.form == Form::Webhook {
         // selectors are about the version asked for, so conversion comes first
@@ -145,10 +147,21 @@ async fn past(call: &Call, revision: u64) -> Result<Option<Arc<Snapshot>>, ApiEr
     found.map_err(|error| ApiError::unavailable(error.to_string()))
 }
 
+/// Whether a list is of one state and no other: a page of a past state is, also where the client does not say so.
+fn is_exact(options: &ListOptions) -> bool {
+    match options.version_match {
+        Some(matching) => matching == ResourceVersionMatch::Exact,
+        None => options.limit.is_some() && options.resource_version.is_some_and(|version| version != 0),
+    }
+}
+
 /// The snapshot a list reads, and the path it goes on after.
 async fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Option<String>), ApiError> {
     if let Some(token) = &options.continue_token {
         let token = Continue::decode(token)?;
+        if options.resource_version.is_some_and(|version| version != 0) {
+            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+        }
         let Ok(revision) = u64::try_from(token.revision) else {
             return Ok((call.server.snapshot(), Some(token.start)));
         };
@@ -164,12 +177,12 @@ async fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Opt
     let current = head.revision().0;
     match (options.resource_version, options.version_match) {
         (Some(asked), _) if asked > current => Err(ApiError::too_large_resource_version(asked, current)),
-        (Some(asked), Some(ResourceVersionMatch::Exact)) => {
+        (Some(asked), _) if is_exact(options) => {
             let snapshot = match call.server.store.rewound(&call.served.collection, Revision(asked)) {
                 Some(snapshot) => Some(snapshot),
                 None => past(call, asked).await?,
             };
-            let gone = || ApiError::expired(format!("The provided resource version {asked} is no longer available"));
+            let gone = || ApiError::expired("The resourceVersion for the provided list is too old.");
             Ok((snapshot.ok_or_else(gone)?, None))
         }
         _ => Ok((head, None)),

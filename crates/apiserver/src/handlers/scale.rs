@@ -21,7 +21,7 @@ use crate::{
     dispatch::Call,
     meta,
     options::WriteOptions,
-    output,
+    output::{self, Payload},
     status::{ApiError, Cause},
 };
 
@@ -78,7 +78,8 @@ pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
     let snapshot = call.server.snapshot();
     let stored = snapshot.get(&call.served.collection, &call.path());
     let stored = stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
-    output::encoded(call, &scale_of(call, &write::load(call, stored).await?), StatusCode::OK)
+    let scale = scale_of(call, &write::load(call, stored).await?);
+    output::object(call, Payload::Served(scale), StatusCode::OK)
 }
 
 /// Answers a PUT of the scale.
@@ -218,7 +219,7 @@ async fn store(
 ) -> Result<Response<Body>, ApiError> {
     let outcome = update::change_object(main, options, Gate::Shown(call, &ScaleView(call)), change).await?;
     let object = output::served(call, outcome.object)?;
-    output::encoded(call, &scale_of(call, &object), StatusCode::OK)
+    output::object(call, Payload::Served(scale_of(call, &object)), StatusCode::OK)
 }
 
 /// Admission sees the Scale, not what is scaled.

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc};
 use http::Response;
 use serde_json::Value;
 
-use super::write::ATTEMPTS_MAX;
+use super::{fresh, write::ATTEMPTS_MAX};
 use crate::{body::Body, codec, dispatch::Call, server::SERVICES, status::ApiError};
 
 /// Whether a request may hand out addresses or ports that another server could hand out too.
@@ -29,7 +29,7 @@ where
             reload(call);
         }
         match change().await {
-            Err(_) if turn.was_raced() => {}
+            Err(_) if turn.was_raced() => fresh::latest(call).await?,
             // what is refused as taken may have been freed by another server's deletion
             Err(error) if error.code == 422 && !doubted => doubted = true,
             answer => return answer,

@@ -12,7 +12,7 @@ use super::{
     charge::Charge,
     create::{self, Ownership},
     definitions, policies, receive, rules,
-    write::{self, ATTEMPTS_MAX, Committed, Outcome},
+    write::{self, ATTEMPTS_MAX, Besides, Committed, Outcome},
 };
 use crate::{
     body::Body, codec, conversion, deletion, dispatch::Call, meta, options::WriteOptions, output::Payload,
@@ -123,7 +123,8 @@ pub(super) async fn change_object(
             new["metadata"]["resourceVersion"] = stored.revision.0.to_string().into();
             return Ok(Outcome { object: Payload::Served(new), created: false });
         }
-        match save(call, &path, stored.revision, new, charge.as_ref()).await? {
+        let besides = Besides { charge: charge.as_ref(), claim: claim.as_ref() };
+        match save(call, &path, stored.revision, new, besides).await? {
             Committed::Done(object) => {
                 if let Some(claim) = claim {
                     claim.confirm();
@@ -148,12 +149,12 @@ async fn save(
     path: &str,
     revision: Revision,
     mut new: Value,
-    charge: Option<&Charge>,
+    besides: Besides<'_>,
 ) -> Result<Committed, ApiError> {
     let served = &call.served;
     let precondition = Precondition::Revision(revision);
     if !(meta::is_terminating(&new) && deletion::may_go(&served.collection, &new)) {
-        return write::put(call, path, precondition, new, charge).await;
+        return write::put(call, path, precondition, new, besides).await;
     }
     conversion::write(call, &mut new).await?;
     let gone = write::commit(call, path, precondition, Mutation::Delete(codec::encode(&new))).await?;

@@ -56,6 +56,10 @@ const PROTOBUF_FRAMES: &str = "application/vnd.kubernetes.protobuf;stream=watch"
 pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
     let options = ListOptions::of_watch(&call.query())?;
     let selection = Selection::parse(&call.served, &options, &call.name)?;
+    if let Shape::Table(version) = call.accepted.shape {
+        // what is wrong with the parameters is told at once and not in every event
+        Tables::new(call, version)?;
+    }
     let snapshot = call.server.snapshot();
     let current = snapshot.revision().0;
     if let Some(asked) = options.resource_version.filter(|asked| *asked > current) {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use http::{Response, StatusCode};
 use schema::apply::{ApplyError, Manager, Operation};
 use serde_json::Value;
-use store::{CommitError, Encoded, Key, Mutation, Precondition, Revision, Write};
+use store::{CommitError, Key, Mutation, Precondition, Revision, Write};
 
 use super::{
     charge::{self, Charge},
     fresh, services,
 };
 use crate::{
+    addresses::{self, ADDRESSES},
+    allocation::Claim,
     body::Body,
     codec, conversion,
     convert::Form,
@@ -20,6 +22,7 @@ use crate::{
     meta,
     options::{WriteKind, WriteOptions},
     output::{self, Payload},
+    server::SERVICES,
     status::{ApiError, Cause},
     strategy::{self, WriteContext},
 };
@@ -116,6 +119,15 @@ pub(super) enum Committed {
     Outdated,
 }
 
+/// What a transaction holds besides the object.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Besides<'a> {
+    /// What it adds to what the namespace's quotas count.
+    pub(super) charge: Option<&'a Charge>,
+    /// Addresses that a Service takes and gives up.
+    pub(super) claim: Option<&'a Claim>,
+}
+
 /// Commits one change.
 pub(super) async fn commit(
     call: &Call,
@@ -123,21 +135,19 @@ pub(super) async fn commit(
     precondition: Precondition,
     mutation: Mutation,
 ) -> Result<Committed, ApiError> {
-    let frees = matches!(mutation, Mutation::Delete(_));
-    commit_one(call, path, precondition, mutation, frees).await
+    let collection = &call.served.collection;
+    let deletes = matches!(mutation, Mutation::Delete(_));
+    let key = Key { collection: collection.clone(), path: Arc::from(path) };
+    let mut writes = vec![Write { key, precondition, mutation }];
+    if deletes && &**collection == SERVICES {
+        writes.extend(addresses::writes_of_deletion(&call.server.snapshot(), path));
+    }
+    commit_all(call, path, writes, deletes).await
 }
 
-/// Commits one change; one that frees space goes on when the disk is full.
-async fn commit_one(
-    call: &Call,
-    path: &str,
-    precondition: Precondition,
-    mutation: Mutation,
-    frees: bool,
-) -> Result<Committed, ApiError> {
+/// Commits one transaction; one that frees space goes on when the disk is full.
+async fn commit_all(call: &Call, path: &str, writes: Vec<Write>, frees: bool) -> Result<Committed, ApiError> {
     let store = &call.server.store;
-    let key = Key { collection: call.served.collection.clone(), path: Arc::from(path) };
-    let writes = vec![Write { key, precondition, mutation }];
     let outcome = if frees { store.commit_freeing(writes).await } else { store.commit(writes).await };
     settle(call, path, outcome)
 }
@@ -149,6 +159,10 @@ fn settle(call: &Call, path: &str, outcome: Result<store::Committed, CommitError
             call.server.committed(&call.served.collection, path);
             let object = committed.objects.into_iter().next();
             object.map(Committed::Done).ok_or_else(|| ApiError::internal("a commit returned no object"))
+        }
+        Err(CommitError::Precondition { key, .. }) if &*key.collection == ADDRESSES => {
+            let why = "its address changed hands meanwhile; please try again";
+            Err(ApiError::conflict(call.group_resource(), &call.name, why))
         }
         Err(CommitError::Precondition { .. }) => Ok(Committed::Outdated),
         Err(error) => Err(not_committed(&error)),
@@ -169,13 +183,13 @@ fn not_committed(error: &CommitError) -> ApiError {
     }
 }
 
-/// Commits a put of an object in its served form, and what it adds to what the namespace's quotas count.
+/// Commits a put of an object in its served form, and what goes with it.
 pub(super) async fn put(
     call: &Call,
     path: &str,
     precondition: Precondition,
     mut object: Value,
-    charge: Option<&Charge>,
+    besides: Besides<'_>,
 ) -> Result<Committed, ApiError> {
     conversion::write(call, &mut object).await?;
     if call.served.form == Form::Relabelled {
@@ -185,12 +199,18 @@ pub(super) async fn put(
     let encoded = codec::encode(&object);
     // beginning and carrying on a deletion leads to one
     let frees = meta::is_terminating(&object);
+    let key = Key { collection: call.served.collection.clone(), path: Arc::from(path) };
+    let mut writes = vec![Write { key, precondition, mutation: Mutation::Put(encoded) }];
+    if let Some(claim) = besides.claim {
+        let name = meta::name(&object);
+        writes.extend(addresses::writes(&call.server.snapshot(), claim, &call.namespace, name, call.now));
+    }
     // the tree is many times the size of its bytes, and the commit takes a while
     drop(object);
-    match charge {
-        _ if services::concerns(call) => put_allocated(call, path, precondition, encoded, charge).await,
-        Some(charge) => put_charged(call, path, precondition, encoded, charge).await,
-        None => commit_one(call, path, precondition, Mutation::Put(encoded), frees).await,
+    match besides.charge {
+        charge if services::concerns(call) => put_allocated(call, path, writes, charge).await,
+        Some(charge) => put_charged(call, path, writes, charge).await,
+        None => commit_all(call, path, writes, frees).await,
     }
 }
 
@@ -198,21 +218,25 @@ pub(super) async fn put(
 async fn put_allocated(
     call: &Call,
     path: &str,
-    precondition: Precondition,
-    encoded: Encoded,
+    mut writes: Vec<Write>,
     charge: Option<&Charge>,
 ) -> Result<Committed, ApiError> {
-    let (server, collection) = (&call.server, &call.served.collection);
-    let key = Key { collection: collection.clone(), path: Arc::from(path) };
-    let mut writes = vec![Write { key: key.clone(), precondition, mutation: Mutation::Put(encoded) }];
+    let (server, key) = (&call.server, writes[0].key.clone());
     writes.push(server.allocation_turns.write());
-    if let Some(charge) = charge {
-        writes.extend(charge.writes(call)?);
-    }
+    let _turn = match charge {
+        Some(charge) => {
+            let turn = server.quota_turns.take(&call.namespace).await;
+            writes.extend(charge.writes(call)?);
+            Some(turn)
+        }
+        None => None,
+    };
     let outcome = server.store.commit(writes).await;
     match &outcome {
         Ok(committed) => server.allocation_turns.written(committed.revision),
-        Err(CommitError::Precondition { key: lost, .. }) if server.allocation_turns.lost(lost) || *lost != key => {
+        // whatever it was judged by, it is judged anew by what is there now
+        Err(CommitError::Precondition { key: lost, .. }) if *lost != key => {
+            server.allocation_turns.lost();
             let why = "another server changed what it was judged by; please try again";
             return Err(ApiError::conflict(call.group_resource(), &call.name, why));
         }
@@ -221,22 +245,17 @@ async fn put_allocated(
     settle(call, path, outcome)
 }
 
-async fn put_charged(
-    call: &Call,
-    path: &str,
-    precondition: Precondition,
-    encoded: Encoded,
-    charge: &Charge,
-) -> Result<Committed, ApiError> {
-    let collection = &call.served.collection;
-    let key = Key { collection: collection.clone(), path: Arc::from(path) };
+async fn put_charged(call: &Call, path: &str, object: Vec<Write>, charge: &Charge) -> Result<Committed, ApiError> {
+    let key = object[0].key.clone();
     let _turn = call.server.quota_turns.take(&call.namespace).await;
     for _ in 0..charge::ATTEMPTS_MAX {
-        let mut writes = vec![Write { key: key.clone(), precondition, mutation: Mutation::Put(encoded.clone()) }];
+        let mut writes = object.clone();
         writes.extend(charge.writes(call)?);
         match call.server.store.commit(writes).await {
             // a recount came between, or a charge by another server, which is to be seen before the next attempt
-            Err(CommitError::Precondition { key: lost, .. }) if lost != key => fresh::latest(call).await?,
+            Err(CommitError::Precondition { key: lost, .. }) if lost != key && &*lost.collection != ADDRESSES => {
+                fresh::latest(call).await?;
+            }
             outcome => return settle(call, path, outcome),
         }
     }

@@ -158,3 +158,30 @@ async fn media_types_nobody_speaks_are_refused_in_upstream_s_words() {
         format!("the body of the request was in an unknown format - accepted media types include: {produced}")
     );
 }
+
+#[tokio::test]
+async fn tables_are_of_scales_too_and_parameters_are_checked_at_once() {
+    let fixture = Fixture::new().await;
+    let table = "application/json;as=Table;g=meta.k8s.io;v=v1";
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    let labels = json!({"app": "a"});
+    let controller = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2, "selector": labels,
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    fixture.post(controllers, &controller).await.ok();
+    for subresource in ["scale", "status"] {
+        let path = format!("{controllers}/a/{subresource}");
+        let (_, _, body) = asked(&fixture, Method::GET, &path, table, &Value::Null).await;
+        let shown: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&shown["kind"], &shown["rows"][0]["cells"][0]), (&json!("Table"), &json!("a")), "{subresource}");
+        assert_eq!(shown["rows"][0]["cells"][1], 2);
+    }
+    let path = format!("{MAPS}?watch=1&includeObject=unrecognized");
+    let (code, _, body) = asked(&fixture, Method::GET, &path, table, &Value::Null).await;
+    let refused: Value = serde_json::from_slice(&body).unwrap();
+    let wanted = "includeObject: Invalid value: \"unrecognized\": must be 'Metadata', 'Object', 'None', or empty";
+    assert_eq!((code, &refused["message"]), (400, &json!(wanted)));
+    let unknown = format!("{MAPS}?watch=1");
+    let (_, _, body) =
+        asked(&fixture, Method::GET, &unknown, "application/json;as=Other;g=meta.k8s.io;v=v1", &Value::Null).await;
+    assert!(String::from_utf8_lossy(&body).contains("application/json, application/yaml, application/vnd"));
+}

@@ -113,7 +113,9 @@ async fn a_level_that_rejects_answers_429() {
     assert_eq!(held.status(), 200);
     let refused = crate::fixture::send(service(&fixture.server, "eve"), request(Method::GET, MAPS, "", "")).await;
     assert_eq!(refused.headers["retry-after"], "1");
-    assert_eq!(refused.failed(), (429, "TooManyRequests".into(), "Too many requests, please try again later.".into()));
+    assert_eq!(refused.headers["content-type"], "text/plain; charset=utf-8");
+    let told = (refused.status.as_u16(), refused.body.as_str());
+    assert_eq!(told, (429, Some("Too many requests, please try again later.\n")));
     drop(held);
     assert_eq!(ask(service(&fixture.server, "eve")).await.status(), 200);
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of the test functions that may unwrap")]
 
 mod access;
+mod addresses;
 mod admission;
 mod aggregation;
 mod at_rest;

@@ -285,3 +285,46 @@ async fn who_applies_a_scale_owns_the_replicas() {
     let stranger = json!({"metadata": {"name": "d", "uid": "other"}, "spec": {"replicas": 4}});
     assert_eq!(fixture.put(&path("hand", ""), &stranger).await.failed().0, 409);
 }
+
+#[tokio::test]
+async fn lists_of_past_states_keep_to_upstream_s_rules() {
+    let fixture = Fixture::new().await;
+    for index in 0..5 {
+        fixture.post(MAPS, &json!({"metadata": {"name": format!("m{index}")}})).await.ok();
+    }
+    let first = fixture.get(&format!("{MAPS}?limit=2")).await.ok();
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    fixture.delete(&format!("{MAPS}/m0")).await.ok();
+    let count = |list: &Value| list["items"].as_array().unwrap().len();
+    let page = fixture.get(&format!("{MAPS}?limit=3&resourceVersion={version}")).await.ok();
+    assert_eq!(
+        (count(&page), &page["items"][0]["metadata"]["name"]),
+        (3, &json!("m0")),
+        "a page is of that very state"
+    );
+    let any = fixture.get(&format!("{MAPS}?limit=2&resourceVersion=0")).await.ok();
+    assert_eq!(count(&any), 4, "who takes any state gets it whole");
+    for (query, wanted) in [
+        (
+            "resourceVersion=x",
+            "resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax",
+        ),
+        ("continue=x&resourceVersion=1", "continue key is not valid: \"x\""),
+    ] {
+        assert_eq!(fixture.get(&format!("{MAPS}?{query}")).await.failed().2, wanted);
+    }
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let (_, _, message) = fixture.get(&format!("{MAPS}?continue={token}&resourceVersion=1")).await.failed();
+    assert_eq!(message, "specifying resource version is not allowed when using continue");
+}
+
+#[tokio::test]
+async fn who_asks_the_older_way_hears_that_an_object_is_not_gone_yet() {
+    let fixture = Fixture::new().await;
+    let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "orphanDependents": false}).to_string();
+    for (name, finalizers, code) in [("free", json!([]), 200), ("held", json!(["a.dev/b"]), 202)] {
+        fixture.post(MAPS, &json!({"metadata": {"name": name, "finalizers": finalizers}})).await.ok();
+        let answer = fixture.send(request(Method::DELETE, &format!("{MAPS}/{name}"), JSON, &options)).await;
+        assert_eq!(answer.status, code, "{name}");
+    }
+}

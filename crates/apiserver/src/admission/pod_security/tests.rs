@@ -234,6 +234,10 @@ fn cluster(labels: Value) -> Cluster {
     cluster
 }
 
+fn unlabelled() -> Cluster {
+    cluster(json!({}))
+}
+
 fn judge(
     cluster: &Cluster,
     group: &str,
@@ -319,4 +323,30 @@ fn a_stricter_namespace_tells_of_the_pods_it_has() {
     );
     // what was wrong before may stay, so that such a namespace can still be changed
     assert!(change("bogus", &namespace("bogus")).is_ok());
+}
+
+#[test]
+fn the_audit_hears_what_a_pod_is_exempt_by_or_judged_by() {
+    let cluster = cluster(json!({"pod-security.kubernetes.io/enforce": "baseline"}));
+    let open = unlabelled();
+    let (resource, user) = (resource("", "pods"), User::new("u", &[]));
+    let mut request = crate::admission::tests::request(&resource, &user);
+    request.operation = Operation::Create;
+    request.namespace = "n";
+    let noted = |security: &PodSecurity, cluster: &Cluster| {
+        let mut pod = container(json!({}));
+        pod["spec"]["runtimeClassName"] = "sandbox".into();
+        security.validate(cluster, &request, &pod).unwrap().audit
+    };
+    let words = || vec!["n".to_owned(), "u".to_owned(), "sandbox".to_owned()];
+    let plain = PodSecurity::default;
+    for (security, exemption) in [
+        (PodSecurity { exempt_namespaces: words(), ..plain() }, "namespace"),
+        (PodSecurity { exempt_users: words(), ..plain() }, "user"),
+        (PodSecurity { exempt_runtime_classes: words(), ..plain() }, "runtimeClass"),
+    ] {
+        assert_eq!(noted(&security, &cluster), [(EXEMPT, exemption.to_owned())]);
+    }
+    assert_eq!(noted(&plain(), &cluster), [(ENFORCED, "baseline:latest".to_owned())]);
+    assert_eq!(noted(&plain(), &open), [(ENFORCED, "privileged:latest".to_owned())]);
 }
