@@ -129,6 +129,8 @@ fn printer(resource: &Resource) -> &'static Printer {
         ("networking.k8s.io", "ingresses") => &network::INGRESS,
         ("networking.k8s.io", "ingressclasses") => &network::INGRESS_CLASS,
         ("networking.k8s.io", "networkpolicies") => &network::NETWORK_POLICY,
+        ("networking.k8s.io", "servicecidrs") => &network::SERVICE_CIDR,
+        ("networking.k8s.io", "ipaddresses") => &network::IP_ADDRESS,
         ("", "nodes") => &cluster::NODE,
         ("", "namespaces") => &cluster::NAMESPACE,
         ("", "events") | ("events.k8s.io", "events") => &cluster::EVENT,
@@ -143,6 +145,11 @@ fn printer(resource: &Resource) -> &'static Printer {
         ("", "persistentvolumes") => &storage::VOLUME,
         ("", "persistentvolumeclaims") => &storage::CLAIM,
         ("storage.k8s.io", "storageclasses") => &storage::CLASS,
+        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES_CLASS_KIND,
+        ("storage.k8s.io", "volumeattachments") => &storage::ATTACHMENT,
+        ("storage.k8s.io", "csidrivers") => &storage::DRIVER,
+        ("storage.k8s.io", "csinodes") => &storage::DRIVERS_OF_NODE,
+        ("storage.k8s.io", "csistoragecapacities") => &storage::ROOM,
         ("autoscaling", "horizontalpodautoscalers") => &policy::AUTOSCALER,
         ("policy", "poddisruptionbudgets") => &policy::DISRUPTION_BUDGET,
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &policy::ROLE_BINDING,
@@ -150,6 +157,13 @@ fn printer(resource: &Resource) -> &'static Printer {
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations" | "mutatingwebhookconfigurations") => {
             &policy::WEBHOOKS
         }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &policy::VALIDATING_POLICY,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => &policy::MUTATING_POLICY,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings" | "mutatingadmissionpolicybindings") => {
+            &policy::POLICY_BINDING
+        }
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &policy::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &policy::PRIORITY_LEVEL,
         ("apiregistration.k8s.io", "apiservices") => &policy::API_SERVICE,
         ("", "limitranges")
         | ("rbac.authorization.k8s.io", "roles" | "clusterroles")

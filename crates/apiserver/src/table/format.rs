@@ -8,6 +8,8 @@ use crate::strategy::tree::{list, map, text, text_at};
 
 /// What stands where there is nothing.
 pub(super) const NONE: &str = "<none>";
+/// What stands for a field that nobody set.
+pub(super) const UNSET: &str = "<unset>";
 /// Most items that a cell lists before it counts the rest.
 const ITEMS_MAX: usize = 3;
 

@@ -4,13 +4,11 @@ use serde_json::Value;
 
 use super::{
     AGE, Column, NAME, Printer, SELECTOR,
-    format::{NONE, created, first_three, labels, name, or_none, selector},
+    format::{NONE, UNSET, created, first_three, labels, name, or_none, selector},
 };
 use crate::strategy::tree::{at, int, list, map, some, text, text_at};
 
 static NULL: Value = Value::Null;
-/// What stands for a part of an EndpointSlice that is not there.
-const UNSET: &str = "<unset>";
 
 pub(super) static SERVICE: Printer = Printer {
     columns: &[
@@ -181,5 +179,31 @@ pub(super) static NETWORK_POLICY: Printer = Printer {
     cells: |object, now| {
         let pods = object.get("spec").and_then(|spec| some(spec, "podSelector")).unwrap_or(&NULL);
         vec![name(object), selector(pods), created(object, now)]
+    },
+};
+
+pub(super) static SERVICE_CIDR: Printer = Printer {
+    columns: &[NAME, Column::text("CIDRs", "Ranges that addresses of services are taken from."), AGE],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        let ranges: Vec<&str> = list(spec, "cidrs").iter().filter_map(Value::as_str).collect();
+        vec![name(object), ranges.join(",").into(), created(object, now)]
+    },
+};
+
+/// Who holds an address: `services/default/kubernetes`.
+pub(super) static IP_ADDRESS: Printer = Printer {
+    columns: &[NAME, Column::text("ParentRef", "Object that the address belongs to."), AGE],
+    cells: |object, now| {
+        let parent = at(object, &["spec", "parentRef"]).filter(|parent| parent.is_object());
+        let holder = parent.map_or_else(String::new, |parent| {
+            let resource = match text(parent, "group") {
+                "" => text(parent, "resource").to_lowercase(),
+                group => format!("{}.{group}", text(parent, "resource")).to_lowercase(),
+            };
+            let place = [text(parent, "namespace"), text(parent, "name")];
+            place.iter().filter(|part| !part.is_empty()).fold(resource, |path, part| format!("{path}/{part}"))
+        });
+        vec![name(object), or_none(&holder), created(object, now)]
     },
 };

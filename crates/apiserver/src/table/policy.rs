@@ -1,11 +1,11 @@
-//! Autoscalers, disruption budgets, bindings, signing requests, webhooks and API services.
+//! Autoscalers, disruption budgets, bindings, signing requests, admission, priority and fairness, and API services.
 
 use serde_json::Value;
 
 use super::{
     AGE, Column, NAME, Printer,
     duration::age,
-    format::{NONE, count, created, name, or_none},
+    format::{NONE, UNSET, count, created, name, or_none},
 };
 use crate::strategy::tree::{at, int, list, some, text, text_at};
 
@@ -25,7 +25,7 @@ pub(super) static AUTOSCALER: Printer = Printer {
     ],
     cells: |object, now| {
         let spec = object.get("spec").unwrap_or(&NULL);
-        let least = int(spec, "minReplicas").map_or_else(|| "<unset>".into(), Value::from);
+        let least = int(spec, "minReplicas").map_or_else(|| UNSET.into(), Value::from);
         let target = at(spec, &["scaleTargetRef"]).unwrap_or(&NULL);
         vec![
             name(object),
@@ -208,4 +208,100 @@ pub(super) static API_SERVICE: Printer = Printer {
 pub(super) static WEBHOOKS: Printer = Printer {
     columns: &[NAME, Column::number("Webhooks", "Number of webhooks."), AGE],
     cells: |object, now| vec![name(object), list(object, "webhooks").len().into(), created(object, now)],
+};
+
+const PARAM_KIND: Column = Column::text("ParamKind", "Kind of the objects that parametrise the policy.");
+
+/// `apiVersion/kind` of what parametrises a policy.
+fn param_kind(object: &Value) -> Value {
+    match at(object, &["spec", "paramKind"]).filter(|kind| kind.is_object()) {
+        Some(kind) => format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind")).into(),
+        None => UNSET.into(),
+    }
+}
+
+pub(super) static VALIDATING_POLICY: Printer = Printer {
+    columns: &[NAME, Column::number("Validations", "Number of validation rules."), PARAM_KIND, AGE],
+    cells: |object, now| {
+        let rules = list(object.get("spec").unwrap_or(&NULL), "validations").len();
+        vec![name(object), rules.into(), param_kind(object), created(object, now)]
+    },
+};
+
+pub(super) static MUTATING_POLICY: Printer = Printer {
+    columns: &[NAME, Column::number("Mutations", "Number of mutations."), PARAM_KIND, AGE],
+    cells: |object, now| {
+        let rules = list(object.get("spec").unwrap_or(&NULL), "mutations").len();
+        vec![name(object), rules.into(), param_kind(object), created(object, now)]
+    },
+};
+
+pub(super) static POLICY_BINDING: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("PolicyName", "Policy that is put in force."),
+        Column::text("ParamRef", "Object that parametrises the policy here."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        let parameter = match some(spec, "paramRef") {
+            None => UNSET.to_owned(),
+            Some(parameter) => match text(parameter, "namespace") {
+                "" => text(parameter, "name").to_owned(),
+                namespace => format!("{namespace}/{}", text(parameter, "name")),
+            },
+        };
+        vec![name(object), text(spec, "policyName").into(), parameter.into(), created(object, now)]
+    },
+};
+
+pub(super) static FLOW_SCHEMA: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("PriorityLevel", "Priority level of the requests."),
+        Column::text("MatchingPrecedence", "Which schema is asked first: the lowest number."),
+        Column::text("DistinguisherMethod", "What tells flows apart."),
+        AGE,
+        Column::text("MissingPL", "Whether the priority level is missing."),
+    ],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        let conditions = list(object.get("status").unwrap_or(&NULL), "conditions");
+        let dangling = conditions.iter().find(|condition| text(condition, "type") == "Dangling");
+        vec![
+            name(object),
+            text_at(spec, &["priorityLevelConfiguration", "name"]).into(),
+            count(spec, &["matchingPrecedence"]).into(),
+            or_none(text_at(spec, &["distinguisherMethod", "type"])),
+            created(object, now),
+            dangling.map_or("?", |condition| text(condition, "status")).into(),
+        ]
+    },
+};
+
+pub(super) static PRIORITY_LEVEL: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::text("Type", "Whether the level is limited."),
+        Column::text("NominalConcurrencyShares", "The level's part of the server's seats."),
+        Column::text("Queues", "Number of queues."),
+        Column::text("HandSize", "Number of queues that a flow may use."),
+        Column::text("QueueLengthLimit", "Most requests in a queue."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        let limit = |path: &[&str]| at(spec, path).filter(|value| !value.is_null()).cloned().unwrap_or(NONE.into());
+        let queuing = |key: &str| limit(&["limited", "limitResponse", "queuing", key]);
+        vec![
+            name(object),
+            text(spec, "type").into(),
+            limit(&["limited", "nominalConcurrencyShares"]),
+            queuing("queues"),
+            queuing("handSize"),
+            queuing("queueLengthLimit"),
+            created(object, now),
+        ]
+    },
 };

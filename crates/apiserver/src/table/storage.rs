@@ -1,18 +1,19 @@
-//! Volumes, claims and storage classes.
+//! Volumes, claims, their classes, attachments and drivers.
 
 use serde_json::Value;
 
 use super::{
     AGE, Column, NAME, Printer,
     cluster::phase,
-    format::{created, name},
+    format::{NONE, UNSET, created, name},
 };
-use crate::strategy::tree::{at, flag, list, map, text, text_at};
+use crate::strategy::tree::{at, flag, list, map, some, text, text_at};
 
 static NULL: Value = Value::Null;
 const CAPACITY: Column = Column::text("Capacity", "Size of the volume.");
 const ACCESS_MODES: Column = Column::text("Access Modes", "How the volume can be mounted.");
 const STORAGE_CLASS: Column = Column::text("StorageClass", "Class of the volume.");
+const STORAGE_CLASS_NAME: Column = Column::text("StorageClassName", "Class that the room is for.");
 const ATTRIBUTES_CLASS: Column = Column::text("VolumeAttributesClass", "Class of the volume's changeable properties.");
 const VOLUME_MODE: Column = Column::text("VolumeMode", "Whether the volume has a file system.").wide();
 
@@ -27,7 +28,7 @@ fn access_modes(modes: &[Value]) -> String {
 
 fn attributes_class(spec: &Value) -> Value {
     match text(spec, "volumeAttributesClassName") {
-        "" => "<unset>".into(),
+        "" => UNSET.into(),
         class => class.into(),
     }
 }
@@ -135,5 +136,78 @@ pub(super) static CLASS: Printer = Printer {
             flag(object, "allowVolumeExpansion").into(),
             created(object, now),
         ]
+    },
+};
+
+pub(super) static ATTRIBUTES_CLASS_KIND: Printer = Printer {
+    columns: &[NAME, Column::text("DriverName", "Driver that changes the volumes."), AGE],
+    cells: |object, now| vec![name(object), text(object, "driverName").into(), created(object, now)],
+};
+
+pub(super) static ATTACHMENT: Printer = Printer {
+    columns: &[
+        NAME,
+        Column { format: "name", ..Column::text("Attacher", "Driver that attaches the volume.") },
+        Column::text("PV", "Volume that is attached."),
+        Column::text("Node", "Node that the volume is attached to."),
+        Column::flag("Attached", "Whether the volume is attached."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        vec![
+            name(object),
+            text(spec, "attacher").into(),
+            text_at(spec, &["source", "persistentVolumeName"]).into(),
+            text(spec, "nodeName").into(),
+            flag(object.get("status").unwrap_or(&NULL), "attached").into(),
+            created(object, now),
+        ]
+    },
+};
+
+pub(super) static DRIVER: Printer = Printer {
+    columns: &[
+        NAME,
+        Column::flag("AttachRequired", "Whether volumes are attached before they are mounted."),
+        Column::flag("PodInfoOnMount", "Whether the driver is told of the pod."),
+        Column::flag("StorageCapacity", "Whether the driver says how much room there is."),
+        Column::text("TokenRequests", "Audiences of the tokens that the driver is given."),
+        Column::flag("RequiresRepublish", "Whether mounted volumes are published again and again."),
+        Column::text("Modes", "Whose lives volumes can have."),
+        AGE,
+    ],
+    cells: |object, now| {
+        let spec = object.get("spec").unwrap_or(&NULL);
+        let modes: Vec<&str> = list(spec, "volumeLifecycleModes").iter().filter_map(Value::as_str).collect();
+        let audiences = some(spec, "tokenRequests").map(|_| {
+            list(spec, "tokenRequests").iter().map(|request| text(request, "audience")).collect::<Vec<_>>().join(",")
+        });
+        vec![
+            name(object),
+            some(spec, "attachRequired").and_then(Value::as_bool).unwrap_or(true).into(),
+            flag(spec, "podInfoOnMount").into(),
+            flag(spec, "storageCapacity").into(),
+            audiences.unwrap_or_else(|| UNSET.to_owned()).into(),
+            flag(spec, "requiresRepublish").into(),
+            if modes.is_empty() { NONE.into() } else { modes.join(",").into() },
+            created(object, now),
+        ]
+    },
+};
+
+pub(super) static DRIVERS_OF_NODE: Printer = Printer {
+    columns: &[NAME, Column::number("Drivers", "Number of drivers on the node."), AGE],
+    cells: |object, now| {
+        let drivers = list(object.get("spec").unwrap_or(&NULL), "drivers").len();
+        vec![name(object), drivers.into(), created(object, now)]
+    },
+};
+
+pub(super) static ROOM: Printer = Printer {
+    columns: &[NAME, STORAGE_CLASS_NAME, CAPACITY],
+    cells: |object, _| {
+        let room = some(object, "capacity").and_then(Value::as_str).unwrap_or(UNSET);
+        vec![name(object), text(object, "storageClassName").into(), room.into()]
     },
 };
