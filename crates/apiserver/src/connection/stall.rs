@@ -27,7 +27,7 @@ use tokio::{
 use crate::body::{Body, BoxError};
 
 /// What one stream gives before the others have their turn: a list goes on for as long as its client takes more.
-const TURN_BYTES: usize = 64 * 1024;
+const TURN_BYTES: usize = 256 * 1024;
 const TURN_FRAMES: usize = 4;
 
 /// How long a client may take nothing of what is ready for it; as long as a request may take in all.
