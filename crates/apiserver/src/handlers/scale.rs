@@ -174,6 +174,9 @@ fn check_kind(scale: &Value) -> Result<(), ApiError> {
 
 fn check(call: &Call, scale: &mut Value) -> Result<(), ApiError> {
     check_kind(scale)?;
+    if let Some(spec) = scale.get("spec").filter(|spec| !spec.is_object() && !spec.is_null()) {
+        return Err(ApiError::bad_request(format!("spec must be an object, not {spec}")));
+    }
     let replicas = &scale["spec"]["replicas"];
     let wrong = |message: String| {
         let cause = Cause { reason: "FieldValueInvalid".into(), message, field: "spec.replicas".into() };

@@ -144,6 +144,9 @@ async fn scale_stands_for_the_replicas() {
     fixture.patch(&path, MERGE, &json!({"spec": {"replicas": 6}})).await.ok();
     assert_eq!(fixture.get(&format!("{DEPLOYMENTS}/web")).await.ok()["spec"]["replicas"], 6);
     assert_eq!(fixture.patch(&path, MERGE, &json!({"spec": {"replicas": -1}})).await.failed().0, 422);
+    scale["spec"] = "five".into();
+    let (code, _, message) = fixture.put(&path, &scale).await.failed();
+    assert_eq!((code, message.as_str()), (400, r#"spec must be an object, not "five""#));
 }
 
 #[tokio::test]
