@@ -14,12 +14,11 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{
-    Context, ReconcileError, cause, failed, gone_is_done, is_already_exists, is_namespace_terminating, is_not_found,
-    run_with_feeds, synced,
+    Context, ReconcileError, cause, failed, gone_is_done, is_already_exists, is_namespace_terminating, run_with_feeds,
+    synced,
 };
-use crate::owners::{self, Claim};
+use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
-use crate::replicaset::by_controller;
 use crate::{pods, selector};
 use plan::{Action, Plan};
 
@@ -63,7 +62,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     let queue: Queue<Key> = Queue::new();
     let feeds = futures::future::join3(
         feed(&deployments, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&sets, &queue, |change| affected_deployments(&deployments, change)),
+        feed(&sets, &queue, |change| owners::affected(&deployments, change, selects)),
         feed(&pods, &queue, |change| recreated_deployment(&sets, change)),
     );
     let reconcile = |key: Key| {
@@ -71,29 +70,6 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         async move { controller.reconcile(&key).await }
     };
     run_with_feeds(run_controller("deployment", queue.clone(), WORKERS, stop, reconcile), feeds).await;
-}
-
-/// The deployments a ReplicaSet change matters to.
-fn affected_deployments(deployments: &Informer<Deployment>, change: &Change<ReplicaSet>) -> Vec<Key> {
-    let (old, new) = match change {
-        Change::Applied { old, new } => (old.as_ref(), new),
-        Change::Deleted(last) => (None, last),
-    };
-    let namespace = new.metadata.namespace.as_deref().unwrap_or_default();
-    let mut keys = Vec::new();
-    for set in old.into_iter().chain([new]) {
-        if let Some(owner) = owners::controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") {
-            let key = Key::new(namespace, &owner.name);
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-    }
-    if matches!(change, Change::Applied { .. }) && owners::controller_of(&new.metadata).is_none() {
-        let matching = deployments.namespace(namespace).into_iter().filter(|deployment| selects(deployment, new));
-        keys.extend(matching.map(|deployment| Key::of(deployment.as_ref())));
-    }
-    keys
 }
 
 /// A Recreate rollout waits for the last old pod, of whose end no ReplicaSet tells.
@@ -130,40 +106,14 @@ impl Controller {
             self.recorder.about(deployment.as_ref(), EventType::Warning, "SelectingAll", message);
             return Ok(None);
         }
-        let sets = self.claim(&deployment).await?;
+        let (own, orphans) = owners::own_and_orphans(&self.sets_by_owner, &deployment.metadata);
+        let candidates = own.into_iter().chain(orphans);
+        let sets =
+            owners::claim_all(&self.context, deployment.as_ref(), candidates, |set| selects(&deployment, set)).await?;
         let pods: BTreeMap<String, Vec<Arc<Pod>>> =
             sets.iter().filter_map(|set| set.uid()).map(|uid| (uid.clone(), self.pods_by_owner.get(&uid))).collect();
         let plan = plan::decide(&deployment, &sets, &pods, Timestamp::now());
         self.execute(key, &deployment, plan).await
-    }
-
-    /// The sets that are the deployment's, after taking over and letting go.
-    async fn claim(&self, deployment: &Deployment) -> Result<Vec<Arc<ReplicaSet>>, ReconcileError> {
-        let namespace = deployment.namespace().unwrap_or_default();
-        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
-        let api = self.context.api::<ReplicaSet>(&namespace);
-        let orphans = self.sets_by_owner.get(&format!("orphan:{namespace}"));
-        let mut owned = Vec::new();
-        for set in self.sets_by_owner.get(uid).into_iter().chain(orphans) {
-            let patch = match owners::claim(&deployment.metadata, &set.metadata, selects(deployment, &set)) {
-                Claim::Ignore => continue,
-                Claim::Owned => {
-                    owned.push(set);
-                    continue;
-                }
-                Claim::Adopt => owners::adoption_patch(&set.metadata, &owners::controller_reference(deployment)),
-                Claim::Release => owners::release_patch(&set.metadata, uid),
-            };
-            let result = api.patch(&set.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
-            match result {
-                Ok(claimed) if owners::controller_of(&claimed.metadata).is_some_and(|owner| owner.uid == uid) => {
-                    owned.push(Arc::new(claimed));
-                }
-                Err(error) if !is_not_found(&error) => return Err(failed("claim", Key::of(set.as_ref()))(error)),
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(owned)
     }
 
     async fn execute(

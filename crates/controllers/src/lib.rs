@@ -11,6 +11,7 @@
 //! - a write that rests on cached state carries a uid or resource version, so stale caches lead to a retry, not to damage;
 //! - every reconcile may be cut off at any await and repeated.
 
+mod batch;
 mod bootstrap_tokens;
 mod certificates;
 mod clusterrole_aggregation;
@@ -24,6 +25,7 @@ mod namespace;
 mod node_lifecycle;
 mod owners;
 mod pending;
+mod pod_control;
 mod pod_gc;
 mod pods;
 mod replicaset;

@@ -1,8 +1,71 @@
 //! Owner references: who controls an object, taking over what nobody controls, and letting go of what does not match.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Resource;
+use kube::api::{Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Resource, ResourceExt};
+use reconcile::{Change, Index, Informer, Key, Object};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::context::{Context, ReconcileError, failed, is_not_found};
+
+/// Values of the index `controller`, by which a controller finds what is its own: the controller's uid, or the namespace's
+/// orphans.
+pub(crate) fn by_controller<K: Resource>(object: &K) -> Vec<String> {
+    let meta = object.meta();
+    match controller_of(meta) {
+        Some(owner) => vec![owner.uid.clone()],
+        None => vec![orphans_of(meta.namespace.as_deref().unwrap_or_default())],
+    }
+}
+
+/// Index value of what has no controller.
+fn orphans_of(namespace: &str) -> String {
+    format!("orphan:{namespace}")
+}
+
+/// What `owner` controls, and what nobody controls in its namespace.
+pub(crate) fn own_and_orphans<K>(by_controller: &Index<K>, owner: &ObjectMeta) -> (Vec<Arc<K>>, Vec<Arc<K>>) {
+    let own = by_controller.get(owner.uid.as_deref().unwrap_or_default());
+    (own, by_controller.get(&orphans_of(owner.namespace.as_deref().unwrap_or_default())))
+}
+
+/// The owners a change of a dependant matters to: its controller before and after, or for an orphan all that would take it.
+pub(crate) fn affected<O, K>(owners: &Informer<O>, change: &Change<K>, selects: impl Fn(&O, &K) -> bool) -> Vec<Key>
+where
+    O: Object + Resource<DynamicType = ()>,
+    K: Object,
+{
+    let (old, new) = match change {
+        Change::Applied { old, new } => (old.as_ref(), new),
+        Change::Deleted(last) => (None, last),
+    };
+    let namespace = new.meta().namespace.as_deref().unwrap_or_default();
+    let (kind, api_version) = (O::kind(&()), O::api_version(&()));
+    let mut keys = Vec::new();
+    for object in old.into_iter().chain([new]) {
+        let owner = controller_of(object.meta());
+        if let Some(owner) = owner.filter(|owner| owner.kind == kind && owner.api_version == api_version) {
+            let key = Key::new(namespace, &owner.name);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    // What has no labels is selected by nobody.
+    let adoptable = matches!(change, Change::Applied { .. })
+        && controller_of(new.meta()).is_none()
+        && new.meta().labels.as_ref().is_some_and(|labels| !labels.is_empty());
+    if adoptable {
+        let matching = owners.namespace(namespace).into_iter().filter(|owner| selects(owner, new));
+        keys.extend(matching.map(|owner| Key::of(owner.as_ref())));
+    }
+    keys
+}
 
 /// The owner that controls the object.
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
@@ -23,7 +86,7 @@ pub(crate) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> 
 
 /// What is to become of an object in relation to a controller.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
+enum Claim {
     /// It is the controller's already, and matches.
     Owned,
     /// It matches, and nobody controls it: take it over.
@@ -35,7 +98,7 @@ pub(crate) enum Claim {
 }
 
 /// Decides on one object: `matches` says whether the controller's selector selects it.
-pub(crate) fn claim(owner: &ObjectMeta, object: &ObjectMeta, matches: bool) -> Claim {
+fn claim(owner: &ObjectMeta, object: &ObjectMeta, matches: bool) -> Claim {
     let owner_leaves = owner.deletion_timestamp.is_some();
     let object_leaves = object.deletion_timestamp.is_some();
     match controller_of(object) {
@@ -48,13 +111,70 @@ pub(crate) fn claim(owner: &ObjectMeta, object: &ObjectMeta, matches: bool) -> C
     }
 }
 
+/// The candidates that are `owner`'s, after taking over those that match and nobody controls, and letting go of those that
+/// match no more.
+pub(crate) async fn claim_all<O, K>(
+    context: &Context,
+    owner: &O,
+    candidates: impl IntoIterator<Item = Arc<K>>,
+    matches: impl Fn(&K) -> bool,
+) -> Result<Vec<Arc<K>>, ReconcileError>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let uid = owner.meta().uid.as_deref().unwrap_or_default();
+    let api = context.api::<K>(owner.meta().namespace.as_deref().unwrap_or_default());
+    let mut owned = Vec::new();
+    let mut stays = None;
+    for object in candidates {
+        let patch = match claim(owner.meta(), object.meta(), matches(&object)) {
+            Claim::Ignore => continue,
+            Claim::Owned => {
+                owned.push(object);
+                continue;
+            }
+            Claim::Adopt => {
+                if stays.is_none() {
+                    stays = Some(stays_for_now(context, owner).await?);
+                }
+                if stays != Some(true) {
+                    continue;
+                }
+                adoption_patch(object.meta(), &controller_reference(owner))
+            }
+            Claim::Release => release_patch(object.meta(), uid),
+        };
+        let result = api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
+        match result {
+            Ok(claimed) if controller_of(claimed.meta()).is_some_and(|owner| owner.uid == uid) => {
+                owned.push(Arc::new(claimed));
+            }
+            Err(error) if !is_not_found(&error) => return Err(failed("claim", Key::of(object.as_ref()))(error)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(owned)
+}
+
+/// Whether the owner is really there and not being deleted: a cache that lags would take back what the garbage collector
+/// has just orphaned.
+async fn stays_for_now<O>(context: &Context, owner: &O) -> Result<bool, ReconcileError>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let key = Key::of(owner);
+    let live = context.api::<O>(&key.namespace).get_opt(&key.name).await.map_err(failed("read owner", &key))?;
+    Ok(live.is_some_and(|live| live.meta().uid == owner.meta().uid && live.meta().deletion_timestamp.is_none()))
+}
+
 /// Strategic merge patch that adds the controller reference; the uid refuses a new object of the same name.
-pub(crate) fn adoption_patch(object: &ObjectMeta, owner: &OwnerReference) -> Value {
+fn adoption_patch(object: &ObjectMeta, owner: &OwnerReference) -> Value {
     json!({"metadata": {"uid": object.uid, "ownerReferences": [owner]}})
 }
 
 /// Strategic merge patch that takes the reference away.
-pub(crate) fn release_patch(object: &ObjectMeta, owner_uid: &str) -> Value {
+fn release_patch(object: &ObjectMeta, owner_uid: &str) -> Value {
     json!({"metadata": {"uid": object.uid, "ownerReferences": [{"$patch": "delete", "uid": owner_uid}]}})
 }
 

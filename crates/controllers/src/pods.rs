@@ -3,7 +3,29 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+
+use crate::owners;
+
+/// A pod of `template` that `owner` controls; the API server completes its name.
+pub(crate) fn from_template<O: Resource<DynamicType = ()>>(template: PodTemplateSpec, owner: &O) -> Pod {
+    let from = template.metadata.unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: owner.meta().name.as_ref().map(|name| format!("{name}-")),
+            namespace: owner.meta().namespace.clone(),
+            labels: from.labels,
+            annotations: from.annotations,
+            finalizers: from.finalizers,
+            owner_references: Some(vec![owners::controller_reference(owner)]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec,
+        status: None,
+    }
+}
 
 /// The pod's phase; empty before anything is known.
 pub(crate) fn phase(pod: &Pod) -> &str {

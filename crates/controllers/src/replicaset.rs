@@ -3,22 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
+use kube::api::{Patch, PatchParams};
+use reconcile::{Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{
-    Context, ReconcileError, cause, failed, gone_is_done, is_namespace_terminating, is_not_found, run_with_feeds,
-    synced,
-};
-use crate::owners::{self, Claim};
+use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
+use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
-use crate::pods;
+use crate::pod_control::PodControl;
+use crate::{batch, pods};
 use set::Set;
 use status::Failure;
 
@@ -30,11 +27,6 @@ mod tests;
 
 /// Pods created or deleted in one reconcile, upstream's value: other sets get their turn.
 const BURST: usize = 500;
-/// Creations in the first batch, upstream's value; batches double while all goes well, so a template that cannot be
-/// created costs one request, not five hundred.
-const FIRST_BATCH: usize = 1;
-/// Creations under way at once within a batch.
-const CREATES_AT_ONCE: usize = 32;
 /// Sets reconciled at once, upstream's default is 5; in process a few more cost nothing.
 const WORKERS: usize = 8;
 
@@ -73,20 +65,6 @@ struct Controller<S: Set> {
     pending: PendingWrites,
 }
 
-/// Index value of pods without a controller.
-fn orphans_of(namespace: &str) -> String {
-    format!("orphan:{namespace}")
-}
-
-/// Values of the shared index `controller`: the controller's uid, or the namespace's orphans.
-pub(crate) fn by_controller<K: kube::Resource>(object: &K) -> Vec<String> {
-    let meta = object.meta();
-    match owners::controller_of(meta) {
-        Some(owner) => vec![owner.uid.clone()],
-        None => vec![orphans_of(meta.namespace.as_deref().unwrap_or_default())],
-    }
-}
-
 /// Runs ReplicaSets.
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
     run_sets::<ReplicaSet>(context, stop).await;
@@ -115,39 +93,13 @@ async fn run_sets<S: Set>(context: Context, stop: CancellationToken) {
     let queue: Queue<Key> = Queue::new();
     let feeds = futures::future::join(
         feed(&sets, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&pods, &queue, |change| affected_sets(&sets, change)),
+        feed(&pods, &queue, |change| owners::affected(&sets, change, S::selects)),
     );
     let reconcile = |key: Key| {
         let controller = Arc::clone(&controller);
         async move { controller.reconcile(&key).await }
     };
     run_with_feeds(run_controller(S::QUEUE, queue.clone(), WORKERS, stop, reconcile), feeds).await;
-}
-
-/// The sets a pod change matters to: its controller before and after, or for an orphan all that would take it.
-fn affected_sets<S: Set>(sets: &Informer<S>, change: &Change<Pod>) -> Vec<Key> {
-    let (old, new) = match change {
-        Change::Applied { old, new } => (old.as_ref(), new),
-        Change::Deleted(last) => (None, last),
-    };
-    let namespace = new.metadata.namespace.as_deref().unwrap_or_default();
-    let mut keys = Vec::new();
-    for pod in old.into_iter().chain([new]) {
-        if let Some(owner) = owners::controller_of(&pod.metadata).filter(|owner| owner.kind == S::kind(&())) {
-            let key = Key::new(namespace, &owner.name);
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-    }
-    let adoptable = matches!(change, Change::Applied { .. })
-        && owners::controller_of(&new.metadata).is_none()
-        && new.metadata.labels.as_ref().is_some_and(|labels| !labels.is_empty());
-    if adoptable {
-        let matching = sets.namespace(namespace).into_iter().filter(|set| set.selects(new));
-        keys.extend(matching.map(|set| Key::of(set.as_ref())));
-    }
-    keys
 }
 
 impl<S: Set> Controller<S> {
@@ -175,7 +127,7 @@ impl<S: Set> Controller<S> {
                 Scale::Keep => Ok(()),
                 Scale::Create(count) => self.create(key, &set, count).await.map_err(|e| (Failure::Create, e)),
                 Scale::Delete(which) => {
-                    let surplus = which.into_iter().filter_map(|at| active.get(at));
+                    let surplus = which.into_iter().filter_map(|at| active.get(at).cloned()).collect();
                     self.delete(key, &set, surplus).await.map_err(|e| (Failure::Delete, e))
                 }
             };
@@ -189,34 +141,11 @@ impl<S: Set> Controller<S> {
         result.map(|()| next)
     }
 
-    /// The pods that are the set's, after taking over matching orphans and letting go of those that match no more.
+    /// The pods that are the set's; what has ended is not worth taking over.
     async fn claim(&self, set: &S) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-        let namespace = set.namespace().unwrap_or_default();
-        let uid = set.meta().uid.as_deref().unwrap_or_default();
-        let api = self.context.api::<Pod>(&namespace);
-        let mut owned = Vec::new();
-        let candidates = self.pods_by_owner.get(uid).into_iter().chain(self.pods_by_owner.get(&orphans_of(&namespace)));
-        for pod in candidates {
-            let patch = match owners::claim(set.meta(), &pod.metadata, set.selects(&pod)) {
-                Claim::Ignore => continue,
-                Claim::Owned => {
-                    owned.push(pod);
-                    continue;
-                }
-                Claim::Adopt if pods::is_terminal(&pod) => continue,
-                Claim::Adopt => owners::adoption_patch(&pod.metadata, &owners::controller_reference(set)),
-                Claim::Release => owners::release_patch(&pod.metadata, uid),
-            };
-            let result = api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
-            match result {
-                Ok(claimed) if owners::controller_of(&claimed.metadata).is_some_and(|owner| owner.uid == uid) => {
-                    owned.push(Arc::new(claimed));
-                }
-                Err(error) if !is_not_found(&error) => return Err(failed("claim", Key::of(pod.as_ref()))(error)),
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(owned)
+        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, set.meta());
+        let orphans = orphans.into_iter().filter(|pod| !pods::is_terminal(pod));
+        owners::claim_all(&self.context, set, own.into_iter().chain(orphans), |pod| set.selects(pod)).await
     }
 
     /// For each pod, how many pods of the same workload run on its node.
@@ -237,74 +166,16 @@ impl<S: Set> Controller<S> {
     }
 
     async fn create(&self, key: &Key, set: &S, count: usize) -> Result<(), ReconcileError> {
-        let pod = pod_from_template(set);
-        let api = self.context.api::<Pod>(&key.namespace);
-        let (mut left, mut batch) = (count, FIRST_BATCH);
-        while left > 0 {
-            let size = batch.min(left);
-            let requests = (0..size).map(|_| async { api.create(&PostParams::default(), &pod).await });
-            let mut results = futures::stream::iter(requests).buffer_unordered(CREATES_AT_ONCE);
-            let mut first_error = None;
-            while let Some(result) = results.next().await {
-                match result {
-                    Ok(created) => {
-                        self.pending.wrote(key, &created.metadata);
-                        let message = format!("Created pod: {}", created.name_any());
-                        self.recorder.about(set, EventType::Normal, "SuccessfulCreate", message);
-                    }
-                    Err(error) => {
-                        first_error.get_or_insert(error);
-                    }
-                }
-            }
-            if let Some(error) = first_error {
-                if is_namespace_terminating(&error) {
-                    return Ok(());
-                }
-                let message = format!("Error creating: {}", cause(&error));
-                self.recorder.about(set, EventType::Warning, "FailedCreate", message);
-                return Err(failed("create pods of", format!("{} {key}", S::QUEUE))(error));
-            }
-            left -= size;
-            batch *= 2;
-        }
-        Ok(())
+        let pod = &pods::from_template(set.template(), set);
+        let control = &PodControl::new(&self.context, set, key, &self.recorder, &self.pending);
+        let result = batch::slow_start(0..count, |_| control.create(pod)).await;
+        result.map_err(failed("create pods of", format!("{} {key}", S::QUEUE)))
     }
 
-    async fn delete<'a>(
-        &self,
-        key: &Key,
-        set: &S,
-        surplus: impl Iterator<Item = &'a Arc<Pod>>,
-    ) -> Result<(), ReconcileError> {
-        let api = self.context.api::<Pod>(&key.namespace);
-        let mut requests: FuturesUnordered<_> = surplus
-            .map(|pod| {
-                let uid = pod.metadata.uid.clone();
-                let params = DeleteParams {
-                    preconditions: Some(Preconditions { uid, resource_version: None }),
-                    ..DeleteParams::background()
-                };
-                let api = &api;
-                async move { (pod, gone_is_done(api.delete(&pod.name_any(), &params).await)) }
-            })
-            .collect();
-        let mut first_error = None;
-        while let Some((pod, result)) = requests.next().await {
-            match result {
-                Ok(()) => {
-                    self.pending.deleted(key, &pod.metadata);
-                    let message = format!("Deleted pod: {}", pod.name_any());
-                    self.recorder.about(set, EventType::Normal, "SuccessfulDelete", message);
-                }
-                Err(error) => {
-                    let message = format!("Error deleting: {}", cause(&error));
-                    self.recorder.about(set, EventType::Warning, "FailedDelete", message);
-                    first_error.get_or_insert_with(|| failed("delete pod", Key::of(pod.as_ref()))(error));
-                }
-            }
-        }
-        first_error.map_or(Ok(()), Err)
+    async fn delete(&self, key: &Key, set: &S, surplus: Vec<Arc<Pod>>) -> Result<(), ReconcileError> {
+        let control = &PodControl::new(&self.context, set, key, &self.recorder, &self.pending);
+        let result = batch::all(surplus, |pod| async move { control.delete(&pod).await }).await;
+        result.map_err(failed("delete pods of", format!("{} {key}", S::QUEUE)))
     }
 
     async fn write_status(&self, key: &Key, set: &S, status: ReplicaSetStatus) -> Result<(), ReconcileError> {
@@ -315,23 +186,5 @@ impl<S: Set> Controller<S> {
         let patch = status::patch(set, &status);
         let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         gone_is_done(result).map_err(failed("write status of", format!("{} {key}", S::QUEUE)))
-    }
-}
-
-fn pod_from_template<S: Set>(set: &S) -> Pod {
-    let template = set.template();
-    let from = template.metadata.unwrap_or_default();
-    Pod {
-        metadata: kube::core::ObjectMeta {
-            generate_name: Some(format!("{}-", set.name_any())),
-            namespace: set.namespace(),
-            labels: from.labels,
-            annotations: from.annotations,
-            finalizers: from.finalizers,
-            owner_references: Some(vec![owners::controller_reference(set)]),
-            ..Default::default()
-        },
-        spec: template.spec,
-        status: None,
     }
 }

@@ -95,7 +95,7 @@ fn a_failure_is_a_condition_until_it_is_over() {
 
 #[test]
 fn pods_carry_the_template_and_their_controller() {
-    let pod = pod_from_template(&set(1, 0));
+    let pod = pods::from_template(set(1, 0).template(), &set(1, 0));
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("web-abc-"));
     let owner = &pod.metadata.owner_references.unwrap()[0];
     assert_eq!((owner.uid.as_str(), owner.controller, owner.block_owner_deletion), ("set", Some(true), Some(true)));
@@ -110,7 +110,7 @@ fn a_replication_controller_selects_by_labels_and_makes_pods_of_its_own() {
     .unwrap();
     assert!(set.selects(&pod("1", json!({}))));
     assert!(!set.selects(&pod("2", json!({"/metadata/labels/app": "other"}))));
-    let owner = &pod_from_template(&set).metadata.owner_references.unwrap()[0];
+    let owner = &pods::from_template(set.template(), &set).metadata.owner_references.unwrap()[0];
     assert_eq!((owner.api_version.as_str(), owner.kind.as_str()), ("v1", "ReplicationController"));
     let (status, _) = status::compute(&set, &[pod("1", json!({}))], Some((Failure::Create, "no".into())), now());
     assert_eq!((status.replicas, status.terminating_replicas), (1, None));
