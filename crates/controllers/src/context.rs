@@ -79,6 +79,16 @@ pub(crate) enum ReconcileError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A ControllerRevision holds something else than a template.
+    #[error("cannot read the template of revision {name}: {source}")]
+    Revision {
+        name: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Something has to go first, of whose end an event tells.
+    #[error("{0}")]
+    Blocked(String),
 }
 
 /// Says what was being done to which object when a request failed.

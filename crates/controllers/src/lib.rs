@@ -16,15 +16,18 @@ mod bootstrap_tokens;
 mod certificates;
 mod clusterrole_aggregation;
 mod context;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
+mod history;
 mod namespace;
 mod node_lifecycle;
 mod owners;
 mod pending;
+mod percentage;
 mod pod_control;
 mod pod_gc;
 mod pods;
@@ -34,6 +37,7 @@ mod root_ca;
 mod selector;
 mod service_cidr;
 mod serviceaccount;
+mod statefulset;
 mod taint_eviction;
 mod token_secrets;
 mod volume_binder;
@@ -63,6 +67,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("csr-approver", "certificate-controller", |context, stop| certificates::approver::run(context, stop).boxed()),
         ("csr-cleaner", "certificate-controller", |context, stop| certificates::cleaner::run(context, stop).boxed()),
         ("csr-signer", "certificate-controller", |context, stop| certificates::signer::run(context, stop).boxed()),
+        ("daemonset", "daemon-set-controller", |context, stop| daemonset::run(context, stop).boxed()),
         ("deployment", "deployment-controller", |context, stop| deployment::run(context, stop).boxed()),
         ("endpoints", "endpoint-controller", |context, stop| endpoints::run(context, stop).boxed()),
         ("endpointslice", "endpointslice-controller", |context, stop| endpointslice::run(context, stop).boxed()),
@@ -80,6 +85,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("root-ca", "root-ca-cert-publisher", |context, stop| root_ca::run(context, stop).boxed()),
         ("service-cidr", "service-cidrs-controller", |context, stop| service_cidr::run(context, stop).boxed()),
         ("serviceaccount", "service-account-controller", |context, stop| serviceaccount::run(context, stop).boxed()),
+        ("statefulset", "statefulset-controller", |context, stop| statefulset::run(context, stop).boxed()),
         ("taint-eviction", "node-controller", |context, stop| taint_eviction::run(context, stop).boxed()),
         ("token-cleaner", "token-cleaner", |context, stop| bootstrap_tokens::clean(context, stop).boxed()),
         ("token-secrets", "tokens-controller", |context, stop| token_secrets::run(context, stop).boxed()),

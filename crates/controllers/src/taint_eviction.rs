@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use kinds::node_match::tolerates;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
 use reconcile::{Change, EventType, Informer, Key, Queue, Recorder, feed, run_controller};
@@ -23,18 +24,6 @@ enum Stay {
     Forever,
     For(Duration),
     Over,
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    let named = (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key);
-    named
-        && match toleration.operator.as_deref() {
-            Some("Exists") => true,
-            None | Some("" | "Equal") => !key.is_empty() && text(&toleration.value) == text(&taint.value),
-            Some(_) => false,
-        }
 }
 
 fn decide(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {

@@ -51,6 +51,11 @@ const ROLES: &[RoleRow] = &[
         name: "keelson:controller:replication-controller",
         rules: &[on("patch", "core", "replicationcontrollers replicationcontrollers/status")],
     },
+    RoleRow {
+        name: "keelson:controller:statefulset-controller",
+        rules: &[on("patch", "apps", "statefulsets/status"), on("patch", "core", "persistentvolumeclaims")],
+    },
+    RoleRow { name: "keelson:controller:daemon-set-controller", rules: &[on("patch", "apps", "daemonsets/status")] },
     RoleRow { name: "keelson:controller:root-ca-cert-publisher", rules: &[on("patch", "core", "configmaps")] },
     RoleRow {
         name: "keelson:controller:tokens-controller",

@@ -6,6 +6,8 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt;
 
+use crate::history::hash_text;
+
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 pub(super) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
@@ -65,13 +67,9 @@ fn extended(history: &str, revision: i64) -> String {
     all.join(",")
 }
 
-/// Name suffix and label value of a template: FNV-1a over its JSON and the collision count, in upstream's safe alphabet
-/// (no vowels, so no words).
+/// Name suffix and label value of a template, by its JSON and the collision count.
 pub(super) fn template_hash(template: &PodTemplateSpec, collision_count: Option<i32>) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let json = serde_json::to_vec(template).unwrap_or_default();
     let count = collision_count.map(i32::to_le_bytes);
-    let bytes = json.iter().chain(count.iter().flatten());
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    hash.to_string().bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
+    hash_text(json.into_iter().chain(count.into_iter().flatten()))
 }

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::history::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use super::plan::{Bounds, Sets, size};
+use crate::percentage::{Round, resolve};
 
 /// Resolves what the deployment asks for. Surge is rounded up and unavailability down; if both come to nothing one pod may
 /// be unavailable, or the rollout could never move.
@@ -16,23 +17,12 @@ pub(super) fn bounds(spec: &DeploymentSpec) -> Bounds {
     }
     let rolling = strategy.rolling_update.unwrap_or_default();
     let quarter = IntOrString::String("25%".into());
-    let max_surge = resolve(rolling.max_surge.as_ref().unwrap_or(&quarter), replicas, true);
-    let mut max_unavailable = resolve(rolling.max_unavailable.as_ref().unwrap_or(&quarter), replicas, false);
+    let max_surge = resolve(rolling.max_surge.as_ref().unwrap_or(&quarter), replicas, Round::Up);
+    let mut max_unavailable = resolve(rolling.max_unavailable.as_ref().unwrap_or(&quarter), replicas, Round::Down);
     if max_surge == 0 && max_unavailable == 0 {
         max_unavailable = 1;
     }
     Bounds { replicas, max_surge, max_unavailable: max_unavailable.min(replicas) }
-}
-
-fn resolve(value: &IntOrString, of: i32, up: bool) -> i32 {
-    match value {
-        IntOrString::Int(count) => *count,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let share = percent * i64::from(of);
-            i32::try_from(if up { (share + 99).div_euclid(100) } else { share / 100 }).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// Whether the deployment's size changed since its sets were last sized.

@@ -6,9 +6,13 @@ mod cluster;
 #[cfg(test)]
 mod collection;
 #[cfg(test)]
+mod daemonsets;
+#[cfg(test)]
 mod nodes;
 mod quotas;
 #[cfg(test)]
 mod security;
+#[cfg(test)]
+mod statefulsets;
 #[cfg(test)]
 mod workloads;
