@@ -42,9 +42,12 @@ fn nodes_of(pods: &[Arc<Pod>]) -> Vec<String> {
     nodes
 }
 
+/// Changes the set, and waits until the informers have seen it: what they show then is not from before.
 async fn patch(cluster: &Cluster, patch: Value) {
     let sets = cluster.api::<DaemonSet>();
-    sets.patch("ds", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    let changed = sets.patch("ds", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    let seen = |set: &DaemonSet| set.metadata.generation >= changed.metadata.generation;
+    cluster.until_one("ds", "is seen", seen).await;
 }
 
 async fn set_image(cluster: &Cluster, image: &str) {
@@ -76,8 +79,7 @@ async fn a_pod_runs_on_every_node_and_comes_back() {
     cluster
         .until::<Pod>("it is replaced", |pods| pods.len() == 3 && pods.iter().all(|pod| pod.name_any() != victim))
         .await;
-    let victim = cluster.until_one("ds", "covers all", covers(3)).await;
-    drop(victim);
+    cluster.until_one("ds", "covers all", covers(3)).await;
     let victim = cluster.until::<Pod>("three pods", |pods| pods.len() == 3).await[0].name_any();
     let failed = json!({"status": {"phase": "Failed"}});
     cluster.api::<Pod>().patch_status(&victim, &PatchParams::default(), &Patch::Merge(failed)).await.unwrap();
@@ -112,8 +114,7 @@ async fn pods_follow_labels_and_taints_of_nodes() {
         "updateStrategy": {"type": "RollingUpdate"}}}),
     )
     .await;
-    let pods = cluster.until::<Pod>("it is back", |pods| nodes_of(pods) == ["node-0"]).await;
-    drop(pods);
+    cluster.until::<Pod>("it is back", |pods| nodes_of(pods) == ["node-0"]).await;
 
     let everywhere = json!({"spec": {"template": {"spec": {"nodeSelector": null}}}});
     patch(&cluster, everywhere).await;

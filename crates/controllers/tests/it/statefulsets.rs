@@ -34,9 +34,13 @@ fn images(pods: &[std::sync::Arc<Pod>]) -> Vec<String> {
     pods.iter().map(|pod| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap()).collect()
 }
 
+/// Changes the set, and waits until the informers have seen it: what they show then is not from before.
 async fn patch(cluster: &Cluster, patch: Value) -> StatefulSet {
     let sets = cluster.api::<StatefulSet>();
-    sets.patch("ss", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap()
+    let changed = sets.patch("ss", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    let seen = |set: &StatefulSet| set.metadata.generation >= changed.metadata.generation;
+    cluster.until_one("ss", "is seen", seen).await;
+    changed
 }
 
 async fn scale(cluster: &Cluster, replicas: i32) {
@@ -209,7 +213,8 @@ async fn the_scale_subresource_works() {
     let patch = json!({"spec": {"replicas": 4}});
     sets.patch_scale("ss", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     assert_eq!(sets.get("ss").await.unwrap().spec.unwrap().replicas, Some(4));
-    cluster.until_one("ss", "has four pods", is_complete).await;
+    let has_four = |set: &StatefulSet| is_complete(set) && set.status.as_ref().unwrap().replicas == 4;
+    cluster.until_one("ss", "has four pods", has_four).await;
     cluster.stop().await;
 }
 
