@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::{Authority, TokenSigner};
+use jiff::Timestamp;
 use kube::Client;
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
@@ -27,6 +28,33 @@ impl fmt::Debug for Keys {
     }
 }
 
+/// What time it is.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self::new(Timestamp::now)
+    }
+
+    /// A clock that shows what `now` says.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
 /// Settings of the controllers.
 #[derive(Clone, Debug)]
 pub struct ControllersConfig {
@@ -38,6 +66,8 @@ pub struct ControllersConfig {
     pub node_monitor_grace_period: Duration,
     /// So many finished pods are kept; the oldest above that are deleted.
     pub terminated_pods_max: usize,
+    /// By which Jobs, CronJobs and budgets reckon.
+    pub clock: Clock,
 }
 
 impl ControllersConfig {
@@ -53,6 +83,7 @@ impl ControllersConfig {
             keys: None,
             node_monitor_grace_period: Self::NODE_MONITOR_GRACE_PERIOD,
             terminated_pods_max: Self::TERMINATED_PODS_MAX,
+            clock: Clock::system(),
         }
     }
 }

@@ -17,12 +17,14 @@ mod certificates;
 mod clusterrole_aggregation;
 mod context;
 mod daemonset;
+mod cronjob;
 mod deployment;
 mod discovery;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
 mod history;
+mod job;
 mod namespace;
 mod node_lifecycle;
 mod owners;
@@ -40,10 +42,11 @@ mod serviceaccount;
 mod statefulset;
 mod taint_eviction;
 mod token_secrets;
+mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
-pub use context::{ControllersConfig, ControllersError, Keys};
+pub use context::{Clock, ControllersConfig, ControllersError, Keys};
 
 use std::sync::Arc;
 
@@ -64,6 +67,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("clusterrole-aggregation", "clusterrole-aggregation-controller", |context, stop| {
             clusterrole_aggregation::run(context, stop).boxed()
         }),
+        ("cronjob", "cronjob-controller", |context, stop| cronjob::run(context, stop).boxed()),
         ("csr-approver", "certificate-controller", |context, stop| certificates::approver::run(context, stop).boxed()),
         ("csr-cleaner", "certificate-controller", |context, stop| certificates::cleaner::run(context, stop).boxed()),
         ("csr-signer", "certificate-controller", |context, stop| certificates::signer::run(context, stop).boxed()),
@@ -74,6 +78,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("garbage-collector", "generic-garbage-collector", |context, stop| {
             garbage_collector::run(context, stop).boxed()
         }),
+        ("job", "job-controller", |context, stop| job::run(context, stop).boxed()),
         ("namespace", "namespace-controller", |context, stop| namespace::run(context, stop).boxed()),
         ("node-lifecycle", "node-controller", |context, stop| node_lifecycle::run(context, stop).boxed()),
         ("pod-gc", "pod-garbage-collector", |context, stop| pod_gc::run(context, stop).boxed()),
@@ -89,6 +94,9 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("taint-eviction", "node-controller", |context, stop| taint_eviction::run(context, stop).boxed()),
         ("token-cleaner", "token-cleaner", |context, stop| bootstrap_tokens::clean(context, stop).boxed()),
         ("token-secrets", "tokens-controller", |context, stop| token_secrets::run(context, stop).boxed()),
+        ("ttl-after-finished", "ttl-after-finished-controller", |context, stop| {
+            ttl_after_finished::run(context, stop).boxed()
+        }),
         ("persistentvolume-binder", "persistent-volume-binder", |context, stop| {
             volume_binder::run(context, stop).boxed()
         }),

@@ -123,6 +123,21 @@ where
     O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
+    claim_all_holding(context, owner, candidates, matches, None).await
+}
+
+/// Like [`claim_all`]; what is taken over gets the finalizer, and what is let go of loses it.
+pub(crate) async fn claim_all_holding<O, K>(
+    context: &Context,
+    owner: &O,
+    candidates: impl IntoIterator<Item = Arc<K>>,
+    matches: impl Fn(&K) -> bool,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, ReconcileError>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
     let uid = owner.meta().uid.as_deref().unwrap_or_default();
     let api = context.api::<K>(owner.meta().namespace.as_deref().unwrap_or_default());
     let mut owned = Vec::new();
@@ -141,9 +156,16 @@ where
                 if stays != Some(true) {
                     continue;
                 }
-                adoption_patch(object.meta(), &controller_reference(owner))
+                let mut patch = adoption_patch(object.meta(), &controller_reference(owner));
+                if let Some(finalizer) = finalizer {
+                    patch["metadata"]["finalizers"] = json!([finalizer]);
+                }
+                patch
             }
-            Claim::Release => release_patch(object.meta(), uid),
+            Claim::Release => {
+                let patch = release_patch(object.meta(), uid);
+                finalizer.into_iter().fold(patch, without_finalizer)
+            }
         };
         let result = api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
         match result {
@@ -171,6 +193,12 @@ where
 /// Strategic merge patch that adds the controller reference; the uid refuses a new object of the same name.
 fn adoption_patch(object: &ObjectMeta, owner: &OwnerReference) -> Value {
     json!({"metadata": {"uid": object.uid, "ownerReferences": [owner]}})
+}
+
+/// Adds to a strategic merge patch that a finalizer goes.
+pub(crate) fn without_finalizer(mut patch: Value, finalizer: &str) -> Value {
+    patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    patch
 }
 
 /// Strategic merge patch that takes the reference away.

@@ -19,7 +19,7 @@ use crate::{batch, pods};
 use set::Set;
 use status::Failure;
 
-mod rank;
+pub(crate) mod rank;
 mod set;
 mod status;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock. Core types are `k8s_openapi`'s, re-exported as [`k8s`]; types of APIs that live in CRDs
 //! (Gateway API) stand in a module per API group, [`node_match`] says what selectors and taints mean. [`Resource`] is one row of the group-version-resource table: built-in
 //! rows are generated from the published OpenAPI document, rows of CustomResourceDefinitions are made at run time.
+//! [`Schedule`] is the schedule of a CronJob, which the API server validates and the controller follows.
 
 pub use k8s_openapi as k8s;
 
@@ -10,6 +11,8 @@ mod builtin;
 pub mod gateway;
 pub mod node_match;
 mod resource;
+mod schedule;
 
 pub use builtin::builtin;
 pub use resource::{GroupVersionKind, Resource, Subresource};
+pub use schedule::{Schedule, ScheduleError, time_zone};

@@ -129,6 +129,11 @@ impl Strategy for Job {
 }
 
 fn default_template(spec: &mut Value) {
+    let rules = spec.pointer_mut("/podFailurePolicy/rules").and_then(Value::as_array_mut);
+    let patterns = rules.into_iter().flatten().filter_map(|rule| rule.get_mut("onPodConditions")?.as_array_mut());
+    for pattern in patterns.flatten().filter(|pattern| pattern.is_object()) {
+        default_to(pattern, "status", "True");
+    }
     if let Some(template) = spec.get_mut("template").filter(|template| template.is_object()) {
         tree::child_mut(template, "metadata");
         if let Some(pod) = tree::child_mut(template, "spec") {

@@ -11,7 +11,7 @@ use crate::pods;
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// Positions of the `count` pods to delete.
-pub(super) fn to_delete(active: &[Arc<Pod>], related: &[usize], count: usize, now: Timestamp) -> Vec<usize> {
+pub(crate) fn to_delete(active: &[Arc<Pod>], related: &[usize], count: usize, now: Timestamp) -> Vec<usize> {
     let mut order: Vec<usize> = (0..active.len()).collect();
     order.sort_by_cached_key(|at| Rank::of(&active[*at], related.get(*at).copied().unwrap_or(0), now));
     order.truncate(count);

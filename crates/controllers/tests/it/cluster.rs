@@ -85,7 +85,9 @@ impl Cluster {
         self.until_one::<Node>(name, "takes pods", open).await;
     }
 
-    /// Bound pods run and become ready unless their image is `broken`; deleted ones end.
+    /// Bound pods run and become ready unless their image is `broken`; those whose image is `exit:N` end at once with that
+    /// code, those of `odd-fails` with success unless their completion index is odd, of `zero-ends` only the one with index 0; deleted ones
+    /// end.
     fn play_kubelet(mut self) -> Self {
         let mut changes = self.informers.of::<Pod>().subscribe();
         let client = self.client.clone();
@@ -99,6 +101,11 @@ impl Cluster {
                     continue;
                 }
                 if pod.metadata.deletion_timestamp.is_some() {
+                    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+                    if !matches!(phase, Some("Succeeded" | "Failed")) {
+                        let status = json!({"status": {"phase": "Failed"}});
+                        let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
+                    }
                     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
                     // Somebody else may have removed it.
                     let _ = api.delete(&pod.name_any(), &now).await;
@@ -110,6 +117,10 @@ impl Cluster {
                 }
                 address += 1;
                 let ip = format!("10.1.{}.{}", address / 250, address % 250 + 1);
+                if let Some(status) = ended(&pod, &ip) {
+                    let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status)).await;
+                    continue;
+                }
                 let ready = if spec.containers[0].image.as_deref() == Some("broken") { "False" } else { "True" };
                 let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
                     "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": jiff::Timestamp::now()}]}});
@@ -177,6 +188,24 @@ impl Cluster {
             ended.unwrap();
         }
     }
+}
+
+/// The status of a pod that ends at once, if its image says so.
+fn ended(pod: &Pod, ip: &str) -> Option<Value> {
+    let image = pod.spec.as_ref()?.containers[0].image.as_deref()?;
+    let index = pod.annotations().get("batch.kubernetes.io/job-completion-index");
+    let code: i32 = match image.strip_prefix("exit:") {
+        Some(code) => code.parse().unwrap(),
+        None if image == "odd-fails" => index?.parse::<i32>().unwrap() % 2,
+        None if image == "zero-ends" && index?.as_str() == "0" => 0,
+        None => return None,
+    };
+    let now = jiff::Timestamp::now();
+    Some(
+        json!({"status": {"phase": if code == 0 { "Succeeded" } else { "Failed" }, "podIP": ip, "podIPs": [{"ip": ip}],
+        "containerStatuses": [{"name": "c", "image": image, "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}}]}}),
+    )
 }
 
 pub(crate) fn object<K: DeserializeOwned>(value: Value) -> K {

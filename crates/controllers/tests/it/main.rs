@@ -6,7 +6,11 @@ mod cluster;
 #[cfg(test)]
 mod collection;
 #[cfg(test)]
+mod cronjobs;
+#[cfg(test)]
 mod daemonsets;
+#[cfg(test)]
+mod jobs;
 #[cfg(test)]
 mod nodes;
 mod quotas;

@@ -97,15 +97,10 @@ fn validate_time_zone(spec: &Value, errors: &mut FieldErrors) {
             zone,
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
         );
-    } else if jiff::tz::TimeZone::get(zone).is_err() {
+    } else if kinds::time_zone(zone).is_none() {
         errors.invalid(&path, zone, format!("unknown time zone {zone}"));
     }
 }
-
-/// Least and greatest value of each field of a schedule: minute, hour, day of month, month, day of week.
-const CRON_FIELDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 fn validate_schedule(schedule: &str, errors: &mut FieldErrors) {
     let path = SPEC.child("schedule");
@@ -115,64 +110,7 @@ fn validate_schedule(schedule: &str, errors: &mut FieldErrors) {
     }
     if schedule.contains("TZ") {
         errors.invalid(&path, schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
-    } else if let Err(reason) = parse_schedule(schedule) {
-        errors.invalid(&path, schedule, reason);
+    } else if let Err(reason) = kinds::Schedule::parse(schedule) {
+        errors.invalid(&path, schedule, reason.to_string());
     }
-}
-
-pub(super) fn parse_schedule(schedule: &str) -> Result<(), String> {
-    if let Some(name) = schedule.strip_prefix('@') {
-        let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"].contains(&name)
-            || name.starts_with("every ");
-        return if known { Ok(()) } else { Err(format!("unrecognized descriptor: {schedule}")) };
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != CRON_FIELDS.len() {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    for (index, (field, (least, most))) in fields.iter().zip(CRON_FIELDS).enumerate() {
-        for part in field.split(',') {
-            parse_range(part, index, least, most)?;
-        }
-    }
-    Ok(())
-}
-
-fn parse_range(part: &str, field: usize, least: u32, most: u32) -> Result<(), String> {
-    let number = |text: &str| -> Result<u32, String> {
-        let lower = text.to_ascii_lowercase();
-        let named = match field {
-            3 => MONTHS.iter().position(|name| *name == lower).map(|index| index + 1),
-            4 => DAYS.iter().position(|name| *name == lower),
-            _ => None,
-        };
-        if let Some(index) = named {
-            return u32::try_from(index).map_err(|_| format!("failed to parse int from {text}"));
-        }
-        text.parse()
-            .map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
-    };
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    if let Some(step) = step
-        && number(step)? == 0
-    {
-        return Err(format!("step of range should be a positive number: {part}"));
-    }
-    if range == "*" || range == "?" {
-        return Ok(());
-    }
-    let (start, end) = match range.split_once('-') {
-        Some((start, end)) => (number(start)?, number(end)?),
-        None => (number(range)?, number(range)?),
-    };
-    if start < least {
-        return Err(format!("beginning of range ({start}) below minimum ({least}): {part}"));
-    }
-    if end > most {
-        return Err(format!("end of range ({end}) above maximum ({most}): {part}"));
-    }
-    if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
-    }
-    Ok(())
 }

@@ -1,6 +1,5 @@
 use serde_json::{Value, json};
 
-use super::cron::parse_schedule;
 use crate::strategy::fixture::*;
 
 fn job() -> Value {
@@ -38,21 +37,6 @@ fn a_job_selects_its_own_pods() {
 
 #[test]
 fn schedules() {
-    for (schedule, valid) in [
-        ("* * * * *", true),
-        ("*/5 0-6,12 1 jan-mar sun", true),
-        ("@hourly", true),
-        ("@every 1h", true),
-        ("* * * *", false),
-        ("60 * * * *", false),
-        ("* * 0 * *", false),
-        ("5-1 * * * *", false),
-        ("*/0 * * * *", false),
-        ("x * * * *", false),
-        ("@never", false),
-    ] {
-        assert_eq!(parse_schedule(schedule).is_ok(), valid, "{schedule}");
-    }
     let jobs = resource("batch", "cronjobs");
     let cron = |schedule: &str| json!({"metadata": {"name": "c", "namespace": "n"}, "spec": {"schedule": schedule, "jobTemplate": {"spec": job()["spec"]}}});
     assert_eq!(created(&jobs, cron("@daily")), "[]");
@@ -61,4 +45,14 @@ fn schedules() {
         r#"spec.schedule: Invalid value: "61 * * * *": end of range (61) above maximum (59): 61"#
     );
     assert_eq!(prepared(&jobs, cron("@daily"))["spec"]["successfulJobsHistoryLimit"], 3);
+}
+
+#[test]
+fn a_condition_of_a_failure_policy_is_meant_to_be_true() {
+    let rules = json!([{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]);
+    let mut whole = job();
+    whole["spec"]["podFailurePolicy"] = json!({"rules": rules});
+    whole["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+    let made = prepared(&resource("batch", "jobs"), whole);
+    assert_eq!(made["spec"]["podFailurePolicy"]["rules"][0]["onPodConditions"][0]["status"], "True");
 }
