@@ -1,5 +1,6 @@
 //! EndpointSlices: for each Service with a selector, the addresses of the pods behind it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +30,9 @@ const WORKERS: usize = 8;
 /// Marks the endpoints of a headless service.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Names the service of a slice.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Names who keeps a slice.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`] for slices kept here: upstream's, whose work this is.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
@@ -137,13 +138,21 @@ pub(crate) fn affected_services(services_by_pair: &Index<Service>, change: &Chan
     keys
 }
 
+/// The pods with the rarest of these labels; `None` where there is no label.
+pub(crate) fn with_rarest(
+    pods_by_label: &Index<Pod>,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<Vec<Arc<Pod>>> {
+    let pairs = labels.iter().map(|(key, value)| pair(namespace, key, value));
+    pairs.min_by_key(|pair| pods_by_label.count(pair)).map(|rarest| pods_by_label.get(&rarest))
+}
+
 /// The pods the service selects, found through its rarest label.
 pub(crate) fn pods_of(pods_by_label: &Index<Pod>, service: &Service) -> Vec<Arc<Pod>> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let Some(selector) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return Vec::new() };
-    let pairs = selector.iter().map(|(key, value)| pair(namespace, key, value));
-    let Some(rarest) = pairs.min_by_key(|pair| pods_by_label.count(pair)) else { return Vec::new() };
-    let mut pods = pods_by_label.get(&rarest);
+    let Some(mut pods) = with_rarest(pods_by_label, namespace, selector) else { return Vec::new() };
     pods.retain(|pod| contains_all(pod.metadata.labels.as_ref(), selector) && !pods::is_terminal(pod));
     pods
 }

@@ -20,6 +20,7 @@ mod daemonset;
 mod cronjob;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
@@ -73,6 +74,7 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("csr-signer", "certificate-controller", |context, stop| certificates::signer::run(context, stop).boxed()),
         ("daemonset", "daemon-set-controller", |context, stop| daemonset::run(context, stop).boxed()),
         ("deployment", "deployment-controller", |context, stop| deployment::run(context, stop).boxed()),
+        ("disruption", "disruption-controller", |context, stop| disruption::run(context, stop).boxed()),
         ("endpoints", "endpoint-controller", |context, stop| endpoints::run(context, stop).boxed()),
         ("endpointslice", "endpointslice-controller", |context, stop| endpointslice::run(context, stop).boxed()),
         ("garbage-collector", "generic-garbage-collector", |context, stop| {

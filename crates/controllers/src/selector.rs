@@ -31,6 +31,21 @@ pub(crate) fn is_empty(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }
 
+/// The selector as `kubectl` writes it.
+pub(crate) fn text(selector: &LabelSelector) -> String {
+    let pairs = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
+        let values = expression.values.as_deref().unwrap_or_default().join(",");
+        match expression.operator.as_str() {
+            "In" => format!("{} in ({values})", expression.key),
+            "NotIn" => format!("{} notin ({values})", expression.key),
+            "DoesNotExist" => format!("!{}", expression.key),
+            _ => expression.key.clone(),
+        }
+    });
+    pairs.chain(expressions).collect::<Vec<_>>().join(",")
+}
+
 /// Whether every pair of a plain selector (a Service's) is among `labels`.
 pub(crate) fn contains_all(labels: Option<&Labels>, pairs: &Labels) -> bool {
     pairs.iter().all(|(key, wanted)| labels.and_then(|labels| labels.get(key)) == Some(wanted))
@@ -57,5 +72,8 @@ mod tests {
             let selector: LabelSelector = serde_json::from_value(selector).unwrap();
             assert_eq!(matches(&selector, Some(&labels)), expected, "{selector:?}");
         }
+        let all = json!({"matchLabels": {"a": "b"}, "matchExpressions": [
+            {"key": "c", "operator": "NotIn", "values": ["d", "e"]}, {"key": "f", "operator": "DoesNotExist"}]});
+        assert_eq!(text(&serde_json::from_value(all).unwrap()), "a=b,c notin (d,e),!f");
     }
 }

@@ -10,6 +10,8 @@ mod cronjobs;
 #[cfg(test)]
 mod daemonsets;
 #[cfg(test)]
+mod disruption;
+#[cfg(test)]
 mod jobs;
 #[cfg(test)]
 mod nodes;
