@@ -7,7 +7,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -17,12 +16,13 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{Notify, futures::OwnedNotified};
 
+use self::waiters::Waiters;
 use crate::{Event, Revision, WatchError};
 
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 /// Bounds of one collection's window.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ type Collection = RwLock<Window>;
 /// Watchers that want to be woken for the same events.
 #[derive(Debug, Default)]
 struct Group {
-    wake: Arc<Notify>,
+    waiters: Waiters,
     /// How many they are; changed under the window's lock.
     members: AtomicUsize,
     /// Whether the batch that is being appended wakes them.
@@ -242,16 +242,16 @@ impl Windows {
             group.members.fetch_add(1, Ordering::Relaxed);
             (window.seek(after), group)
         };
-        let woken = Box::pin(Arc::clone(&group.wake).notified_owned());
+        let (place, wakes) = (group.waiters.join(), group.waiters.wakes());
         let (windows, prefix) = (Arc::clone(self), prefix.into());
-        Ok(Watch { windows, collection, group, prefix, after, cursor, woken, is_current: false })
+        Ok(Watch { windows, collection, group, prefix, after, cursor, place, wakes, is_current: false })
     }
 }
 
 fn wake_all(collections: &[Arc<Collection>]) {
     for collection in collections {
         for group in collection.read().groups.values() {
-            group.wake.notify_waiters();
+            group.waiters.wake();
         }
     }
 }
@@ -265,7 +265,7 @@ impl Wake {
         for group in self.0 {
             // before they look, so that what is appended from here on wakes them again
             group.due.store(false, Ordering::Relaxed);
-            group.wake.notify_waiters();
+            group.waiters.wake();
         }
     }
 }
@@ -281,35 +281,55 @@ pub struct Watch {
     after: Revision,
     /// Sequence number of the next event to look at.
     cursor: u64,
-    woken: Pin<Box<OwnedNotified>>,
-    /// Whether everything was taken that was there when `woken` was asked last.
+    /// Where it waits.
+    place: usize,
+    /// How often its group had been woken when it looked last.
+    wakes: u64,
+    /// Whether it took everything then.
     is_current: bool,
 }
 
 impl Watch {
     /// Waits for events and returns up to `max` of them, at least one. Loses nothing when the future is dropped.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, WatchError> {
-        poll_fn(|cx| self.poll_next(cx, max)).await
+        let mut batch = Vec::new();
+        poll_fn(|cx| self.poll_next(cx, max, &mut batch)).await?;
+        Ok(batch)
     }
 
-    /// The same for who polls.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Vec<Arc<Event>>, WatchError>> {
-        // registered before looking, so that an event between looking and waiting wakes
-        while self.woken.as_mut().poll(cx).is_ready() {
-            self.woken.set(Arc::clone(&self.group.wake).notified_owned());
-            self.is_current = false;
+    /// The same for who polls: fills `batch`, which is empty.
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        batch: &mut Vec<Arc<Event>>,
+    ) -> Poll<Result<(), WatchError>> {
+        loop {
+            // read before looking, so that an event between looking and waiting wakes
+            let wakes = self.group.waiters.wakes();
+            if self.is_current && self.wakes == wakes {
+                if self.group.waiters.wait(self.place, wakes, cx.waker()) {
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            self.wakes = wakes;
+            self.fill(max, batch)?;
+            self.is_current = batch.len() < max.max(1);
+            if !batch.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
         }
-        if self.is_current {
-            return Poll::Pending;
-        }
-        let batch = self.take(max)?;
-        self.is_current = batch.len() < max.max(1);
-        if batch.is_empty() { Poll::Pending } else { Poll::Ready(Ok(batch)) }
     }
 
     /// The events that are there already, up to `max`; empty when there are none.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, WatchError> {
         let mut batch = Vec::new();
+        self.fill(max, &mut batch)?;
+        Ok(batch)
+    }
+
+    fn fill(&mut self, max: usize, batch: &mut Vec<Arc<Event>>) -> Result<(), WatchError> {
         {
             let window = self.collection.read();
             let skip = self.lag(&window)?;
@@ -327,7 +347,7 @@ impl Watch {
         if batch.is_empty() && self.windows.closed.load(Ordering::Acquire) {
             return Err(WatchError::Closed);
         }
-        Ok(batch)
+        Ok(())
     }
 
     /// The revision up to which everything was delivered. It moves with the store's head even when nothing in the
@@ -360,6 +380,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.group.waiters.leave(self.place);
         let mut window = self.collection.write();
         // the last of a group takes it along
         if self.group.members.fetch_sub(1, Ordering::Relaxed) == 1 {

@@ -42,6 +42,8 @@ use crate::{
 
 /// Events taken from the store at once: a burst leaves in few chunks, and one slow watcher holds no lock for long.
 const EVENTS_AT_ONCE: usize = 256;
+/// Events for which a watch keeps room.
+const NEWS_KEPT: usize = 4;
 /// Bytes of a chunk of events, after which the next one begins.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// How often an idle watcher that asked for bookmarks gets one.
@@ -81,6 +83,7 @@ pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> 
         encoder: Encoder { call: call.clone(), selection, columns_sent: false },
         watch,
         converting: None,
+        news: Vec::new(),
         ready: VecDeque::new(),
         busy: false,
         alarm: Alarm::new(options.allow_bookmarks, Duration::from_secs(timeout)),
@@ -319,6 +322,8 @@ struct Watching {
     watch: Watch,
     /// Events that the definition's webhook is asked about.
     converting: Option<BoxFuture<'static, Result<Vec<Arc<Event>>, ApiError>>>,
+    /// Empty between polls; kept for its memory.
+    news: Vec<Arc<Event>>,
     ready: VecDeque<Bytes>,
     /// Whether there were news when they were last asked for.
     busy: bool,
@@ -401,10 +406,10 @@ impl Watching {
             }
             return Poll::Ready(());
         }
-        let news = self.watch.poll_next(cx, EVENTS_AT_ONCE);
+        let news = self.watch.poll_next(cx, EVENTS_AT_ONCE, &mut self.news);
         let was_busy = std::mem::replace(&mut self.busy, news.is_ready());
         match news {
-            Poll::Ready(Ok(events)) => self.take(events),
+            Poll::Ready(Ok(())) => self.take(),
             Poll::Ready(Err(error)) => self.fail(&gone(error, self.watch.position())),
             Poll::Pending => {}
         }
@@ -454,17 +459,22 @@ impl Watching {
         now.is_some_and(|now| now.form != Form::Stored)
     }
 
-    fn take(&mut self, events: Vec<Arc<Event>>) {
+    /// Makes of the news what the client is told.
+    fn take(&mut self) {
+        let mut news = std::mem::take(&mut self.news);
         if self.is_outdated() {
             // without a bookmark, which would say that these events were sent
             self.ended = true;
-            return;
+        } else if self.encoder.call.served.form == Form::Webhook {
+            let call = self.encoder.call.clone();
+            self.converting = Some(Box::pin(async move { conversion::events(&call, news).await }));
+        } else {
+            self.queue(&news);
+            news.clear();
+            // a burst must not hold its memory for ever
+            news.shrink_to(NEWS_KEPT);
+            self.news = news;
         }
-        if self.encoder.call.served.form != Form::Webhook {
-            return self.queue(&events);
-        }
-        let call = self.encoder.call.clone();
-        self.converting = Some(Box::pin(async move { conversion::events(&call, events).await }));
     }
 
     fn queue(&mut self, events: &[Arc<Event>]) {
