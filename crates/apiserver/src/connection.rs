@@ -9,30 +9,27 @@ use std::{
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+mod answer;
 mod gather;
+mod multiplexed;
 mod stall;
 mod streams;
+mod turn;
 
-use self::{
-    stall::{Metered, Patience, Timely},
-    streams::{QuietStreams, StreamExecutor},
-};
+use self::stall::{Patience, Timely};
 use crate::{
     authentication::Presented,
-    body::BoxError,
+    body::{Body, BoxError},
     server::{ApiServer, Caller},
     tls::{SharedTls, Tls},
 };
@@ -132,19 +129,19 @@ async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, st
         is_component: false,
     };
     let gauge = Open::new(&server);
-    let service = ConnectionService { server: server.clone(), caller, patience };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        multiplexed(stream, service, &stop).await
+        multiplexed::serve(stream, server.clone(), caller, &stop).await
     } else {
-        let (builder, _) = builder();
-        let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        tokio::select! {
+        let service = ConnectionService { server: server.clone(), caller, patience };
+        let mut serving = std::pin::pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let ended = tokio::select! {
             ended = serving.as_mut() => ended,
             () = stop.cancelled() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
-        }
+        };
+        ended.map_err(BoxError::from)
     };
     drop(gauge);
     if let Err(error) = ended {
@@ -152,44 +149,15 @@ async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, st
     }
 }
 
-/// HTTP/2: the frames of many streams leave together.
-async fn multiplexed(
-    stream: TlsStream<Timely<TcpStream>>,
-    service: ConnectionService,
-    stop: &CancellationToken,
-) -> Result<(), BoxError> {
-    let (stream, gathered) = gather::gather(stream);
-    let (builder, mut streams) = builder();
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        ended = gather::drive(serving.as_mut(), &gathered, &mut streams) => return ended,
-        () = stop.cancelled() => {}
-    }
-    serving.as_mut().graceful_shutdown();
-    gather::drive(serving, &gathered, &mut streams).await
-}
-
-/// How a connection is served, and where its quiet streams go.
-fn builder() -> (auto::Builder<StreamExecutor>, QuietStreams) {
-    let (executor, streams) = streams::streams(STREAMS_MAX);
-    let mut builder = auto::Builder::new(executor);
+/// How a connection of HTTP/1.1 is served.
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX as usize * 2)
         .pipeline_flush(true);
     builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    (builder, streams)
 }
 
 /// Counts the connection while it lives.
@@ -215,7 +183,7 @@ struct ConnectionService {
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
-    type Response = Response<Metered>;
+    type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -227,7 +195,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 patience.begin();
             }
-            Ok(response.map(Metered))
+            Ok(response)
         })
     }
 }

@@ -2,24 +2,21 @@
 //!
 //! The HTTP/2 library flushes after every frame of some size: a change that a hundred watchers on eight connections are
 //! told would cost a hundred records and system calls instead of eight. Here its flushes only mark the bytes as ready;
-//! [`drive`], which polls the connection and the watches that live with it, sends them when every task that was ready in
-//! the meantime had its turn.
+//! the connection's task sends them at the end of its turn, and where streams run as tasks of their own, when every task
+//! that was ready in the meantime had its turn.
 //!
 //! Invariant: bytes wait for one turn of the scheduler at most.
 
 use std::{
-    future::poll_fn,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::streams::QuietStreams;
-use crate::body::BoxError;
 
 /// Bytes gathered before they are sent without waiting: some TLS records, so that a long list costs few system calls.
 const GATHERED_BYTES_MAX: usize = 128 * 1024;
@@ -29,7 +26,7 @@ const KEPT_BYTES: usize = 8 * 1024;
 /// The connection's stream as the HTTP/2 library sees it.
 pub(super) struct Gathering<S>(Arc<Mutex<Gathered<S>>>);
 
-/// The stream and what is to be written to it.
+/// The stream and what is to be written to it; [`Gathered::poll_turn`] sends that.
 pub(super) struct Gathered<S> {
     stream: S,
     waiting: Vec<u8>,
@@ -37,41 +34,38 @@ pub(super) struct Gathered<S> {
     sent: usize,
     /// Whether the others had their turn since the first of these bytes came.
     others_had_turn: bool,
+    has_heard: bool,
 }
 
-/// Splits a stream into the part that is read and written, and the one that [`drive`] sends from.
+/// Splits a stream into the part that is read and written, and the one that is sent from.
 pub(super) fn gather<S>(stream: S) -> (Gathering<S>, Arc<Mutex<Gathered<S>>>) {
-    let gathered = Arc::new(Mutex::new(Gathered { stream, waiting: Vec::new(), sent: 0, others_had_turn: false }));
+    let waiting = Vec::new();
+    let gathered = Gathered { stream, waiting, sent: 0, others_had_turn: false, has_heard: false };
+    let gathered = Arc::new(Mutex::new(gathered));
     (Gathering(gathered.clone()), gathered)
 }
 
-/// Runs the connection that writes into `gathered`, and the streams that live with it.
-pub(super) async fn drive<S: AsyncWrite + Unpin>(
-    mut connection: Pin<&mut impl Future<Output = Result<(), BoxError>>>,
-    gathered: &Mutex<Gathered<S>>,
-    streams: &mut QuietStreams,
-) -> Result<(), BoxError> {
-    poll_fn(|cx| {
-        // first, so that the connection takes what they have to send in the same turn
-        streams.poll(cx);
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => gathered.lock().poll_turn(cx).map(|error| Err(error.into())),
-        }
-    })
-    .await
+impl<S> Gathered<S> {
+    /// Whether the other side said something since this was asked last.
+    pub(super) fn has_heard(&mut self) -> bool {
+        mem::take(&mut self.has_heard)
+    }
 }
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
-    /// The end of the connection's turn: ready only with an error.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    /// The end of the connection's turn: ready only with an error. Where there are others who may be about to write, this
+    /// is the task to wake behind them.
+    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>, others: Option<&Waker>) -> Poll<io::Error> {
         if self.waiting.is_empty() {
             return Poll::Pending;
         }
         // bytes that are on their way already are not held back
-        if !std::mem::replace(&mut self.others_had_turn, true) && self.sent == 0 {
+        if let Some(task) = others
+            && !mem::replace(&mut self.others_had_turn, true)
+            && self.sent == 0
+        {
             // a task that wakes itself goes to the end of the queue, behind the streams that are about to write
-            cx.waker().wake_by_ref();
+            task.wake_by_ref();
             return Poll::Pending;
         }
         match self.poll_send(cx) {
@@ -114,7 +108,11 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.lock().stream).poll_read(cx, buffer)
+        let mut gathered = self.0.lock();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut gathered.stream).poll_read(cx, buffer);
+        gathered.has_heard |= buffer.filled().len() > before;
+        polled
     }
 }
 
@@ -148,10 +146,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, pin::pin};
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::connection::streams::streams;
 
     /// A stream that notes how much each write brought.
     #[derive(Default)]
@@ -172,11 +171,24 @@ mod tests {
         }
     }
 
+    /// Runs `connection`, which writes into `gathered`, beside others that may write.
+    async fn drive<S: AsyncWrite + Unpin>(
+        connection: impl Future<Output = io::Result<()>>,
+        gathered: &Mutex<Gathered<S>>,
+    ) {
+        let mut connection = pin!(connection);
+        poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => gathered.lock().poll_turn(cx, Some(cx.waker())).map(Err),
+        })
+        .await
+        .unwrap();
+    }
+
     #[tokio::test]
     async fn frames_of_one_turn_leave_together() {
         let (mut io, gathered) = gather(Writes::default());
-        let (_, mut streams) = streams(1);
-        let mut connection = std::pin::pin!(async move {
+        let connection = async move {
             for frame in [10, 20_000, 300] {
                 io.write_all(&vec![0; frame]).await?;
                 io.flush().await?;
@@ -184,11 +196,11 @@ mod tests {
             // what comes while the others have their turn still goes along
             tokio::task::yield_now().await;
             io.write_all(&[0; 5]).await?;
-            std::future::pending::<Result<(), BoxError>>().await
-        });
+            std::future::pending().await
+        };
         tokio::select! {
             biased;
-            ended = drive(connection.as_mut(), &gathered, &mut streams) => panic!("{ended:?}"),
+            () = drive(connection, &gathered) => {}
             () = async { while gathered.lock().stream.0.is_empty() { tokio::task::yield_now().await } } => {}
         }
         assert_eq!(gathered.lock().stream.0, [20_315]);
@@ -196,21 +208,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_writes_alone_does_not_wait() {
+        let (mut io, gathered) = gather(Writes::default());
+        io.write_all(&[0; 7]).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(gathered.lock().poll_turn(&mut cx, Some(Waker::noop())).is_pending());
+        assert!(gathered.lock().stream.0.is_empty());
+        assert!(gathered.lock().poll_turn(&mut cx, None).is_pending());
+        assert_eq!(gathered.lock().stream.0, [7]);
+    }
+
+    #[tokio::test]
     async fn more_than_is_gathered_arrives_whole_and_in_order() {
         let (near, mut far) = tokio::io::duplex(1000);
         let (mut io, gathered) = gather(near);
-        let (_, mut streams) = streams(1);
         let sent: Vec<u8> = (0..3 * GATHERED_BYTES_MAX + 7).map(|i| (i % 251) as u8).collect();
         let expected = sent.clone();
-        let mut connection = std::pin::pin!(async move {
+        let connection = async move {
             io.write_all(&sent).await?;
-            io.shutdown().await?;
-            Ok(())
-        });
+            io.shutdown().await
+        };
         let mut received = Vec::new();
-        let (ended, read) =
-            tokio::join!(drive(connection.as_mut(), &gathered, &mut streams), far.read_to_end(&mut received));
-        ended.unwrap();
+        let ((), read) = tokio::join!(drive(connection, &gathered), far.read_to_end(&mut received));
         read.unwrap();
         assert!(received == expected);
     }

@@ -1,152 +1,172 @@
 //! The streams of an HTTP/2 connection, and where they run.
 //!
-//! A stream begins as a task of its own, so that the requests of one connection are answered side by side. Once its
-//! answer has nothing to give for now (a watch that is up to date) it moves in with its connection: a change that a
-//! hundred watches on eight connections are told then wakes eight tasks instead of a hundred, each of them hands over all
-//! its frames without anybody contending for the connection's locks, and what it gathered leaves in one TLS record.
+//! Requests that arrive together are answered side by side, each in a task of its own. One that arrives alone runs with
+//! its connection, which spares two changes of tasks, and so does every answer that has nothing to give for now (a watch
+//! that is up to date): a change that a hundred watches on eight connections are told wakes eight tasks instead of a
+//! hundred, each of them hands over all its frames, and what it gathered leaves in one TLS record.
 
 use std::{
     mem,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::AcqRel},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures::{
-    FutureExt as _,
-    future::{BoxFuture, poll_fn},
-    task::AtomicWaker,
-};
+use futures::future::poll_fn;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::stall::Attended;
+use super::turn::Bell;
 
-/// How often the streams that are ready are polled in one turn of the connection. Twice serves those that woke
-/// themselves, as the HTTP/2 library makes every stream do that sends; who goes on waits for the next turn.
-const ROUNDS_MAX: usize = 2;
+/// What a stream does.
+pub(super) trait Run: Send + 'static {
+    /// Goes on; ready when it is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-/// Runs the streams of one connection.
-#[derive(Clone)]
-pub(super) struct StreamExecutor {
-    quiet: mpsc::Sender<Attended>,
+    /// Whether it has nothing to give for now.
+    fn is_quiet(&self) -> bool;
 }
 
-/// The streams that have moved in with their connection; they end with it.
-pub(super) struct QuietStreams {
-    arriving: mpsc::Receiver<Attended>,
+/// The streams that run with their connection; they end with it.
+pub(super) struct Streams<S> {
+    moving: mpsc::Sender<S>,
+    arriving: mpsc::Receiver<S>,
+    /// How many run as tasks.
+    abroad: Arc<AtomicUsize>,
     /// A stream's place is free once it is over.
-    places: Vec<Option<Resident>>,
+    places: Vec<Option<Resident<S>>>,
     free: Vec<usize>,
     ready: Arc<Ready>,
     /// The places of this round; kept for its memory.
     round: Vec<usize>,
 }
 
-struct Resident {
-    stream: BoxFuture<'static, ()>,
-    bell: Arc<Bell>,
+struct Resident<S> {
+    stream: S,
+    rope: Arc<Rope>,
     waker: Waker,
 }
 
-/// The places whose streams were woken. A bell that rings for a place which somebody else has taken over meanwhile costs
-/// one poll.
-#[derive(Default)]
+/// The places whose streams were woken. A rope that is pulled for a place which somebody else has taken over meanwhile
+/// costs one poll.
 struct Ready {
     places: Mutex<Vec<usize>>,
-    connection: AtomicWaker,
+    bell: Arc<Bell>,
 }
 
 /// What wakes one stream.
-struct Bell {
+struct Rope {
     place: usize,
-    has_rung: AtomicBool,
+    is_pulled: AtomicBool,
     ready: Arc<Ready>,
 }
 
-impl Wake for Bell {
+impl Wake for Rope {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.has_rung.swap(true, AcqRel) {
+        if !self.is_pulled.swap(true, AcqRel) {
             self.ready.places.lock().push(self.place);
-            self.ready.connection.wake();
+            self.ready.bell.ring();
         }
     }
 }
 
-/// For a connection that has up to `streams_max` streams at once.
-pub(super) fn streams(streams_max: u32) -> (StreamExecutor, QuietStreams) {
-    let (quiet, arriving) = mpsc::channel(streams_max as usize);
-    let (places, free, round) = (Vec::new(), Vec::new(), Vec::new());
-    (StreamExecutor { quiet }, QuietStreams { arriving, places, free, ready: Arc::default(), round })
+/// Counts a stream that runs as a task.
+struct Abroad(Arc<AtomicUsize>);
+
+impl Abroad {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count.clone())
+    }
 }
 
-impl<F> hyper::rt::Executor<F> for StreamExecutor
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        let quiet = self.quiet.clone();
+impl Drop for Abroad {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<S: Run> Streams<S> {
+    /// For a connection with this bell that has up to `streams_max` streams at once.
+    pub(super) fn new(bell: Arc<Bell>, streams_max: u32) -> Self {
+        let (moving, arriving) = mpsc::channel(streams_max as usize);
+        let ready = Arc::new(Ready { places: Mutex::default(), bell });
+        let (places, free, round) = (Vec::new(), Vec::new(), Vec::new());
+        Self { moving, arriving, abroad: Arc::default(), places, free, ready, round }
+    }
+
+    /// Runs a stream as a task until it has nothing to give for now. It ends with its connection, which it learns from
+    /// the HTTP/2 library.
+    pub(super) fn send_abroad(&self, mut stream: S) {
+        let (moving, abroad) = (self.moving.clone(), Abroad::new(&self.abroad));
         tokio::spawn(async move {
-            let mut stream = Attended::new(Box::pin(stream));
-            let moves = poll_fn(|cx| match stream.poll_unpin(cx) {
+            let moves = poll_fn(|cx| match stream.poll(cx) {
                 Poll::Ready(()) => Poll::Ready(false),
                 Poll::Pending if stream.is_quiet() => Poll::Ready(true),
                 Poll::Pending => Poll::Pending,
             });
             if moves.await {
                 // fails when the connection has ended, and with it the stream
-                let _ended = quiet.send(stream).await;
+                let _ended = moving.send(stream).await;
             }
+            drop(abroad);
         });
     }
-}
 
-impl QuietStreams {
+    /// Whether there are streams that may be about to send something without the connection's doing.
+    pub(super) fn are_abroad(&self) -> bool {
+        self.abroad.load(Acquire) > 0
+    }
+
+    /// Whether streams wait for [`Streams::poll`].
+    pub(super) fn are_ready(&self) -> bool {
+        !self.ready.places.lock().is_empty()
+    }
+
     /// Lets every stream that was woken go on.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        self.ready.connection.register(cx.waker());
         while let Poll::Ready(Some(stream)) = self.arriving.poll_recv(cx) {
             self.add(stream);
         }
-        for _ in 0..ROUNDS_MAX {
-            mem::swap(&mut self.round, &mut *self.ready.places.lock());
-            if self.round.is_empty() {
-                return;
-            }
-            while let Some(place) = self.round.pop() {
-                self.poll_one(place);
-            }
+        mem::swap(&mut self.round, &mut *self.ready.places.lock());
+        let mut round = mem::take(&mut self.round);
+        // in the order they were woken: who wrote is answered before those who watch are told
+        for place in round.drain(..) {
+            self.poll_one(place);
         }
-        if !self.ready.places.lock().is_empty() {
-            cx.waker().wake_by_ref();
-        }
+        self.round = round;
     }
 
-    fn add(&mut self, stream: Attended) {
+    /// Runs a stream with its connection from now on.
+    pub(super) fn add(&mut self, stream: S) {
         let place = self.free.pop().unwrap_or(self.places.len());
-        let bell = Arc::new(Bell { place, has_rung: AtomicBool::new(false), ready: self.ready.clone() });
-        // a panic ends the one stream, as it would end a task
-        let stream = AssertUnwindSafe(stream).catch_unwind().map(drop).boxed();
-        let resident = Some(Resident { stream, waker: bell.clone().into(), bell: bell.clone() });
+        let rope = Arc::new(Rope { place, is_pulled: AtomicBool::new(false), ready: self.ready.clone() });
+        let resident = Some(Resident { stream, waker: rope.clone().into(), rope: rope.clone() });
         match self.places.get_mut(place) {
             Some(free) => *free = resident,
             None => self.places.push(resident),
         }
-        bell.wake();
+        rope.wake();
     }
 
     fn poll_one(&mut self, place: usize) {
         let Some(Some(resident)) = self.places.get_mut(place) else { return };
-        // before the stream looks, so that what comes from here on rings again
-        resident.bell.has_rung.swap(false, AcqRel);
-        if resident.stream.as_mut().poll(&mut Context::from_waker(&resident.waker)).is_ready() {
+        // before the stream looks, so that what comes from here on pulls again
+        resident.rope.is_pulled.swap(false, AcqRel);
+        let mut cx = Context::from_waker(&resident.waker);
+        // a panic ends the one stream, as it would end a task
+        let polled = catch_unwind(AssertUnwindSafe(|| resident.stream.poll(&mut cx)));
+        if !matches!(polled, Ok(Poll::Pending)) {
             self.places[place] = None;
             self.free.push(place);
         }
@@ -154,71 +174,4 @@ impl QuietStreams {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    fn attended(stream: impl Future<Output = ()> + Send + 'static) -> Attended {
-        Attended::new(Box::pin(stream))
-    }
-
-    async fn turn(streams: &mut QuietStreams) {
-        poll_fn(|cx| {
-            streams.poll(cx);
-            Poll::Ready(())
-        })
-        .await;
-    }
-
-    /// What the HTTP/2 library makes of a stream that sends.
-    async fn wakes_itself() {
-        let mut has_woken = false;
-        poll_fn(|cx| {
-            if mem::replace(&mut has_woken, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn all_that_a_change_wakes_go_on_in_one_turn_and_the_others_sleep() {
-        let (_, mut streams) = streams(8);
-        let (news, polls) = (Arc::<Notify>::default(), Arc::<AtomicUsize>::default());
-        for _ in 0..5 {
-            let (news, polls) = (news.clone(), polls.clone());
-            streams.add(attended(async move {
-                loop {
-                    polls.fetch_add(1, Relaxed);
-                    news.notified().await;
-                    wakes_itself().await;
-                }
-            }));
-        }
-        turn(&mut streams).await;
-        assert_eq!(polls.load(Relaxed), 5);
-        news.notify_waiters();
-        turn(&mut streams).await;
-        assert_eq!(polls.load(Relaxed), 10);
-        turn(&mut streams).await;
-        assert_eq!(polls.load(Relaxed), 10);
-    }
-
-    #[tokio::test]
-    async fn places_of_streams_that_are_over_or_panicked_are_taken_again() {
-        let (_, mut streams) = streams(8);
-        streams.add(attended(async {}));
-        streams.add(attended(async { panic!("a bug in an answer") }));
-        streams.add(attended(std::future::pending()));
-        turn(&mut streams).await;
-        streams.add(attended(std::future::pending()));
-        streams.add(attended(std::future::pending()));
-        turn(&mut streams).await;
-        assert_eq!((streams.places.len(), streams.free.len()), (3, 0));
-    }
-}
+mod tests;
