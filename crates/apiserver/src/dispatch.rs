@@ -37,6 +37,8 @@ use crate::{
 
 /// How long a request may take that is not a watch or a connection; upstream's limit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest a change may take: the webhooks that see it have as long together, and who waits longer has given up.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(34);
 
 /// What begins the content type of server-side apply.
 const APPLY: &str = "application/apply-patch+";
@@ -220,6 +222,7 @@ impl ApiServer {
         let subresource = path.subresource;
         let limit = deadline(&parts, passage.span)?;
         let call = self.call(path, parts, caller, user.clone(), passage)?;
+        let limit = limit.map(|limit| if changes(call.verb) { limit.min(CHANGE_TIMEOUT) } else { limit });
         let (served, verb, warnings) = (call.served.clone(), call.verb, call.warnings.clone());
         if let Some(warning) = served.deprecation() {
             warnings.add(warning);
@@ -508,6 +511,11 @@ fn counted<'a>(attributes: &Attributes<'a>, parts: &Parts) -> Counted<'a> {
         subresource,
         scope: Scope::of(verb, !name.is_empty(), !namespace.is_empty()),
     }
+}
+
+/// Whether a request changes objects.
+fn changes(verb: &str) -> bool {
+    matches!(verb, "create" | "update" | "patch" | "delete" | "deletecollection")
 }
 
 /// How long the answer may take: as long as the client says, and not longer than anybody may wait.

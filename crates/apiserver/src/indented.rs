@@ -1,4 +1,5 @@
-//! JSON in lines, as upstream answers people: whoever asks with `pretty`, curl, wget or a browser.
+//! JSON in lines, as upstream answers people: whoever asks with `pretty` in the query or the `Accept` header, curl, wget
+//! or a browser.
 
 use std::{
     pin::Pin,
@@ -12,6 +13,7 @@ use http_body_util::BodyExt as _;
 
 use crate::{
     body::{Body, BoxError},
+    negotiation,
     options::Query,
 };
 
@@ -31,7 +33,7 @@ pub(crate) fn is_wanted(uri: &Uri, headers: &HeaderMap) -> bool {
         let agent = headers.get(header::USER_AGENT).map(http::HeaderValue::as_bytes).unwrap_or_default();
         PEOPLE.iter().any(|start| agent.starts_with(start))
     };
-    said.unwrap_or_else(by_agent) && uri.path().starts_with("/api")
+    (negotiation::wants_lines(headers) || said.unwrap_or_else(by_agent)) && uri.path().starts_with("/api")
 }
 
 /// Sets an answer in lines, if it is JSON.

@@ -28,12 +28,17 @@ pub(crate) fn finalizers(object: &Value) -> &[Value] {
     object["metadata"]["finalizers"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// `metadata`, made when absent.
+/// `metadata`, made when absent; also of what is no object yet.
 pub(crate) fn of(object: &mut Value) -> &mut Map<String, Value> {
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
+    map(map(object).entry("metadata").or_insert(Value::Null))
+}
+
+/// A value as a map, an empty one when it is anything else.
+fn map(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
     }
-    object["metadata"].as_object_mut().expect("invariant: it was just made an object")
+    value.as_object_mut().expect("invariant: it was just made an object")
 }
 
 /// Fields of `metadata` that only the server writes.
@@ -86,6 +91,14 @@ mod tests {
     fn times_have_whole_seconds_in_utc() {
         let time_with_nanos = "2026-01-02T03:04:05.678+01:00".parse().unwrap();
         assert_eq!(time(time_with_nanos), "2026-01-02T02:04:05Z");
+    }
+
+    #[test]
+    fn whatever_a_client_sends_has_metadata_to_write_to() {
+        for mut odd in [json!([1]), json!("x"), Value::Null, json!({"metadata": ["a"]})] {
+            of(&mut odd).insert("name".into(), "a".into());
+            assert_eq!(odd, json!({"metadata": {"name": "a"}}));
+        }
     }
 
     #[test]

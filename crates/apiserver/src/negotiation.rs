@@ -90,6 +90,8 @@ struct Wish<'a> {
     kind: &'a str,
     group: &'a str,
     version: &'a str,
+    /// Set in lines, for people.
+    pretty: bool,
 }
 
 /// What an `Accept` header names that can be produced at all, the most wanted first.
@@ -109,8 +111,9 @@ fn of_entry(entry: &str) -> impl Iterator<Item = Wish<'_>> {
         kind: "",
         group: "",
         version: "",
+        pretty: false,
     };
-    let mut other_stream = false;
+    let (mut streamed, mut unknown) = (false, false);
     for (key, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
         let (key, value) = (key.trim(), value.trim().trim_matches('"'));
         match key {
@@ -118,14 +121,19 @@ fn of_entry(entry: &str) -> impl Iterator<Item = Wish<'_>> {
             "g" => wish.group = value,
             "v" => wish.version = value,
             "q" => wish.quality = value.parse::<f32>().map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16),
-            "stream" => other_stream = !matches!(value, "" | "watch"),
+            "stream" => (streamed, unknown) = (value == "watch", unknown || !matches!(value, "" | "watch")),
+            // no group has versions of its server
+            "sv" => unknown |= !value.is_empty(),
+            "pretty" => wish.pretty = value == "1",
             _ => {}
         }
     }
-    let named = matches!(kind, "application" | "*") && (kind != "*" || form == "*") && !other_stream;
+    let named = matches!(kind, "application" | "*") && (kind != "*" || form == "*") && !unknown;
     ENCODINGS
         .into_iter()
-        .filter(move |(known, _)| named && (form == "*" || form == *known))
+        .filter(move |(known, encoding)| {
+            named && (form == "*" || form == *known) && !(streamed && *encoding == Encoding::Yaml)
+        })
         .map(move |(_, encoding)| Wish { encoding, ..wish })
 }
 
@@ -192,6 +200,14 @@ pub(crate) fn of_failure(accept: Option<&header::HeaderValue>) -> Accepted {
         encoding => encoding,
     };
     Accepted { encoding, ..Accepted::PLAIN }
+}
+
+/// Whether JSON is wanted in lines.
+pub(crate) fn wants_lines(headers: &HeaderMap) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()) else { return false };
+    // few clients ask for it, and looking for the word is cheaper than taking the header apart
+    accept.contains("pretty")
+        && wishes(accept).iter().find(|wish| wish.encoding == Encoding::Json).is_some_and(|wish| wish.pretty)
 }
 
 /// How discovery is wanted: in which version of the aggregated form, if in any, and in which encoding.
@@ -281,9 +297,30 @@ mod tests {
         for (accept, shape, encoding) in table {
             assert_eq!(offered(accept, OFFER).unwrap(), (shape, encoding), "{accept}");
         }
-        let refused = ["application/xml", "text/yaml", "application/json;stream=other", "application/json;as=Table"];
+        let refused = [
+            "application/xml",
+            "text/yaml",
+            "application/json;stream=other",
+            "application/json;as=Table",
+            "application/json;sv=v1",
+            "application/yaml;stream=watch",
+        ];
         for accept in refused {
             assert_eq!(offered(accept, OFFER).unwrap_err().code, 406, "{accept}");
+        }
+    }
+
+    #[test]
+    fn json_is_set_in_lines_for_who_says_so_where_json_is_named() {
+        for (accept, wanted) in [
+            ("application/json;pretty=1", true),
+            ("application/json;pretty=true", false),
+            ("application/json, application/json;pretty=1", false),
+            ("application/yaml;pretty=1, application/json;pretty=1;q=0.5", true),
+            ("*/*;pretty=1", true),
+            ("application/json", false),
+        ] {
+            assert_eq!(wants_lines(&headers(accept)), wanted, "{accept}");
         }
     }
 
