@@ -349,6 +349,7 @@ impl ApiServer {
         }
         // a connection may outlive its certificate
         if let Some(user) = caller.user.as_ref().filter(|_| now.as_second() < caller.until) {
+            self.metrics.access.certified(caller.until, now.as_second());
             return Ok(Some(user.clone()));
         }
         let Some(token) = authentication::bearer(headers) else { return Ok(None) };

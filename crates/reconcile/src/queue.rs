@@ -1,6 +1,6 @@
 //! A keyed work queue with the semantics of client-go's workqueue.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::report::{self, Counted, Counts};
+use crate::report::{self, Counted, Counts, Times};
 
 #[cfg(test)]
 mod tests;
@@ -42,10 +42,10 @@ struct Shared<K> {
 struct State<K> {
     /// In the order of arrival; each key is also in `dirty`.
     ready: VecDeque<K>,
-    /// Needs work: ready, or to become ready when the run under way is done.
-    dirty: HashSet<K>,
-    /// Being worked on.
-    processing: HashSet<K>,
+    /// Needs work, since when: ready, or to become ready when the run under way is done.
+    dirty: HashMap<K, Instant>,
+    /// Being worked on, since when.
+    processing: HashMap<K, Instant>,
     /// Waiting for a time; the number keeps equal times apart.
     delayed: BTreeMap<(Instant, u64), K>,
     delayed_at: HashMap<K, (Instant, u64)>,
@@ -54,12 +54,24 @@ struct State<K> {
     closed: bool,
     added: u64,
     retried: u64,
+    queued: Times,
+    worked: Times,
 }
 
 impl<K: Send> Counted for Shared<K> {
     fn counts(&self) -> Counts {
         let state = self.state.lock();
-        Counts { added: state.added, retried: state.retried, waiting: state.ready.len() as u64 }
+        let now = Instant::now();
+        let running = || state.processing.values().map(|since| now.saturating_duration_since(*since));
+        Counts {
+            added: state.added,
+            retried: state.retried,
+            waiting: state.ready.len() as u64,
+            queued: state.queued,
+            worked: state.worked,
+            unfinished: running().sum(),
+            longest: running().max().unwrap_or_default(),
+        }
     }
 }
 
@@ -74,8 +86,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub fn new() -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            processing: HashSet::new(),
+            dirty: HashMap::new(),
+            processing: HashMap::new(),
             delayed: BTreeMap::new(),
             delayed_at: HashMap::new(),
             sequence: 0,
@@ -83,6 +95,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             closed: false,
             added: 0,
             retried: 0,
+            queued: Times::default(),
+            worked: Times::default(),
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) }
     }
@@ -97,7 +111,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// Queues `key` now, unless it is queued already.
     pub fn add(&self, key: K) {
-        self.shared.state.lock().add(key);
+        self.shared.state.lock().add(key, Instant::now());
         self.shared.changed.notify_one();
     }
 
@@ -160,8 +174,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 if state.closed {
                     return None;
                 }
-                state.promote(Instant::now());
-                if let Some(key) = state.take() {
+                let now = Instant::now();
+                state.promote(now);
+                if let Some(key) = state.take(now) {
                     if !state.ready.is_empty() {
                         // Another waiter may have been told of only one of several keys.
                         self.shared.changed.notify_one();
@@ -183,8 +198,10 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// Reports that the work on a key taken with [`Queue::get`] is over.
     pub fn done(&self, key: &K) {
         let mut state = self.shared.state.lock();
-        state.processing.remove(key);
-        if state.dirty.contains(key) {
+        if let Some(since) = state.processing.remove(key) {
+            state.worked.note(since.elapsed());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.shared.changed.notify_one();
@@ -193,12 +210,13 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
-    fn add(&mut self, key: K) {
-        if self.closed || !self.dirty.insert(key.clone()) {
+    fn add(&mut self, key: K, now: Instant) {
+        if self.closed || self.dirty.contains_key(&key) {
             return;
         }
+        self.dirty.insert(key.clone(), now);
         self.added += 1;
-        if !self.processing.contains(&key) {
+        if !self.processing.contains_key(&key) {
             self.ready.push_back(key);
         }
     }
@@ -226,14 +244,16 @@ impl<K: Clone + Eq + Hash> State<K> {
             }
             let key = entry.remove();
             self.delayed_at.remove(&key);
-            self.add(key);
+            self.add(key, now);
         }
     }
 
-    fn take(&mut self) -> Option<K> {
+    fn take(&mut self, now: Instant) -> Option<K> {
         let key = self.ready.pop_front()?;
-        self.dirty.remove(&key);
-        self.processing.insert(key.clone());
+        if let Some(since) = self.dirty.remove(&key) {
+            self.queued.note(now.saturating_duration_since(since));
+        }
+        self.processing.insert(key.clone(), now);
         Some(key)
     }
 }

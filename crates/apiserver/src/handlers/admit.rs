@@ -119,7 +119,8 @@ impl<'a> Admission<'a> {
         let mut snapshot = self.plug_ins(&request, object.as_deref_mut()).await?;
         if !server.webhooks.mutating().is_empty() && !webhooks::is_exempt(&request) {
             // boxed, so that the future of a write that nobody outside is asked about stays small
-            Box::pin(self.ask_mutating(&request, &snapshot, object.as_deref_mut())).await?;
+            let asking = Box::pin(self.ask_mutating(&request, &snapshot, object.as_deref_mut()));
+            self.measured("MutatingAdmissionWebhook", Step::Admit, asking).await?;
             snapshot = server.snapshot();
         }
         if let Some(object) = object {
@@ -177,12 +178,28 @@ impl<'a> Admission<'a> {
             }
         }
         if !self.call.server.policies.bound().is_empty() && !webhooks::is_exempt(&request) {
-            Box::pin(self.judge_by_policies(&request, snapshot, object)).await?;
+            let judging = Box::pin(self.judge_by_policies(&request, snapshot, object));
+            self.measured("ValidatingAdmissionPolicy", Step::Validate, judging).await?;
         }
         if !self.call.server.webhooks.validating().is_empty() && !webhooks::is_exempt(&request) {
-            Box::pin(self.ask_validating(&request, snapshot, object)).await?;
+            let asking = Box::pin(self.ask_validating(&request, snapshot, object));
+            self.measured("ValidatingAdmissionWebhook", Step::Validate, asking).await?;
         }
         Ok(())
+    }
+
+    /// Notes what a plug-in takes.
+    async fn measured(
+        &self,
+        plug_in: &str,
+        step: Step,
+        running: impl Future<Output = Result<(), ApiError>>,
+    ) -> Result<(), ApiError> {
+        let began = Instant::now();
+        let outcome = running.await;
+        let metrics = &self.call.server.metrics.admission;
+        metrics.plug_in(plug_in, step, self.operation, outcome.is_err(), began.elapsed());
+        outcome
     }
 
     fn reader<'b>(&'b self, snapshot: &'b Snapshot) -> Reader<'b> {

@@ -8,8 +8,26 @@ use std::{
 
 use super::{
     head,
-    histogram::{DOUBLING, Histogram},
+    histogram::{Bounds, DOUBLING, Histogram},
 };
+
+/// What is left of a client's certificate: from half an hour to a year.
+static LEFT: Bounds = Bounds::whole_seconds(&[
+    0.0,
+    1800.0,
+    3600.0,
+    7200.0,
+    21_600.0,
+    43_200.0,
+    86_400.0,
+    172_800.0,
+    345_600.0,
+    604_800.0,
+    2_592_000.0,
+    7_776_000.0,
+    15_552_000.0,
+    31_104_000.0,
+]);
 
 /// Users with a counter of their own; upstream names these, and adds up all others.
 const USERS: [&str; 7] =
@@ -33,6 +51,7 @@ pub(crate) struct AccessMetrics {
     users: [AtomicU64; USERS.len()],
     authentication: [Histogram; RESULTS.len()],
     authorization: [Histogram; DECISIONS.len()],
+    certificates: Histogram,
 }
 
 impl Default for AccessMetrics {
@@ -41,6 +60,7 @@ impl Default for AccessMetrics {
             users: Default::default(),
             authentication: std::array::from_fn(|_| Histogram::new(&DOUBLING)),
             authorization: std::array::from_fn(|_| Histogram::new(&DOUBLING)),
+            certificates: Histogram::new(&LEFT),
         }
     }
 }
@@ -59,6 +79,13 @@ impl AccessMetrics {
             Identified::Refused => 2,
         };
         self.authentication[result].took(took);
+    }
+
+    /// Notes how long the certificate is still good that somebody is known by; who needs none has no end.
+    pub(crate) fn certified(&self, until: i64, now: i64) {
+        if until < i64::MAX {
+            self.certificates.took(Duration::from_secs(until.saturating_sub(now).max(0).unsigned_abs()));
+        }
     }
 
     /// Notes whether somebody may do what they ask for.
@@ -81,6 +108,9 @@ impl AccessMetrics {
         times(out, ("authentication_duration_seconds", timed), &RESULTS, &self.authentication);
         let timed = "Time it took to decide who may do what, in seconds.";
         times(out, ("authorization_duration_seconds", timed), &DECISIONS, &self.authorization);
+        let name = "apiserver_client_certificate_expiration_seconds";
+        head(out, name, "histogram", "What is left of the certificates that requests are known by, in seconds.");
+        self.certificates.render(name, "", out);
     }
 }
 
@@ -110,6 +140,8 @@ mod tests {
         }
         metrics.identified(Identified::Refused, Duration::ZERO);
         metrics.authorized(false, Duration::ZERO);
+        metrics.certified(5000, 1399);
+        metrics.certified(i64::MAX, 0);
         let mut out = String::new();
         metrics.render(&mut out);
         for line in [
@@ -118,6 +150,9 @@ mod tests {
             "authenticated_user_requests{username=\"other\"} 3",
             "authentication_attempts{result=\"success\"} 5",
             "authentication_attempts{result=\"error\"} 1",
+            "apiserver_client_certificate_expiration_seconds_bucket{le=\"3600\"} 0",
+            "apiserver_client_certificate_expiration_seconds_bucket{le=\"7200\"} 1",
+            "apiserver_client_certificate_expiration_seconds_sum 3601",
             "authorization_attempts_total{result=\"no-opinion\"} 1",
             "authentication_duration_seconds_bucket{result=\"success\",le=\"0.001\"} 5",
         ] {

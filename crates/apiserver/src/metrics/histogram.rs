@@ -21,6 +21,8 @@ pub(crate) struct Bounds {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Unit {
     Seconds,
+    /// Of times so long that nanoseconds would overflow.
+    WholeSeconds,
     Bytes,
 }
 
@@ -28,6 +30,11 @@ impl Bounds {
     /// Of times, in seconds.
     pub(crate) const fn seconds(upper: &'static [f64]) -> Self {
         Self { unit: Unit::Seconds, upper }
+    }
+
+    /// Of long times, in seconds.
+    pub(crate) const fn whole_seconds(upper: &'static [f64]) -> Self {
+        Self { unit: Unit::WholeSeconds, upper }
     }
 
     /// Of sizes, in bytes.
@@ -42,7 +49,7 @@ pub(crate) struct Histogram {
     bounds: &'static Bounds,
     /// One for each bound, and one for what is beyond the last.
     counts: Box<[AtomicU64]>,
-    /// In nanoseconds or bytes.
+    /// In nanoseconds, seconds or bytes.
     sum: AtomicU64,
 }
 
@@ -55,7 +62,11 @@ impl Histogram {
 
     /// Notes a time.
     pub(crate) fn took(&self, took: Duration) {
-        self.note(took.as_secs_f64(), u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        let amount = match self.bounds.unit {
+            Unit::WholeSeconds => took.as_secs(),
+            _ => u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+        };
+        self.note(took.as_secs_f64(), amount);
     }
 
     /// Notes a size.
@@ -82,17 +93,25 @@ impl Histogram {
 
     /// Appends the lines of this histogram; `labels` are its own.
     pub(crate) fn render(&self, name: &str, labels: &str, out: &mut String) {
+        self.render_above(0.0, name, labels, out);
+    }
+
+    /// Appends the lines of this histogram, as though it had no bound below `least`.
+    pub(crate) fn render_above(&self, least: f64, name: &str, labels: &str, out: &mut String) {
         let comma = if labels.is_empty() { "" } else { "," };
         let mut total = 0;
         for (index, count) in self.counts.iter().enumerate() {
             total += count.load(Relaxed);
+            if self.bounds.upper.get(index).is_some_and(|bound| *bound < least) {
+                continue;
+            }
             let bound = self.bounds.upper.get(index).map_or("+Inf".to_owned(), |bound| cel::format_double(*bound));
             let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {total}");
         }
         let sum = self.sum.load(Relaxed);
         let sum = match self.bounds.unit {
             Unit::Seconds => Duration::from_nanos(sum).as_secs_f64(),
-            Unit::Bytes => sum as f64,
+            Unit::WholeSeconds | Unit::Bytes => sum as f64,
         };
         let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let _ = writeln!(out, "{name}_sum{labels} {sum}\n{name}_count{labels} {total}");
@@ -119,6 +138,19 @@ mod tests {
             "sizes_sum{a=\"b\"} 5002001",
             "sizes_count{a=\"b\"} 3",
         ];
+        assert_eq!(out.lines().collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn long_times_do_not_overflow_their_sum() {
+        static BOUNDS: Bounds = Bounds::whole_seconds(&[0.0, 60.0]);
+        let histogram = Histogram::new(&BOUNDS);
+        let years = Duration::from_secs(10 * 365 * 24 * 3600);
+        (0..1000).for_each(|_| histogram.took(years));
+        let mut out = String::new();
+        histogram.render_above(1.0, "left", "", &mut out);
+        let lines =
+            ["left_bucket{le=\"60\"} 0", "left_bucket{le=\"+Inf\"} 1000", "left_sum 315360000000", "left_count 1000"];
         assert_eq!(out.lines().collect::<Vec<_>>(), lines);
     }
 

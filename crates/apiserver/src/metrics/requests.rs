@@ -34,6 +34,8 @@ static DURATION_BOUNDS: Bounds = Bounds::seconds(&[
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0,
     6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ]);
+/// Least bound of what service levels are measured by.
+const SERVICE_LEVEL_LEAST: f64 = 0.05;
 static SIZE_BOUNDS: Bounds = Bounds::bytes(&[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]);
 
 /// Subresources of one resource with counters of their own: more than any has, and requests may name any.
@@ -222,6 +224,16 @@ pub(super) fn render<'a>(resources: impl Iterator<Item = (String, &'a ResourceMe
             counters.took.render(name, &format!("dry_run=\"{dry_run}\",{labels}"), out);
         });
     }
+    // dry runs are no part of a service
+    let name = "apiserver_request_sli_duration_seconds";
+    head(out, name, "histogram", "Response latency distribution in seconds, as service levels are measured.");
+    for (labels, metrics) in resources.clone() {
+        metrics.each(&labels, |labels, dry_run, counters| {
+            if dry_run.is_empty() {
+                counters.took.render_above(SERVICE_LEVEL_LEAST, name, labels, out);
+            }
+        });
+    }
     let name = "apiserver_response_sizes";
     head(out, name, "histogram", "Response size distribution in bytes, of what was read.");
     for (labels, metrics) in resources.clone() {
@@ -282,6 +294,8 @@ mod tests {
             "apiserver_request_total{code=\"200\",dry_run=\"All\",component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"APPLY\"} 1",
             "apiserver_request_duration_seconds_bucket{dry_run=\"\",component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",le=\"0.0025\"} 1",
             "apiserver_request_duration_seconds_bucket{dry_run=\"\",component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",le=\"+Inf\"} 2",
+            "apiserver_request_sli_duration_seconds_bucket{component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",le=\"0.05\"} 1",
+            "apiserver_request_sli_duration_seconds_count{component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\"} 2",
             "apiserver_response_sizes_bucket{component=\"apiserver\",resource=\"pods\",scope=\"resource\",subresource=\"\",verb=\"GET\",le=\"10000\"} 2",
             "apiserver_longrunning_requests{component=\"apiserver\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\"} 1",
         ] {
