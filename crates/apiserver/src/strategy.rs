@@ -76,7 +76,8 @@ impl WriteContext<'_> {
     }
 }
 
-fn has_status(resource: &Resource) -> bool {
+/// Whether the status of `resource` is written through a subresource of its own.
+pub(crate) fn has_status(resource: &Resource) -> bool {
     resource.subresources.iter().any(|subresource| subresource.name == "status")
 }
 
@@ -88,6 +89,9 @@ pub enum Propagation {
     /// They stay.
     Orphan,
 }
+
+/// Fields of `metadata` that clients write: what a status that is reported may not change where the kind says so.
+const WRITABLE_METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
 
 /// The rules of one kind.
 pub trait Strategy: Send + Sync {
@@ -131,6 +135,7 @@ pub trait Strategy: Send + Sync {
         let before = old.pointer("/metadata/generation").and_then(Value::as_i64);
         if cx.is_status() {
             keep_all_but_status(new, old);
+            keep_metadata(new, old, self.status_keeps());
             set_generation(new, before);
             self.prepare_status(cx, new, old);
             return;
@@ -146,6 +151,31 @@ pub trait Strategy: Send + Sync {
 
     /// What the kind adds to an ordinary update.
     fn prepare_changed(&self, _cx: &WriteContext<'_>, _new: &mut Value, _old: &Value) {}
+
+    /// Whether a write through `status` leaves all the metadata as it was.
+    fn reports_status_alone(&self) -> bool {
+        false
+    }
+
+    /// Fields of `metadata` that a write through `status` leaves as they were.
+    fn status_keeps(&self) -> &'static [&'static str] {
+        if self.reports_status_alone() { WRITABLE_METADATA } else { &[] }
+    }
+
+    /// Fields that a write through `subresource` (empty: to the object itself) of a kind with a `status` subresource
+    /// resets, so that nobody comes to own them that way.
+    fn resets(&self, subresource: &str) -> &'static [&'static str] {
+        match subresource {
+            "status" if self.reports_status_alone() => &["spec", "metadata"],
+            "status" => &["spec"],
+            _ => &["status"],
+        }
+    }
+
+    /// The only fields that a write through `subresource` can change, none for no such limit.
+    fn accepts_only(&self, _subresource: &str) -> &'static [&'static str] {
+        &[]
+    }
 
     /// What the kind adds to a status update.
     fn prepare_status(&self, _cx: &WriteContext<'_>, _new: &mut Value, _old: &Value) {}
@@ -233,6 +263,18 @@ fn keep_all_but_status(new: &mut Value, old: &Value) {
         if !free(key) && new.get(key) != Some(value) {
             new.insert(key.clone(), value.clone());
         }
+    }
+}
+
+/// Takes these fields of `metadata` from `old`.
+fn keep_metadata(new: &mut Value, old: &Value, keys: &[&str]) {
+    if keys.is_empty() {
+        return;
+    }
+    let before = old.get("metadata").unwrap_or(&Value::Null);
+    let Some(metadata) = tree::child_mut(new, "metadata") else { return };
+    for key in keys {
+        tree::keep(metadata, before, key);
     }
 }
 

@@ -61,6 +61,7 @@ fn main() {
         subresource: String::new(),
         time: "2026-01-01T00:00:00Z".to_owned(),
         reset: &["status"],
+        only: &[],
     };
     for (kind, object) in [("ConfigMap", config_map()), ("Pod", pod())] {
         let Some(schema) = builtin().get(&format!("io.k8s.api.core.v1.{kind}")) else { continue };

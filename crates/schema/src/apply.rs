@@ -20,7 +20,7 @@ use crate::types::Schema;
 pub use set::{FieldSet, FieldSetError};
 
 /// How a manager came to own its fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
     /// Through server-side apply.
     Apply,
@@ -50,9 +50,11 @@ pub struct Manager {
     pub subresource: String,
     /// Now, RFC 3339 in UTC with seconds.
     pub time: String,
-    /// Top-level fields that a write through this door resets and so cannot own: `status` for the main resource of a
-    /// kind with a status subresource, `spec` for that subresource.
+    /// Fields that a write through this door resets and so cannot own: `status` for the main resource of a kind with a
+    /// status subresource, `spec` for that subresource, and members of `metadata` and `status` as `metadata.labels`.
     pub reset: &'static [&'static str],
+    /// When not empty: the only fields that a write through this door can own, as `spec.containers.*.resources`.
+    pub only: &'static [&'static str],
 }
 
 /// The outcome of [`apply`](fn@apply).

@@ -73,19 +73,16 @@ pub(super) fn context<'a>(call: &'a Call, options: &WriteOptions) -> WriteContex
 
 /// Who owns the fields that this request sets.
 pub(super) fn manager(call: &Call, options: &WriteOptions, operation: Operation) -> Manager {
-    let has_status = call.served.resource.subresources.iter().any(|subresource| subresource.name == "status");
-    let reset: &'static [&'static str] = match call.subresource.as_str() {
-        "status" => &["spec"],
-        _ if has_status => &["status"],
-        _ => &[],
-    };
+    let has_status = strategy::has_status(&call.served.resource);
+    let strategy = call.served.strategy;
     Manager {
         name: options.field_manager.clone(),
         operation,
         api_version: call.served.api_version.clone(),
         subresource: call.subresource.clone(),
         time: meta::time(call.now),
-        reset,
+        reset: if has_status { strategy.resets(&call.subresource) } else { &[] },
+        only: strategy.accepts_only(&call.subresource),
     }
 }
 

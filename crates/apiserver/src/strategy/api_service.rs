@@ -20,6 +20,10 @@ const VERSION_PRIORITY_MAX: i64 = 1000;
 pub(super) struct ApiService;
 
 impl Strategy for ApiService {
+    fn reports_status_alone(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(service) = object.pointer_mut("/spec/service").filter(|service| service.is_object()) {
             default_to(service, "port", 443);

@@ -84,6 +84,14 @@ impl Strategy for SigningRequest {
         }
     }
 
+    fn resets(&self, subresource: &str) -> &'static [&'static str] {
+        match subresource {
+            "status" => &["spec", "status.conditions"],
+            "approval" => &["spec", "status.certificate"],
+            _ => &["spec", "status"],
+        }
+    }
+
     fn prepare_update(&self, cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
         match cx.subresource {
             Some("approval") => {

@@ -62,13 +62,8 @@ impl Strategy for Definition {
         }
     }
 
-    fn prepare_status(&self, _cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
-        let empty = Value::Null;
-        let before = old.get("metadata").unwrap_or(&empty);
-        let Some(metadata) = new.get_mut("metadata") else { return };
-        for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
-            tree::keep(metadata, before, key);
-        }
+    fn reports_status_alone(&self) -> bool {
+        true
     }
 
     fn check(&self, _cx: &WriteContext<'_>, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {

@@ -24,6 +24,10 @@ const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list",
 pub(super) struct FlowSchema;
 
 impl Strategy for FlowSchema {
+    fn reports_status_alone(&self) -> bool {
+        true
+    }
+
     fn tracks_generation(&self, _resource: &Resource) -> bool {
         true
     }
@@ -221,6 +225,10 @@ fn check_conditions(object: &Value, errors: &mut FieldErrors) {
 pub(super) struct PriorityLevel;
 
 impl Strategy for PriorityLevel {
+    fn reports_status_alone(&self) -> bool {
+        true
+    }
+
     fn tracks_generation(&self, _resource: &Resource) -> bool {
         true
     }

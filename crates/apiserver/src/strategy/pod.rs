@@ -36,15 +36,36 @@ impl Strategy for Pod {
         }
     }
 
-    fn prepare_status(&self, _cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
-        if let (Some(metadata), Some(before)) = (new.get_mut("metadata"), old.get("metadata")) {
-            tree::keep(metadata, before, "ownerReferences");
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["ownerReferences"]
+    }
+
+    fn resets(&self, subresource: &str) -> &'static [&'static str] {
+        match subresource {
+            "status" => &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"],
+            _ => &["status"],
         }
-        if let (Some(status), Some(before)) = (new.get_mut("status"), old.get("status"))
-            && text(status, "qosClass").is_empty()
-        {
+    }
+
+    fn accepts_only(&self, subresource: &str) -> &'static [&'static str] {
+        match subresource {
+            "ephemeralcontainers" => &["spec.ephemeralContainers"],
+            "resize" => &[
+                "spec.containers.*.resources",
+                "spec.containers.*.resizePolicy",
+                "spec.initContainers.*.resources",
+                "spec.initContainers.*.resizePolicy",
+            ],
+            _ => &[],
+        }
+    }
+
+    fn prepare_status(&self, _cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
+        let (Some(status), Some(before)) = (new.get_mut("status"), old.get("status")) else { return };
+        if text(status, "qosClass").is_empty() {
             tree::keep(status, before, "qosClass");
         }
+        status::keep_observed_generations(status, before);
     }
 
     fn check(&self, cx: &WriteContext<'_>, object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {

@@ -40,6 +40,10 @@ fn default_constraints(constraints: &mut Value) {
 }
 
 impl Strategy for Policy {
+    fn reports_status_alone(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = tree::child_mut(object, "spec") else { return };
         default_to(spec, "failurePolicy", "Fail");

@@ -9,6 +9,10 @@ use super::{
 };
 use crate::field_error::{FieldErrors, Path};
 
+mod template_generation;
+#[cfg(test)]
+mod tests;
+
 const SPEC: Path<'static> = Path::new("spec");
 /// What the name of a controller of pods becomes.
 pub(super) const NAMES_OF_PODS: &str = "Pod names and hostnames";
@@ -27,6 +31,9 @@ impl Strategy for Workload {
     fn default(&self, object: &mut Value) {
         if *self == Self::ReplicationController {
             default_from_template(object);
+        }
+        if *self == Self::DaemonSet {
+            template_generation::default(object);
         }
         let Some(spec) = tree::child_mut(object, "spec") else { return };
         if *self != Self::DaemonSet {
@@ -53,6 +60,21 @@ impl Strategy for Workload {
         true
     }
 
+    fn status_keeps(&self) -> &'static [&'static str] {
+        match self {
+            Self::Deployment => &["labels"],
+            _ => &[],
+        }
+    }
+
+    fn resets(&self, subresource: &str) -> &'static [&'static str] {
+        match (self, subresource) {
+            (Self::Deployment, "status") => &["spec", "metadata.labels"],
+            (_, "status") => &["spec"],
+            _ => &["status"],
+        }
+    }
+
     fn prepare_new(&self, _cx: &WriteContext<'_>, object: &mut Value) {
         let status = match self {
             Self::Deployment => json!({}),
@@ -64,6 +86,21 @@ impl Strategy for Workload {
         };
         if let Some(object) = object.as_object_mut() {
             object.insert("status".to_owned(), status);
+        }
+        if *self == Self::DaemonSet {
+            template_generation::begin(object);
+        }
+    }
+
+    fn prepare_changed(&self, _cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
+        if *self == Self::DaemonSet {
+            template_generation::carry_over(new, old);
+        }
+    }
+
+    fn prepare_status(&self, _cx: &WriteContext<'_>, new: &mut Value, old: &Value) {
+        if *self == Self::DaemonSet {
+            template_generation::carry_over(new, old);
         }
     }
 
@@ -469,6 +506,3 @@ impl Strategy for ControllerRevision {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

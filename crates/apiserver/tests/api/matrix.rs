@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Fixture, JSON, Lines, MERGE, request};
 
 /// What an object of this kind needs beyond a name.
-fn minimal(resource: &Resource) -> Value {
+pub(crate) fn minimal(resource: &Resource) -> Value {
     let pod = json!({"containers": [{"name": "c", "image": "i"}]});
     let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": pod});
     let selector = json!({"matchLabels": {"a": "b"}});
@@ -98,7 +98,7 @@ fn minimal(resource: &Resource) -> Value {
 /// A certificate signing request, as the API wants it: PEM in base64.
 pub(crate) const CSR: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIcU1JR1JBZ0VBTUM4eEZUQVRCZ05WQkFvTURITjVjM1JsYlRwdWIyUmxjekVXTUJRR0ExVUVBd3dOYzNsegpkR1Z0T201dlpHVTZZVEJaTUJNR0J5cUdTTTQ5QWdFR0NDcUdTTTQ5QXdFSEEwSUFCS0xUTGhhaUNwclBrK1VFCktJYWdpbElqQzdWNE5Kc2JBYUQ0Vmt4RkRPVWR5STQ4cnE2aHV3M3VudGtQbnB6bCtHV214d2JqM1VKY2dFR1EKOGY0cndydWdBREFLQmdncWhrak9QUVFEQWdOSUFEQkZBaUF0TUdjZzZ1eHM5UlFtRHRJN0NxK3ZXRG9Hd1ZLUgpHUy9JZGVlUlBnUVU4UUloQU83UlZxbjZtREwydTgyVUZ2Z25CKzNTY205UHpWYkRsTElBMHpQdEpSRXIKLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
 
-fn name(resource: &Resource) -> &'static str {
+pub(crate) fn name(resource: &Resource) -> &'static str {
     match resource.plural.as_str() {
         "customresourcedefinitions" => "things.test.dev",
         "apiservices" => "v1.g.test.dev",

@@ -20,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
         subresource: String::new(),
         time: "2026-01-01T00:00:00Z".to_owned(),
         reset: &["status"],
+        only: &[],
     };
     let _ = patch::json(&mut object.clone(), &change);
     patch::merge(&mut object.clone(), &change);

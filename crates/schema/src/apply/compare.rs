@@ -1,11 +1,11 @@
 //! What differs between two objects, as field sets, and the fields that a configuration names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use serde_json::{Map, Value};
 
 use super::element::{Level, Shape, always_present, field, get, list_key, members, set_value, shape};
-use super::set::make;
+use super::set::{below, limit, make};
 use crate::types::Ref;
 
 type Set = Map<String, Value>;
@@ -37,6 +37,14 @@ impl Changes {
             into.insert(element.clone(), Value::Object(set));
         }
         into.insert(element, Value::Object(set));
+    }
+
+    /// What of it lies at or below one of the paths; all of it when there are none.
+    pub(super) fn limited(mut self, only: &[&str]) -> Self {
+        for set in [&mut self.added, &mut self.modified, &mut self.removed] {
+            limit(set, only);
+        }
+        self
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -139,26 +147,66 @@ fn sets(old: Option<&Value>, new: Option<&Value>, changes: &mut Changes) {
     }
 }
 
-/// Elements without keys cannot be owned; of elements with the same keys the first counts.
-fn keyed<'a>(list: Ref<'_>, items: &'a [Value]) -> HashMap<String, &'a Value> {
+/// The elements of one key. Several are one thing that nobody owns a part of.
+enum Keyed<'a> {
+    One(&'a Value),
+    Several(Vec<&'a Value>),
+}
+
+impl<'a> Keyed<'a> {
+    fn add(&mut self, item: &'a Value) {
+        match self {
+            Self::One(first) => *self = Self::Several(vec![first, item]),
+            Self::Several(items) => items.push(item),
+        }
+    }
+}
+
+/// Elements by their keys; those without keys cannot be owned.
+fn keyed<'a>(list: Ref<'_>, items: &'a [Value]) -> HashMap<String, Keyed<'a>> {
     let mut out = HashMap::with_capacity(items.len());
     for item in items {
         if let Ok(key) = list_key(list, item) {
-            out.entry(key).or_insert(item);
+            match out.entry(key) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Keyed::One(item));
+                }
+                Entry::Occupied(mut known) => known.get_mut().add(item),
+            }
         }
     }
     out
+}
+
+fn elements(inner: Option<Ref<'_>>, old: Option<Keyed<'_>>, new: Option<Keyed<'_>>) -> Part {
+    let compared = |old, new| values(inner, old, new, false, Level::Inner);
+    match (old, new) {
+        (None, None) => Part::default(),
+        (None, Some(Keyed::One(new))) => compared(None, Some(new)),
+        (Some(Keyed::One(old)), None) => compared(Some(old), None),
+        (Some(Keyed::One(old)), Some(Keyed::One(new))) => compared(Some(old), Some(new)),
+        (None, Some(Keyed::Several(_))) => Part { added: Some(Set::new()), ..Part::default() },
+        (Some(Keyed::Several(_)), None) => Part { removed: Some(Set::new()), ..Part::default() },
+        (Some(Keyed::Several(old)), Some(Keyed::Several(new))) if old == new => Part::default(),
+        (Some(Keyed::Several(_)), Some(Keyed::Several(_))) => Part { modified: Some(Set::new()), ..Part::default() },
+        (Some(Keyed::Several(_)), Some(Keyed::One(new))) => compared(None, Some(new)),
+        // the element stays, and what somebody owned below it is gone
+        (Some(Keyed::One(old)), Some(Keyed::Several(_))) => {
+            let below = compared(Some(old), None).removed.map(below);
+            Part { modified: Some(Set::new()), removed: below.filter(|set| !set.is_empty()), ..Part::default() }
+        }
+    }
 }
 
 fn lists(list: Ref<'_>, old: Option<&Value>, new: Option<&Value>, changes: &mut Changes) {
     let inner = list.item();
     let (mut old, new) = (keyed(list, items(old)), keyed(list, items(new)));
     for (key, value) in new {
-        let part = values(inner, old.remove(&key), Some(value), false, Level::Inner);
+        let part = elements(inner, old.remove(&key), Some(value));
         changes.put(|| key, part);
     }
     for (key, value) in old {
-        let part = values(inner, Some(value), None, false, Level::Inner);
+        let part = elements(inner, Some(value), None);
         changes.put(|| key, part);
     }
 }

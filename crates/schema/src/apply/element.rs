@@ -16,11 +16,18 @@ const ALWAYS_PRESENT: [&str; 7] =
 /// How deep in the object a walk stands, as far as that decides about ownership.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level<'a> {
-    /// The object itself; the names are fields that this write resets.
+    /// The object itself; the paths are fields that this write resets.
     Object(&'a [&'a str]),
     /// Its `metadata`.
-    Metadata,
+    Metadata(&'a [&'a str]),
+    /// Its `status`.
+    Status(&'a [&'a str]),
     Inner,
+}
+
+/// Whether `parent.name` is one of the paths.
+fn resets(paths: &[&str], parent: &str, name: &str) -> bool {
+    paths.iter().any(|path| path.split_once('.') == Some((parent, name)))
 }
 
 impl<'a> Level<'a> {
@@ -28,8 +35,10 @@ impl<'a> Level<'a> {
     pub(super) fn member(self, name: &str) -> Option<Level<'a>> {
         match self {
             Self::Object(reset) if matches!(name, "apiVersion" | "kind") || reset.contains(&name) => None,
-            Self::Object(_) if name == "metadata" => Some(Self::Metadata),
-            Self::Metadata if UNOWNED_METADATA.contains(&name) => None,
+            Self::Object(reset) if name == "metadata" => Some(Self::Metadata(reset)),
+            Self::Object(reset) if name == "status" => Some(Self::Status(reset)),
+            Self::Metadata(reset) if UNOWNED_METADATA.contains(&name) || resets(reset, "metadata", name) => None,
+            Self::Status(reset) if resets(reset, "status", name) => None,
             _ => Some(Self::Inner),
         }
     }

@@ -76,6 +76,7 @@ mod tests {
             subresource: String::new(),
             time: "2026-01-01T00:00:00Z".to_owned(),
             reset: &[],
+            only: &[],
         }
     }
 

@@ -1,6 +1,6 @@
 //! `metadata.managedFields`: reading, moving ownership, writing.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashSet};
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,7 @@ use super::compare::{Changes, compare, named};
 use super::element::Level;
 use super::last_applied;
 use super::merge::{merge, remove};
-use super::set::{FieldSet, check, intersection, subtract, union};
+use super::set::{FieldSet, check, intersection, limit, subtract, union};
 use super::{Applied, ApplyError, Conflict, Conflicts, Manager, Operation};
 use crate::types::Schema;
 
@@ -74,12 +74,16 @@ impl Entry {
         }
     }
 
-    /// Whether this is the manager's own entry. An applier keeps its entry across versions.
+    /// What tells entries apart. An applier keeps its entry across versions.
+    fn identity(&self) -> (Operation, &str, &str, &str) {
+        let version = if self.operation == Operation::Apply { "" } else { self.api_version.as_str() };
+        (self.operation, &self.manager, &self.subresource, version)
+    }
+
+    /// Whether this is the manager's own entry.
     fn is_of(&self, manager: &Manager) -> bool {
-        self.manager == manager.name
-            && self.operation == manager.operation
-            && self.subresource == manager.subresource
-            && (self.operation == Operation::Apply || self.api_version == manager.api_version)
+        let version = if manager.operation == Operation::Apply { "" } else { manager.api_version.as_str() };
+        self.identity() == (manager.operation, &*manager.name, &*manager.subresource, version)
     }
 
     /// How conflicts name the manager.
@@ -105,19 +109,25 @@ fn managed_fields(object: &Value) -> &[Value] {
     object["metadata"]["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The entries, or nothing when one of them is malformed: tracking then starts anew.
+/// The entries, or nothing when one of them is malformed: tracking then starts anew. Of several of one manager, as who
+/// renames managers leaves behind, the last counts.
 fn read(values: Vec<Value>) -> Vec<Entry> {
-    let well_formed = |value: &Value| check(&value["fieldsV1"], 0).is_ok();
+    let well_formed = |value: &Value| value["fieldsType"] == "FieldsV1" && check(&value["fieldsV1"], 0).is_ok();
     if !values.iter().all(well_formed) {
         return Vec::new();
     }
-    values.into_iter().map(Entry::read).collect::<Option<Vec<_>>>().unwrap_or_default()
+    let mut entries = values.into_iter().map(Entry::read).collect::<Option<Vec<_>>>().unwrap_or_default();
+    let mut seen = HashSet::with_capacity(entries.len());
+    let mut last: Vec<bool> = entries.iter().rev().map(|entry| seen.insert(entry.identity())).collect();
+    entries.retain(|_| last.pop() == Some(true));
+    entries
 }
 
-fn take(object: &mut Value) -> Vec<Value> {
+/// Takes the entries that an object carries; `None` when it says nothing of them.
+fn take(object: &mut Value) -> Option<Vec<Value>> {
     match object.get_mut("metadata").and_then(Value::as_object_mut).and_then(|map| map.remove("managedFields")) {
-        Some(Value::Array(values)) => values,
-        _ => Vec::new(),
+        Some(Value::Array(values)) => Some(values),
+        _ => None,
     }
 }
 
@@ -134,16 +144,14 @@ fn write(object: &mut Value, mut entries: Vec<Entry>) {
 }
 
 /// Entries that hold for a write: those that the new object carries, unless it carries none or writes a subresource.
-/// One empty entry asks to forget all of them.
-fn current(old: Option<&Value>, sent: Vec<Value>, manager: &Manager) -> Vec<Entry> {
+/// An empty list, or one empty entry, asks to forget all of them.
+fn current(old: Option<&Value>, sent: Option<Vec<Value>>, manager: &Manager) -> Vec<Entry> {
     let live = || read(old.map(managed_fields).unwrap_or_default().to_vec());
-    if !manager.subresource.is_empty() {
-        return live();
-    }
-    if let [Value::Object(entry)] = sent.as_slice()
-        && entry.is_empty()
-    {
-        return Vec::new();
+    let Some(sent) = sent.filter(|_| manager.subresource.is_empty()) else { return live() };
+    match sent.as_slice() {
+        [] => return Vec::new(),
+        [Value::Object(entry)] if entry.is_empty() => return Vec::new(),
+        _ => {}
     }
     let entries = read(sent);
     if entries.is_empty() { live() } else { entries }
@@ -156,9 +164,11 @@ pub(super) fn track_update(
     manager: &Manager,
 ) -> Result<(), ApplyError> {
     let sent = take(new);
-    let changes = compare(schema.root(), old, new, manager.reset);
+    let changes = compare(schema.root(), old, new, manager.reset).limited(manager.only);
     let mut entries = current(old, sent, manager);
-    if !changes.is_empty() {
+    // Nobody is tracked in an object whose fields were all given up, until somebody applies it.
+    let tracked = old.is_none() || !entries.is_empty();
+    if tracked && !changes.is_empty() {
         let Changes { mut added, modified, removed } = changes;
         union(&mut added, &modified);
         let taken = added;
@@ -226,12 +236,13 @@ pub(super) fn apply(
     let mut entries = read(live.map(managed_fields).unwrap_or_default().to_vec());
     if let (Some(live), true) = (live, entries.is_empty()) {
         let owner = Manager { name: BEFORE_FIRST_APPLY.to_owned(), operation: Operation::Update, ..manager.clone() };
-        let everything = compare(root, None, live, manager.reset).added;
+        let everything = compare(root, None, live, manager.reset).limited(manager.only).added;
         if !everything.is_empty() {
             entries.push(Entry::new(&owner, everything));
         }
     }
-    let set = named(root, config, manager.reset).map_err(ApplyError::Invalid)?;
+    let mut set = named(root, config, manager.reset).map_err(ApplyError::Invalid)?;
+    limit(&mut set, manager.only);
     let own = entries.iter().position(|entry| entry.is_of(manager));
     let last = own.map(|at| entries.remove(at));
     let mut object = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
@@ -243,7 +254,7 @@ pub(super) fn apply(
         entries.iter().for_each(|entry| union(&mut keep, &entry.fields));
         remove(Some(root), &mut object, &last.fields, Some(&keep), Level::Object(manager.reset));
     }
-    let changes = compare(root, live, &object, manager.reset);
+    let changes = compare(root, live, &object, manager.reset).limited(manager.only);
     let free = live.map(|live| last_applied::unchanged(root, live, manager)).unwrap_or_default();
     move_ownership(&mut entries, &changes, &free, force)?;
     let same = changes.is_empty() && last.as_ref().is_some_and(|last| last.fields == set);

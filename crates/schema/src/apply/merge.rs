@@ -43,15 +43,20 @@ fn ordered(
     merge: impl Fn(&mut Value, &Value),
 ) -> Vec<Value> {
     let wanted: HashSet<String> = config.iter().filter_map(&key).collect();
-    // Of elements with the same key the first is the one that is merged.
     let mut shared: HashMap<String, usize> = HashMap::new();
     let mut alone = Vec::with_capacity(live.len());
+    let mut repeated = Vec::new();
     for (at, value) in live.iter().enumerate() {
-        let key = key(value).filter(|key| wanted.contains(key) && !shared.contains_key(key));
+        let key = key(value).filter(|key| wanted.contains(key));
         alone.push(key.is_none());
-        shared.extend(key.map(|key| (key, at)));
+        let Some(key) = key else { continue };
+        repeated.extend(shared.insert(key, at).map(|before| (before, at)));
     }
     let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
+    // The configuration's one element takes the place of several with its key.
+    for (before, at) in repeated {
+        (live[before], live[at]) = (None, None);
+    }
     let mut out = Vec::with_capacity(live.len() + config.len());
     let mut next = 0;
     let mut flush = |live: &mut Vec<Option<Value>>, out: &mut Vec<Value>| {
@@ -83,11 +88,13 @@ pub(super) fn remove(
     keep: Option<&Map<String, Value>>,
     level: Level<'_>,
 ) -> bool {
-    // Decides about one element: whether it stays.
-    let stays = |element: &str, inner: Option<Ref<'_>>, value: &mut Value, level: Level<'_>| {
+    // Decides about one element: whether it stays. Unlike a field of a structure, the element of a list or the key of a
+    // map goes with whoever put it there when others own only parts of it.
+    let stays = |element: &str, declared: bool, inner: Option<Ref<'_>>, value: &mut Value, level: Level<'_>| {
         let Some(Value::Object(last)) = last.get(element) else { return true };
         match keep.and_then(|keep| keep.get(element)) {
             None => false,
+            Some(kept) if !declared && is_member(last) && !kept.as_object().is_some_and(is_member) => false,
             // What someone asks for as such stays when it has become empty.
             Some(kept) => {
                 !remove(inner, value, last, kept.as_object(), level) || kept.as_object().is_some_and(is_member)
@@ -99,7 +106,7 @@ pub(super) fn remove(
             map.retain(|name, value| {
                 let Some(level) = level.member(name) else { return true };
                 let (element, inner) = (field(name), node.and_then(|node| node.member(name)));
-                if level == Level::Metadata {
+                if matches!(level, Level::Metadata(_)) {
                     // What names the object is nobody's and stays, whatever else of the metadata goes.
                     if let Some(Value::Object(last)) = last.get(&element) {
                         let keep = keep.and_then(|keep| keep.get(&element)).and_then(Value::as_object);
@@ -107,12 +114,13 @@ pub(super) fn remove(
                     }
                     return true;
                 }
-                stays(&element, inner, value, level)
+                let declared = node.is_some_and(|node| node.field(name).is_some());
+                stays(&element, declared, inner, value, level)
             });
             map.is_empty()
         }
         (Shape::Set, Value::Array(items)) if !items.is_empty() => {
-            items.retain_mut(|item| stays(&set_value(item), None, item, Level::Inner));
+            items.retain_mut(|item| stays(&set_value(item), false, None, item, Level::Inner));
             items.is_empty()
         }
         (Shape::Map, Value::Array(items)) if !items.is_empty() => {
@@ -121,7 +129,7 @@ pub(super) fn remove(
                 Ok(key) => {
                     let identity: Vec<(&str, Value)> =
                         list.keys().filter_map(|key| Some((key, item.get(key)?.clone()))).collect();
-                    let stays = stays(&key, list.item(), item, Level::Inner);
+                    let stays = stays(&key, false, list.item(), item, Level::Inner);
                     // An element that others still own something in keeps what tells it apart.
                     if let (true, Value::Object(item)) = (stays, item) {
                         item.extend(identity.into_iter().map(|(key, value)| (key.to_owned(), value)));

@@ -101,6 +101,12 @@ pub(super) fn is_member(node: &Map<String, Value>) -> bool {
     node.is_empty() || node.contains_key(SELF)
 }
 
+/// The children of a node, without the node itself.
+pub(super) fn below(mut node: Map<String, Value>) -> Map<String, Value> {
+    node.remove(SELF);
+    node
+}
+
 /// Makes a node of children and membership; nothing when it would hold no path.
 pub(super) fn make(mut children: Map<String, Value>, member: bool) -> Option<Map<String, Value>> {
     match (children.is_empty(), member) {
@@ -111,6 +117,32 @@ pub(super) fn make(mut children: Map<String, Value>, member: bool) -> Option<Map
         }
         _ => Some(children),
     }
+}
+
+/// Keeps what lies at or below one of the paths, whose names are fields and whose `*` is any element of a list. No path
+/// at all keeps everything.
+pub(super) fn limit(set: &mut Map<String, Value>, only: &[&str]) {
+    if only.is_empty() {
+        return;
+    }
+    set.retain(|element, below| {
+        let mut inner = Vec::new();
+        for path in only {
+            let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+            let fits = match element.strip_prefix("f:") {
+                Some(field) => field == name,
+                None => name == "*" && element != SELF,
+            };
+            match (fits, rest) {
+                (true, "") => return true,
+                (true, rest) => inner.push(rest),
+                _ => {}
+            }
+        }
+        let Some(below) = below.as_object_mut().filter(|_| !inner.is_empty()) else { return false };
+        limit(below, &inner);
+        !below.is_empty()
+    });
 }
 
 pub(super) fn union(into: &mut Map<String, Value>, other: &Map<String, Value>) {

@@ -1,6 +1,6 @@
 mod laws;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::builtin;
@@ -24,6 +24,7 @@ fn manager(name: &str, operation: Operation, time: &str) -> Manager {
         subresource: String::new(),
         time: time.to_owned(),
         reset: &["status"],
+        only: &[],
     }
 }
 
@@ -162,11 +163,14 @@ fn what_an_applier_drops_goes_unless_someone_else_owns_it() {
     edited["spec"]["template"]["metadata"] = json!({"labels": {"x": "y"}});
     track_update(&deployment(), Some(&first.object), &mut edited, &manager("you", Operation::Update, T1)).unwrap();
     let second = applied(Some(&edited), containers(&[("a", "2")]), "me", T1).object;
-    // Container b stays because of what "you" set in it; its image, which only "me" set, goes.
+    // Container b goes with "me", who put it there, also with what "you" set in it; what "you" made stays.
     assert_eq!(
         second["spec"]["template"],
-        json!({"metadata": {"labels": {"x": "y"}},
-            "spec": {"containers": [{"name": "a", "image": "2"}, {"name": "b", "tty": true}]}})
+        json!({"metadata": {"labels": {"x": "y"}}, "spec": {"containers": [{"name": "a", "image": "2"}]}})
+    );
+    assert_eq!(
+        owners(&second)[1].1,
+        json!({"f:spec": {"f:template": {"f:metadata": {"f:labels": {".": {}, "f:x": {}}}}}})
     );
 }
 
@@ -265,6 +269,7 @@ fn clients_can_reset_and_cannot_lose_managed_fields() {
 #[test]
 fn old_update_managers_are_folded_together() {
     let mut live = object(json!({"replicas": 0}));
+    track_update(&deployment(), None, &mut live, &manager("m", Operation::Update, T0)).unwrap();
     for at in 0..30 {
         let mut next = live.clone();
         next["metadata"]["annotations"][format!("a{at}")] = json!("x");
@@ -276,4 +281,41 @@ fn old_update_managers_are_folded_together() {
     let owners = owners(&live);
     assert_eq!(owners.len(), 10);
     assert!(owners.iter().any(|(name, _)| name == "ancient-changes"));
+}
+
+#[test]
+fn nobody_is_tracked_in_an_object_whose_managers_were_forgotten() {
+    let mut made = object(json!({"replicas": 1}));
+    let writer = manager("a", Operation::Update, T0);
+    track_update(&deployment(), None, &mut made, &writer).unwrap();
+    for forget in [json!([]), json!([{}])] {
+        let mut cleared = made.clone();
+        cleared["metadata"]["managedFields"] = forget;
+        cleared["spec"]["replicas"] = 2.into();
+        track_update(&deployment(), Some(&made), &mut cleared, &writer).unwrap();
+        assert!(owners(&cleared).is_empty());
+        let mut changed = cleared.clone();
+        changed["spec"]["replicas"] = 3.into();
+        track_update(&deployment(), Some(&cleared), &mut changed, &writer).unwrap();
+        assert!(owners(&changed).is_empty());
+    }
+}
+
+#[test]
+fn a_door_gives_only_what_it_lets_through() {
+    let pod = schema("io.k8s.api.core.v1.Pod");
+    let writer = Manager { reset: &["spec", "metadata.labels", "status.phase"], ..manager("a", Operation::Update, T0) };
+    let full = json!({"metadata": {"name": "p", "labels": {"a": "b"}, "annotations": {"a": "b"}},
+        "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "1"}}}]},
+        "status": {"phase": "Running", "reason": "r"}});
+    let mut new = full.clone();
+    track_update(&pod, None, &mut new, &writer).unwrap();
+    let wanted = json!({"f:metadata": {"f:annotations": {".": {}, "f:a": {}}}, "f:status": {"f:reason": {}}});
+    assert_eq!(owners(&new), [("a".to_owned(), wanted)]);
+    let resizer = Manager { reset: &[], only: &["spec.containers.*.resources"], ..writer };
+    let mut new = full;
+    track_update(&pod, None, &mut new, &resizer).unwrap();
+    let resources = json!({"f:resources": {".": {}, "f:limits": {".": {}, "f:cpu": {}}}});
+    assert_eq!(owners(&new)[0].1["f:spec"], json!({"f:containers": {"k:{\"name\":\"c\"}": resources}}));
+    assert_eq!(owners(&new)[0].1.as_object().map(Map::len), Some(1));
 }

@@ -6,7 +6,7 @@ use super::{IP_RULE, RANGE_RULE, SPEC, parse_range};
 use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
-        NameRule, Strategy, WriteContext,
+        NameRule, Strategy, WRITABLE_METADATA, WriteContext,
         metadata::IMMUTABLE,
         tree::{self, list, some, text},
     },
@@ -16,6 +16,10 @@ use crate::{
 pub(in crate::strategy) struct ServiceRange;
 
 impl Strategy for ServiceRange {
+    fn status_keeps(&self) -> &'static [&'static str] {
+        WRITABLE_METADATA
+    }
+
     fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
         let path = SPEC.child("cidrs");
         let ranges = object.get("spec").map_or(&[][..], |spec| list(spec, "cidrs"));

@@ -6,7 +6,7 @@ use crate::{
     field_error::{FieldErrors, Path},
     strategy::{
         names,
-        tree::{at, list, some, text, text_at},
+        tree::{at, int, keep, list, list_mut, some, text, text_at},
     },
 };
 
@@ -37,6 +37,25 @@ pub(super) fn check_change(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let class = text(before, "qosClass");
     if !class.is_empty() && text(status, "qosClass") != class {
         errors.invalid(&STATUS.child("qosClass"), text(status, "qosClass"), "field is immutable");
+    }
+}
+
+/// What a status once said about the generation it was made from stays when a writer that knows no generations leaves it
+/// out. Conditions of one type, of which there may be several, answer to each other in their order.
+pub(super) fn keep_observed_generations(status: &mut Value, before: &Value) {
+    let unset = |value: &Value| int(value, "observedGeneration").unwrap_or(0) == 0;
+    if unset(status) {
+        keep(status, before, "observedGeneration");
+    }
+    let mut taken = vec![false; list(before, "conditions").len()];
+    for condition in list_mut(status, "conditions") {
+        let known = list(before, "conditions").iter().zip(&mut taken);
+        let former = known.into_iter().find(|(old, taken)| !**taken && text(old, "type") == text(condition, "type"));
+        let Some((old, taken)) = former else { continue };
+        *taken = true;
+        if unset(condition) {
+            keep(condition, old, "observedGeneration");
+        }
     }
 }
 

@@ -155,6 +155,10 @@ impl Strategy for NodeDrivers {
 pub(in crate::strategy) struct Attachment;
 
 impl Strategy for Attachment {
+    fn reports_status_alone(&self) -> bool {
+        true
+    }
+
     fn check(&self, _cx: &WriteContext<'_>, object: &Value, _old: Option<&Value>, errors: &mut FieldErrors) {
         let spec = object.get("spec").unwrap_or(&Value::Null);
         let attacher = text(spec, "attacher");
