@@ -14,6 +14,12 @@ use crate::{
     field_error::{FieldErrors, Path},
 };
 
+mod families;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use families::complete_addresses;
+
 const SPEC: Path<'static> = Path::new("spec");
 /// How long a client stays with its endpoint: three hours.
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -80,6 +86,7 @@ impl Strategy for Service {
         let before = old.get("spec").unwrap_or(&NONE);
         let Some(spec) = new.get_mut("spec") else { return };
         keep_allocated(spec, before);
+        families::keep(spec, before);
         drop_of_old_type(spec, before);
         complete_addresses(spec);
         if text(spec, "type") != "LoadBalancer"
@@ -99,23 +106,7 @@ impl Strategy for Service {
         for (key, value) in map(spec, "selector") {
             metadata::validate_label(key, value, &SPEC.child("selector"), errors);
         }
-        if text(spec, "ipFamilyPolicy") == "RequireDualStack" {
-            errors.invalid(
-                &SPEC.child("ipFamilyPolicy"),
-                "RequireDualStack",
-                "this cluster is not configured for dual-stack services",
-            );
-        }
-        let families = SPEC.child("ipFamilies");
-        for (index, family) in list(spec, "ipFamilies").iter().enumerate() {
-            if family != "IPv4" {
-                let detail = match family.as_str() {
-                    Some("IPv6") => "not configured on this cluster",
-                    _ => "must be IPv4 or IPv6",
-                };
-                errors.invalid(&families.index(index), family.clone(), detail);
-            }
-        }
+        families::validate(spec, errors);
     }
 
     fn check_change(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
@@ -123,10 +114,7 @@ impl Strategy for Service {
         if text(new, "type") == "ExternalName" || text(old, "type") == "ExternalName" {
             return;
         }
-        if !text(old, "clusterIP").is_empty() && !same(new, old, "clusterIP") {
-            let value = new.get("clusterIPs").cloned().unwrap_or_default();
-            errors.invalid(&SPEC.child("clusterIPs").index(0), value, "may not change once set");
-        }
+        families::validate_change(new, old, errors);
         if !text(old, "loadBalancerClass").is_empty()
             && text(new, "type") == "LoadBalancer"
             && !same(new, old, "loadBalancerClass")
@@ -165,32 +153,6 @@ impl Strategy for Service {
         }
         warnings
     }
-}
-
-/// Makes `clusterIP` and `clusterIPs` agree, and names the address family.
-pub(crate) fn complete_addresses(spec: &mut Value) {
-    let external = text(spec, "type") == "ExternalName";
-    let address = text(spec, "clusterIP").to_owned();
-    let first = list(spec, "clusterIPs").first().and_then(Value::as_str).unwrap_or_default().to_owned();
-    let Some(map) = spec.as_object_mut() else { return };
-    if external {
-        // What addresses an external name was given is an error for validation to name.
-        for key in ["ipFamilies", "ipFamilyPolicy"] {
-            map.remove(key);
-        }
-        return;
-    }
-    match (address.is_empty(), first.is_empty()) {
-        (false, true) => {
-            map.insert("clusterIPs".to_owned(), json!([address]));
-        }
-        (true, false) => {
-            map.insert("clusterIP".to_owned(), first.into());
-        }
-        _ => {}
-    }
-    default_to(spec, "ipFamilies", json!(["IPv4"]));
-    default_to(spec, "ipFamilyPolicy", "SingleStack");
 }
 
 /// A write that does not name what was allocated keeps it.
@@ -283,25 +245,6 @@ fn validate_type(spec: &Value, errors: &mut FieldErrors) {
         kind => {
             errors.not_supported(&SPEC.child("type"), kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
         }
-    }
-    if addresses.len() > 1 {
-        errors.invalid(&path, Value::Array(addresses.to_vec()), "may not specify more than one IP on this cluster");
-    }
-    for (index, address) in addresses.iter().enumerate() {
-        let address = address.as_str().unwrap_or_default();
-        if address != "None" && address.parse::<std::net::IpAddr>().is_err() {
-            errors.invalid(
-                &path.index(index),
-                address,
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
-        }
-    }
-    if let Some(first) = addresses.first()
-        && kind != "ExternalName"
-        && first.as_str() != Some(text(spec, "clusterIP"))
-    {
-        errors.invalid(&path, Value::Array(addresses.to_vec()), "first value must match `clusterIP`");
     }
 }
 
@@ -502,6 +445,3 @@ pub(super) fn validate_entries(object: &Value, path: &Path<'_>, errors: &mut Fie
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
