@@ -1,14 +1,15 @@
 //! Label and field selectors of lists, watches and collection deletes.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
 use schema::selector::{FieldSelector, LabelSelector, Requirement};
 use serde::Deserialize;
 use serde_json::Value;
+use store::{Object, Range, Snapshot, WithValue};
 
-use crate::{codec, convert::Form, options::ListOptions, outline, resources::Served, status::ApiError};
+use crate::{codec, convert::Form, indexes, options::ListOptions, outline, resources::Served, status::ApiError};
 
 /// What is selected.
 pub(crate) struct Selection {
@@ -126,6 +127,24 @@ impl Selection {
         self.labels.is_none() && self.fields.is_none()
     }
 
+    /// Those objects of a range of a collection, in path order, among which all selected ones are.
+    pub(crate) fn candidates<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        collection: &str,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Candidates<'a> {
+        let node = self.fields.as_ref().and_then(|fields| fields.requires_exact(indexes::NODE_NAME));
+        let indexed = node
+            .filter(|node| !node.is_empty())
+            .and_then(|node| snapshot.with_value(collection, indexes::NODE_NAME, node, prefix, after));
+        match indexed {
+            Some(indexed) => Candidates::Indexed(indexed),
+            None => Candidates::All(snapshot.range(collection, prefix, after)),
+        }
+    }
+
     /// Whether the object at this path is selected.
     pub(crate) fn matches(&self, served: &Served, path: &str, bytes: &Bytes) -> bool {
         self.traits.iter().all(|text| text.find(bytes).is_some())
@@ -160,6 +179,23 @@ impl Selection {
             "metadata.namespace" => Some(namespace),
             field => fields.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str()),
         })
+    }
+}
+
+/// Objects to be looked at; made by [`Selection::candidates`].
+pub(crate) enum Candidates<'a> {
+    All(Range<'a>),
+    Indexed(WithValue<'a>),
+}
+
+impl<'a> Iterator for Candidates<'a> {
+    type Item = (&'a Arc<str>, &'a Object);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::All(range) => range.next(),
+            Self::Indexed(found) => found.next(),
+        }
     }
 }
 

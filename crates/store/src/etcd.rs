@@ -172,8 +172,9 @@ impl Running {
             LoadError::Sealed(key, source) => OpenError::Sealed { path: "etcd".into(), key, source },
         })?;
         info!(etcd = %client, version, revision = %loaded.snapshot.revision(), "etcd's content is read");
-        let (shared, waiters) = (share(loaded.snapshot.clone()), Arc::new(Waiters::default()));
-        waiters.reach(loaded.snapshot.revision().0);
+        let state = loaded.snapshot.indexed(options.indexes);
+        let (shared, waiters) = (share(state.clone()), Arc::new(Waiters::default()));
+        waiters.reach(state.revision().0);
         let (changes, _) = broadcast::channel(CHANGES);
         let (current, asking) = Current::new(Arc::clone(&client), Arc::clone(&waiters));
         let mirror = Mirror {
@@ -182,7 +183,8 @@ impl Running {
             reader,
             waiters: Arc::clone(&waiters),
             changes: changes.clone(),
-            state: loaded.snapshot,
+            state,
+            indexes: options.indexes,
         };
         let compacting = compactor::run(Arc::clone(&client), config.compact_every);
         let slots = Slots::new(unique_name());

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Key, Object, Revision,
+    Index, Key, Object, Revision, WithValue,
+    index::Indexed,
     tree::{Iter, Tree},
 };
 
@@ -13,6 +14,7 @@ pub struct Snapshot {
     revision: Revision,
     collections: Tree<Tree<Object>>,
     bytes: u64,
+    indexes: Vec<Indexed>,
 }
 
 impl Snapshot {
@@ -42,6 +44,20 @@ impl Snapshot {
         tree.rank(|path| path < prefix || path.starts_with(prefix)).saturating_sub(before)
     }
 
+    /// The objects of [`Snapshot::range`] that have a value in a field; `None` where no index is kept of it.
+    pub fn with_value<'a>(
+        &'a self,
+        collection: &str,
+        field: &str,
+        value: &str,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Option<WithValue<'a>> {
+        let mut indexes = self.indexes.iter();
+        let indexed = indexes.find(|indexed| indexed.is_of(collection) && indexed.is_by(field))?;
+        Some(indexed.with(self, value, prefix, after))
+    }
+
     /// Names of the collections that hold an object, in order.
     pub fn collections(&self) -> impl Iterator<Item = &Arc<str>> {
         self.collections.iter().map(|(name, _)| name)
@@ -56,6 +72,17 @@ impl Snapshot {
         Snapshot { revision, ..Snapshot::default() }
     }
 
+    /// The same, keeping these indexes from now on.
+    pub(crate) fn indexed(mut self, indexes: &[Index]) -> Self {
+        self.indexes = indexes.iter().copied().map(Indexed::new).collect();
+        for (index, indexed) in indexes.iter().zip(&mut self.indexes) {
+            for (path, object) in self.collections.get(index.collection).into_iter().flat_map(Tree::iter) {
+                indexed.change(path, None, Some(object));
+            }
+        }
+        self
+    }
+
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.revision = revision;
     }
@@ -63,6 +90,7 @@ impl Snapshot {
     /// Puts or removes an object and returns what was there.
     pub(crate) fn apply(&mut self, key: &Key, object: Option<Object>) -> Option<Object> {
         let added = object.as_ref().map_or(0, |o| o.bytes.len() as u64);
+        let followed = self.indexes.iter().any(|indexed| indexed.is_of(&key.collection)).then(|| object.clone());
         let previous = match object {
             Some(object) => match self.collections.get_mut(&key.collection) {
                 Some(tree) => tree.insert(&key.path, object),
@@ -75,6 +103,11 @@ impl Snapshot {
             },
             None => self.remove(key),
         };
+        if let Some(object) = followed {
+            for indexed in self.indexes.iter_mut().filter(|indexed| indexed.is_of(&key.collection)) {
+                indexed.change(&key.path, previous.as_ref(), object.as_ref());
+            }
+        }
         self.bytes = (self.bytes + added).saturating_sub(previous.as_ref().map_or(0, |o| o.bytes.len() as u64));
         previous
     }
@@ -90,7 +123,7 @@ impl Snapshot {
 }
 
 /// Whether a path lies before the range that starts with `prefix` and comes after `after`.
-fn outside_before(path: &str, prefix: &str, after: Option<&str>) -> bool {
+pub(crate) fn outside_before(path: &str, prefix: &str, after: Option<&str>) -> bool {
     path < prefix || after.is_some_and(|after| path <= after)
 }
 

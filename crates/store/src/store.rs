@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    AtRest, CommitError, Committed, EtcdConfig, Event, Frames, Key, OpenError, Revision, Snapshot, Unreachable, Watch,
-    WatchError, Write,
+    AtRest, CommitError, Committed, EtcdConfig, Event, Frames, Index, Key, OpenError, Revision, Snapshot, Unreachable,
+    Watch, WatchError, Write,
     at_rest::Sealing,
     checkpoint::Checkpointer,
     committer::{self, Committer, Transaction},
@@ -70,6 +70,8 @@ pub struct Options {
     pub foreign: Option<Arc<dyn Foreign>>,
     /// The wire form of events; `None` leaves it to the first watcher.
     pub frames: Option<Frames>,
+    /// Fields that objects are looked up by.
+    pub indexes: &'static [Index],
 }
 
 impl Default for Options {
@@ -84,6 +86,7 @@ impl Default for Options {
             at_rest: None,
             foreign: None,
             frames: None,
+            indexes: &[],
         }
     }
 }
@@ -209,7 +212,7 @@ impl Store {
             None => Log::create(disk, dir, head, options.segment_bytes),
         };
         let log = log.map_err(OpenError::io("open the log in", dir))?;
-        let shared = Shared::new(recovered.snapshot, recovered.origin, &options);
+        let shared = Shared::new(recovered.snapshot.indexed(options.indexes), recovered.origin, &options);
         shared.windows.append(recovered.events.into_iter().map(Arc::new), head).wake();
         let checkpointer = Checkpointer::start(dir.to_owned(), sealing.clone())
             .map_err(OpenError::io("start the checkpoint thread for", dir))?;

@@ -65,7 +65,7 @@ pub(super) async fn list(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
         let converted = conversion::objects(call, stored).await?;
         page.fill(paths.into_iter().zip(&converted), call, &selection).await;
     } else {
-        page.fill(snapshot.range(collection, &prefix, after), call, &selection).await;
+        page.fill(selection.candidates(&snapshot, collection, &prefix, after), call, &selection).await;
     }
     let Page { items, last, more, .. } = page;
     let mut meta = ListMeta { revision: snapshot.revision(), ..ListMeta::default() };
@@ -130,7 +130,8 @@ pub(super) fn prefix(call: &Call) -> String {
 pub(super) async fn select(call: &Call, options: &ListOptions) -> Result<Vec<(Arc<str>, Object)>, ApiError> {
     let selection = Selection::parse(&call.served, options, "")?;
     let snapshot = call.server.snapshot();
-    let objects = snapshot.range(&call.served.collection, &prefix(call), None);
+    let prefix = selection.prefix(&call.served, &call.namespace);
+    let objects = selection.candidates(&snapshot, &call.served.collection, &prefix, None);
     let mut objects: Vec<(Arc<str>, Object)> = objects.map(|(path, object)| (path.clone(), object.clone())).collect();
     if selection.is_everything() {
         return Ok(objects);

@@ -365,7 +365,8 @@ impl Watching {
             }
         } else {
             let turn = list::objects_in_a_turn(&call, &self.encoder.selection);
-            for (index, (path, object)) in snapshot.range(&call.served.collection, prefix, None).enumerate() {
+            let objects = self.encoder.selection.candidates(snapshot, &call.served.collection, prefix, None);
+            for (index, (path, object)) in objects.enumerate() {
                 self.add_initial(&mut chunk, path, object);
                 if index % turn == turn - 1 {
                     tokio::task::yield_now().await;

@@ -57,7 +57,7 @@ fn open_as(directory: &Path, config: ApiServerConfig) -> Arc<ApiServer> {
     let signer = TokenSigner::load_or_create(&directory.join("sa.key"), "https://kubernetes.default.svc").unwrap();
     let store = store::Store::open(
         directory.join("store"),
-        store::Options { frames: Some(apiserver::FRAMES), ..store::Options::default() },
+        store::Options { frames: Some(apiserver::FRAMES), indexes: apiserver::INDEXES, ..store::Options::default() },
     )
     .unwrap();
     ApiServer::new(store, config, Arc::new(signer))

@@ -81,3 +81,34 @@ async fn large_answers_are_compressed_for_who_asks() {
     assert_eq!(encoding(format!("{maps}/large"), "identity").await, None);
     assert_eq!(encoding(format!("{maps}/small"), "gzip").await, None);
 }
+
+#[tokio::test]
+async fn the_pods_of_a_node_are_found_in_every_state_and_page() {
+    const PODS: &str = "/api/v1/namespaces/default/pods";
+    let fixture = Fixture::new().await;
+    let spec = |node: &str| json!({"nodeName": node, "containers": [{"name": "c", "image": "i:1"}]});
+    for (name, node) in [("a", "n1"), ("b", "n2"), ("c", "n1"), ("d", "n10"), ("e", "n1")] {
+        fixture.post(PODS, &json!({"metadata": {"name": name}, "spec": spec(node)})).await.ok();
+    }
+    fixture.post(PODS, &json!({"metadata": {"name": "waits"}, "spec": spec("")})).await.ok();
+    let list = async |query: &str| fixture.get(&format!("/api/v1/pods?fieldSelector={query}")).await.ok();
+    let names = |list: &serde_json::Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&list("spec.nodeName=n1").await), ["a", "c", "e"]);
+    assert_eq!(names(&list("spec.nodeName=").await), ["waits"]);
+    assert!(names(&list("spec.nodeName=n3").await).is_empty());
+    assert!(names(&list("spec.nodeName=n1,spec.nodeName=n2").await).is_empty());
+    assert_eq!(names(&list("spec.nodeName=n1,metadata.name!=a").await), ["c", "e"]);
+    let page = list("spec.nodeName=n1&limit=2").await;
+    assert_eq!(names(&page), ["a", "c"]);
+    let (token, version) = (page["metadata"]["continue"].as_str().unwrap(), &page["metadata"]["resourceVersion"]);
+    let binding = json!({"metadata": {"name": "waits"}, "target": {"kind": "Node", "name": "n1"}});
+    fixture.post(&format!("{PODS}/waits/binding"), &binding).await.ok();
+    fixture.delete(&format!("{PODS}/e?gracePeriodSeconds=0")).await.ok();
+    assert_eq!(names(&list(&format!("spec.nodeName=n1&limit=2&continue={token}")).await), ["e"]);
+    assert_eq!(names(&list("spec.nodeName=n1").await), ["a", "c", "waits"]);
+    let past = format!("spec.nodeName=n1&resourceVersionMatch=Exact&resourceVersion={}", version.as_str().unwrap());
+    assert_eq!(names(&list(&past).await), ["a", "c", "e"]);
+}

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use apiserver::{EncryptionAtRest, FRAMES, KubeApiserver};
+use apiserver::{EncryptionAtRest, FRAMES, INDEXES, KubeApiserver};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -32,6 +32,7 @@ pub(crate) fn options(config: &Config, layout: &Layout) -> Result<(Options, Arc<
         at_rest: Some(at_rest.clone()),
         foreign: Some(Arc::new(KubeApiserver)),
         frames: Some(FRAMES),
+        indexes: INDEXES,
         ..Options::default()
     };
     Ok((options, at_rest))

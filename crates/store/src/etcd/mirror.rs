@@ -17,7 +17,7 @@ use super::{
     waiters::Waiters,
 };
 use crate::{
-    AtRestError, Event, Key, Object, Revision, Snapshot,
+    AtRestError, Event, Index, Key, Object, Revision, Snapshot,
     at_rest::Sealing,
     foreign::{Foreign, ForeignError},
     record::Names,
@@ -139,6 +139,7 @@ pub(super) struct Mirror {
     pub(super) waiters: Arc<Waiters>,
     pub(super) changes: broadcast::Sender<Change>,
     pub(super) state: Snapshot,
+    pub(super) indexes: &'static [Index],
 }
 
 impl Drop for Mirror {
@@ -250,7 +251,7 @@ impl Mirror {
         let head = loaded.snapshot.revision();
         warn!(etcd = %self.client, revision = %head, "etcd's history was compacted meanwhile, everything was read anew");
         let changed = differences(&self.state, &loaded.snapshot);
-        self.state = loaded.snapshot;
+        self.state = loaded.snapshot.indexed(self.indexes);
         self.shared.restart(self.state.clone());
         for key in changed {
             let _ = self.changes.send(Change::Object(key));
