@@ -74,6 +74,7 @@ mod tls;
 mod turns;
 mod warnings;
 mod webhooks;
+mod written;
 
 pub use at_rest::{EncryptionAtRest, EncryptionFileError};
 pub use authentication::{ClientKinds, OidcConfig, RequestHeaderConfig};

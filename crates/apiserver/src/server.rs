@@ -44,6 +44,7 @@ use crate::{
     turns::Turns,
     user::User,
     webhooks::{self, Webhooks},
+    written::Written,
 };
 
 /// Collections that feed the authorizer.
@@ -112,6 +113,7 @@ pub struct ApiServer {
     pub(crate) services: Arc<ServiceAllocator>,
     pub(crate) allocation_turns: AllocationTurns,
     pub(crate) decoded: Decoded,
+    pub(crate) written: Written,
     pub(crate) pod_security: PodSecurity,
     pub(crate) quota_turns: Turns,
     pub(crate) metrics: ServerMetrics,
@@ -177,6 +179,7 @@ impl ApiServer {
             services: ServiceAllocator::new(config.service_block, config.node_ports),
             allocation_turns: AllocationTurns::default(),
             decoded: Decoded::default(),
+            written: Written::default(),
             pod_security: config.pod_security,
             quota_turns: Turns::default(),
             metrics: ServerMetrics::default(),

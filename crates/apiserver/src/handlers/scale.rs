@@ -78,7 +78,7 @@ pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
     let snapshot = call.server.snapshot();
     let stored = snapshot.get(&call.served.collection, &call.path());
     let stored = stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
-    let scale = scale_of(call, &write::load(call, stored).await?);
+    let scale = scale_of(call, &*write::load(call, stored).await?);
     output::object(call, Payload::Served(scale), StatusCode::OK)
 }
 

@@ -91,26 +91,26 @@ pub(super) async fn change_object(
         let Some(stored) = snapshot.get(&served.collection, &path) else {
             return Err(ApiError::not_found(call.group_resource(), &call.name));
         };
-        let old = write::load(call, stored).await?;
-        let Change { object: mut new, ownership } = change(&old)?;
+        let old = &*write::load(call, stored).await?;
+        let Change { object: mut new, ownership } = change(old)?;
         let expected = write::expected(&new)?;
         if expected.is_some_and(|expected| expected != stored.revision) {
             return Err(ApiError::modified(call.group_resource(), &call.name));
         }
-        meta::carry_over(&mut new, &old);
+        meta::carry_over(&mut new, old);
         // before the server adds anything: what admission and allocation fill in is nobody's
         if ownership == Ownership::Track {
-            write::track(call, options, Some(&old), &mut new)?;
+            write::track(call, options, Some(old), &mut new)?;
         }
-        prepare(call, options, gate, &mut new, &old).await?;
-        let charge = Charge::of(call, &new, Some(&old));
+        prepare(call, options, gate, &mut new, old).await?;
+        let charge = Charge::of(call, &new, Some(old));
         let claim = match &*served.collection {
-            SERVICES if call.subresource.is_empty() => Some(create::claim(call, &mut new, Some(&old))?),
+            SERVICES if call.subresource.is_empty() => Some(create::claim(call, &mut new, Some(old))?),
             _ => None,
         };
         meta::tidy(&mut new);
         call.warn(served.strategy.warnings(&new));
-        if unchanged(&new, &old) {
+        if unchanged(&new, old) {
             return Ok(Outcome {
                 object: Payload::Stored(conversion::read_one(call, stored.bytes.clone()).await?),
                 created: false,

@@ -25,6 +25,7 @@ use crate::{
     server::SERVICES,
     status::{ApiError, Cause},
     strategy::{self, WriteContext},
+    written,
 };
 
 /// How often a write that did not name a version is tried again when another write was faster.
@@ -194,6 +195,7 @@ pub(super) async fn put(
         call.served.settle(&mut object);
     }
     let encoded = codec::encode(&object);
+    let is_kept = call.served.form == Form::Stored && written::is_kept(encoded.bytes.len());
     // beginning and carrying on a deletion leads to one
     let frees = meta::is_terminating(&object);
     let key = Key { collection: call.served.collection.clone(), path: Arc::from(path) };
@@ -203,12 +205,16 @@ pub(super) async fn put(
         writes.extend(addresses::writes(&call.server.snapshot(), claim, &call.namespace, name, call.now));
     }
     // the tree is many times the size of its bytes, and the commit takes a while
-    drop(object);
-    match besides.charge {
+    let tree = is_kept.then_some(object);
+    let committed = match besides.charge {
         charge if services::concerns(call) => put_allocated(call, path, writes, charge).await,
         Some(charge) => put_charged(call, path, writes, charge).await,
         None => commit_all(call, path, writes, frees).await,
+    }?;
+    if let (Committed::Done(stored), Some(tree)) = (&committed, tree) {
+        call.server.written.keep(&call.served.collection, path, stored.revision, precondition, tree);
     }
+    Ok(committed)
 }
 
 /// Commits a Service together with the count of allocations, which only this server's turn may have changed.
@@ -259,14 +265,21 @@ async fn put_charged(call: &Call, path: &str, object: Vec<Write>, charge: &Charg
     Err(ApiError::conflict(call.group_resource(), &call.name, "the namespace's quotas keep changing; please try again"))
 }
 
-/// An object of the store in its served form, carrying its revision.
-pub(super) async fn load(call: &Call, object: &store::Object) -> Result<Value, ApiError> {
+/// An object of the store in its served form, carrying its revision; it lives at the call's path.
+pub(super) async fn load(call: &Call, object: &store::Object) -> Result<Arc<Value>, ApiError> {
+    let served = &call.served;
+    if served.form == Form::Stored
+        && served.is_settled(object)
+        && let Some(tree) = call.server.written.get(&served.collection, &call.path(), object.revision)
+    {
+        return Ok(tree);
+    }
     let mut value = codec::stored(&conversion::read_one(call, object.bytes.clone()).await?)?;
     if !call.served.is_settled(object) {
         call.served.settle(&mut value);
     }
     call.served.form.to_served(&mut value, &call.served.api_version);
-    Ok(value)
+    Ok(Arc::new(value))
 }
 
 /// The revision an update insists on, from the object it sends.

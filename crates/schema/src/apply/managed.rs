@@ -99,9 +99,11 @@ impl Entry {
     }
 
     fn order(&self, other: &Self) -> Ordering {
-        let key =
-            |entry: &Self| (entry.operation, entry.time.clone(), entry.manager.clone(), entry.api_version.clone());
-        key(self).cmp(&key(other)).then_with(|| self.subresource.cmp(&other.subresource))
+        fn key(entry: &Entry) -> (Operation, Option<&str>, [&str; 3]) {
+            let Entry { manager, operation, api_version, subresource, time, .. } = entry;
+            (*operation, time.as_deref(), [manager, api_version, subresource])
+        }
+        key(self).cmp(&key(other))
     }
 }
 

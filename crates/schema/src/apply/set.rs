@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 /// Objects nest no deeper than the decoder allows; deeper sets cannot name anything.
@@ -80,8 +81,8 @@ pub(super) fn check(value: &Value, depth: usize) -> Result<(), FieldSetError> {
     for (element, value) in map {
         let known = match element.split_once(':') {
             Some(("f", _)) => true,
-            Some(("k", keys)) => serde_json::from_str::<Map<String, Value>>(keys).is_ok(),
-            Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok(),
+            Some(("k", keys)) => keys.trim_start().starts_with('{') && is_json(keys),
+            Some(("v", value)) => is_json(value),
             Some(("i", index)) => index.parse::<u32>().is_ok(),
             _ => element == SELF,
         };
@@ -91,6 +92,10 @@ pub(super) fn check(value: &Value, depth: usize) -> Result<(), FieldSetError> {
         check(value, depth + 1)?;
     }
     Ok(())
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 fn node(value: &Value) -> Option<&Map<String, Value>> {
