@@ -11,7 +11,8 @@ use crate::{
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
-const NAMESPACES: &str = "core/namespaces";
+/// The collection of namespaces.
+pub(crate) const NAMESPACES: &str = "core/namespaces";
 
 /// What becomes of the object.
 #[derive(Clone, Debug, PartialEq)]

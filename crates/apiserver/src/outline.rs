@@ -15,7 +15,52 @@ const OUTLINE_LEVELS: usize = 2;
 pub(crate) fn of(stored: &[u8]) -> Result<Value, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(stored);
     let outline = Outline { levels: OUTLINE_LEVELS }.deserialize(&mut deserializer);
-    outline.map_err(|error| ApiError::internal(format!("decoding a stored object: {error}")))
+    outline.map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> ApiError {
+    ApiError::internal(format!("decoding a stored object: {error}"))
+}
+
+/// The outline with the whole metadata but for who owns which field: what most deletions are decided by.
+pub(crate) fn of_deletion(stored: &[u8]) -> Result<Value, ApiError> {
+    let mut outline = of(stored)?;
+    if let Some(place) = splice::find(stored, &["metadata"]) {
+        let mut deserializer = serde_json::Deserializer::from_slice(&stored[place]);
+        outline["metadata"] = Unowned.deserialize(&mut deserializer).map_err(unreadable)?;
+    }
+    Ok(outline)
+}
+
+/// Reads an object without the managed fields in it.
+struct Unowned;
+
+impl<'de> DeserializeSeed<'de> for Unowned {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unowned {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if name == "managedFields" {
+                members.next_value::<IgnoredAny>()?;
+            } else {
+                map.insert(name, members.next_value()?);
+            }
+        }
+        Ok(Value::Object(map))
+    }
 }
 
 /// Reads a value of which only so many levels of objects are wanted.
@@ -96,5 +141,18 @@ mod tests {
             json!({"kind": "Pod", "spec": {"nodeName": "n", "hostNetwork": true, "containers": null,
                 "securityContext": null, "x": null, "n": null}, "items": null})
         );
+    }
+    #[test]
+    fn what_a_deletion_is_decided_by_is_there() {
+        let metadata = json!({"name": "p", "uid": "u", "finalizers": ["a/b"], "annotations": {"x": "y"},
+            "ownerReferences": [{"uid": "o"}], "deletionGracePeriodSeconds": 30});
+        let spec = json!({"nodeName": "n", "terminationGracePeriodSeconds": 5, "containers": [{"name": "c"}]});
+        let mut pod = json!({"metadata": metadata, "spec": spec, "status": {"phase": "Running", "conditions": []}});
+        pod["metadata"]["managedFields"] = json!([{"manager": "m", "fieldsV1": {"f:metadata": {}}}]);
+        let outline = of_deletion(pod.to_string().as_bytes()).unwrap();
+        assert_eq!(outline["metadata"], metadata);
+        assert_eq!(outline["spec"], json!({"nodeName": "n", "terminationGracePeriodSeconds": 5, "containers": null}));
+        assert_eq!(outline["status"]["phase"], "Running");
+        assert!(of_deletion(b"{\"metadata\": 7}").is_err());
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture, stream};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
-use store::{Mutation, Precondition};
+use store::{Encoded, Mutation, Precondition, Revision};
 
 use super::{
     admit::{Admission, Gate},
@@ -15,17 +15,21 @@ use super::{
 };
 use crate::{
     body::Body,
-    codec, conversion, crd,
-    deletion::{self, Plan},
+    codec, conversion,
+    convert::Form,
+    crd,
+    deletion::{self, NAMESPACES, Plan},
     dispatch::Call,
     meta,
     options::{DeleteOptions, ListOptions},
+    outline,
     output::{self, Payload},
     resources::Served,
+    server::SERVICES,
     status::{ApiError, GroupResource},
 };
 
-/// Objects of a collection that are deleted at once; the store commits them in batches of about this size.
+/// Objects of a collection that are decided on, and then written, together; some five milliseconds of work.
 const DELETIONS_AT_ONCE: usize = 256;
 
 /// Resources that answer a deletion with the object, as upstream's do; others answer with a status.
@@ -80,62 +84,108 @@ fn success(call: &Call, uid: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
+/// A deletion, decided on by one state of the object.
+enum Decision {
+    /// There is nothing to write.
+    Settled(Deleted),
+    /// The object goes, if it still is the one that was looked at.
+    Remove { revision: Revision, last: Encoded, object: Arc<Value> },
+    /// It is marked, on the same condition.
+    Mark { revision: Revision, marked: Value },
+}
+
 /// Deletes the object the call names.
 pub(super) async fn delete_object(call: &Call, options: &DeleteOptions, gate: Gate<'_>) -> Result<Deleted, ApiError> {
-    let served = &call.served;
-    let path = call.path();
     for _ in 0..ATTEMPTS_MAX {
-        let snapshot = call.server.snapshot();
-        let Some(stored) = snapshot.get(&served.collection, &path) else {
-            return Err(ApiError::not_found(call.group_resource(), &call.name));
-        };
-        let object = write::load(call, stored).await?;
-        check_preconditions(call, options, &object)?;
-        if !matches!(gate, Gate::Open) {
-            let admission = Admission::delete(call, options, &object);
-            let snapshot = admission.mutate(None).await?;
-            admission.validate(&snapshot, None).await?;
-        }
-        let strategy = served.strategy;
-        let grace = strategy.grace_period_seconds(&object, options.grace_period_seconds);
-        let plan =
-            deletion::plan(&served.collection, &object, options, grace, strategy.default_propagation(), call.now);
-        match plan {
-            Plan::Nothing => {
-                return Ok(Deleted::Held(Payload::Stored(conversion::read_one(call, stored.bytes.clone()).await?)));
-            }
-            Plan::Remove if options.dry_run => {
-                return Ok(Deleted::Gone { last: stored.bytes.clone(), uid: meta::uid(&object).to_owned() });
-            }
-            Plan::Mark(marked) if options.dry_run => return Ok(Deleted::Held(Payload::Served(marked))),
-            Plan::Remove => {
-                // the last state is the stored one, whatever version the request speaks
-                let last = match codec::again(&stored.bytes) {
-                    Some(last) => last,
-                    None => codec::encode(&codec::stored(&stored.bytes)?),
-                };
-                let mutation = Mutation::Delete(last);
-                let committed = write::commit(call, &path, Precondition::Revision(stored.revision), mutation).await?;
-                if let Committed::Done(last) = committed {
-                    definitions::after_delete(call, &object).await?;
-                    return Ok(Deleted::Gone { last: last.bytes, uid: meta::uid(&object).to_owned() });
-                }
-            }
-            Plan::Mark(mut marked) => {
-                on_mark(call, &mut marked);
-                let precondition = Precondition::Revision(stored.revision);
-                if let Committed::Done(object) =
-                    write::put(call, &path, precondition, marked, Besides::default()).await?
-                {
-                    if &*served.collection == crd::COLLECTION {
-                        definitions::clean_up(call, &call.name).await?;
-                    }
-                    return Ok(Deleted::Held(Payload::Stored(conversion::read_one(call, object.bytes).await?)));
-                }
-            }
+        let decision = decide(call, options, gate).await?;
+        if let Some(deleted) = carry_out(call, decision).await? {
+            return Ok(deleted);
         }
     }
     Err(ApiError::modified(call.group_resource(), &call.name))
+}
+
+/// Whether a deletion can be decided on by the outline of an object: nobody wants to see the whole of it.
+fn takes_outline(call: &Call, stored: &store::Object) -> bool {
+    let (served, server) = (&call.served, &call.server);
+    // a namespace is held by a list further in, a Service gives back addresses, a definition takes its objects along
+    let is_plain = !matches!(&*served.collection, NAMESPACES | SERVICES | crd::COLLECTION);
+    let is_watched = !server.webhooks.mutating().is_empty()
+        || !server.webhooks.validating().is_empty()
+        || !server.policies.bound().is_empty();
+    is_plain && !is_watched && served.form == Form::Stored && !served.is_custom() && served.is_settled(stored)
+}
+
+async fn decide(call: &Call, options: &DeleteOptions, gate: Gate<'_>) -> Result<Decision, ApiError> {
+    let served = &call.served;
+    let snapshot = call.server.snapshot();
+    let Some(stored) = snapshot.get(&served.collection, &call.path()) else {
+        return Err(ApiError::not_found(call.group_resource(), &call.name));
+    };
+    let is_outline = takes_outline(call, stored);
+    let object =
+        if is_outline { Arc::new(outline::of_deletion(&stored.bytes)?) } else { write::load(call, stored).await? };
+    check_preconditions(call, options, &object)?;
+    if !matches!(gate, Gate::Open) {
+        let admission = Admission::delete(call, options, &object);
+        let snapshot = admission.mutate(None).await?;
+        admission.validate(&snapshot, None).await?;
+    }
+    let plan = |object: &Value| {
+        let grace = served.strategy.grace_period_seconds(object, options.grace_period_seconds);
+        let propagation = served.strategy.default_propagation();
+        deletion::plan(&served.collection, object, options, grace, propagation, call.now)
+    };
+    let planned = match plan(&object) {
+        Plan::Mark(_) if is_outline => plan(&*write::load(call, stored).await?),
+        planned => planned,
+    };
+    let revision = stored.revision;
+    Ok(match planned {
+        Plan::Nothing => {
+            let stored = conversion::read_one(call, stored.bytes.clone()).await?;
+            Decision::Settled(Deleted::Held(Payload::Stored(stored)))
+        }
+        Plan::Remove if options.dry_run => {
+            Decision::Settled(Deleted::Gone { last: stored.bytes.clone(), uid: meta::uid(&object).to_owned() })
+        }
+        Plan::Mark(marked) if options.dry_run => Decision::Settled(Deleted::Held(Payload::Served(marked))),
+        Plan::Remove => {
+            // the last state is the stored one, whatever version the request speaks
+            let last = match codec::again(&stored.bytes) {
+                Some(last) => last,
+                None => codec::encode(&codec::stored(&stored.bytes)?),
+            };
+            Decision::Remove { revision, last, object }
+        }
+        Plan::Mark(mut marked) => {
+            on_mark(call, &mut marked);
+            Decision::Mark { revision, marked }
+        }
+    })
+}
+
+/// Writes what was decided; `None` when the object changed meanwhile.
+async fn carry_out(call: &Call, decision: Decision) -> Result<Option<Deleted>, ApiError> {
+    match decision {
+        Decision::Settled(deleted) => Ok(Some(deleted)),
+        Decision::Remove { revision, last, object } => {
+            let precondition = Precondition::Revision(revision);
+            let committed = write::commit(call, &call.path(), precondition, Mutation::Delete(last)).await?;
+            let Committed::Done(last) = committed else { return Ok(None) };
+            definitions::after_delete(call, &object).await?;
+            Ok(Some(Deleted::Gone { last: last.bytes, uid: meta::uid(&object).to_owned() }))
+        }
+        Decision::Mark { revision, marked } => {
+            let precondition = Precondition::Revision(revision);
+            let committed = write::put(call, &call.path(), precondition, marked, Besides::default()).await?;
+            let Committed::Done(object) = committed else { return Ok(None) };
+            if &*call.served.collection == crd::COLLECTION {
+                definitions::clean_up(call, &call.name).await?;
+            }
+            Ok(Some(Deleted::Held(Payload::Stored(conversion::read_one(call, object.bytes).await?))))
+        }
+    }
 }
 
 /// What some kinds write into an object whose deletion begins.
@@ -171,15 +221,41 @@ fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> 
     }
 }
 
-fn delete_owned(
+/// One of many deletions. It owns what it needs, so that the streams of them borrow nothing.
+struct Deletion {
     call: Call,
-    options: DeleteOptions,
+    options: Arc<DeleteOptions>,
     gate: Gate<'static>,
-) -> BoxFuture<'static, Result<Deleted, ApiError>> {
-    Box::pin(async move { delete_object(&call, &options, gate).await })
 }
 
-/// Deletes the objects at these paths, many at once; the results are in their order.
+/// A deletion that was decided on, or why it is refused.
+type Decided = (Deletion, Result<Decision, ApiError>);
+
+impl Deletion {
+    fn decide(self) -> BoxFuture<'static, Decided> {
+        Box::pin(async move {
+            let decision = decide(&self.call, &self.options, self.gate).await;
+            (self, decision)
+        })
+    }
+
+    fn carry_out((deletion, decision): Decided) -> BoxFuture<'static, Result<Deleted, ApiError>> {
+        Box::pin(async move {
+            let Self { call, options, gate } = deletion;
+            match carry_out(&call, decision?).await? {
+                Some(deleted) => Ok(deleted),
+                // somebody came between: it is decided anew, by itself
+                None => delete_object(&call, &options, gate).await,
+            }
+        })
+    }
+}
+
+/// Deletes the objects at these paths; the results are in their order.
+///
+/// Deciding and writing take turns, some hundred objects at a time: so the writes of a turn come to the store together,
+/// which makes few commits of them, while the next turn is decided on. One object after the other would have nearly
+/// every deletion synced, published and told to watchers by itself.
 pub(super) async fn delete_all(
     call: &Call,
     served: &Arc<Served>,
@@ -187,11 +263,25 @@ pub(super) async fn delete_all(
     options: &DeleteOptions,
     gate: Gate<'static>,
 ) -> Vec<Result<Deleted, ApiError>> {
-    // each deletion owns what it needs, so that the stream of them borrows nothing
-    let each: Vec<(Call, DeleteOptions)> =
-        paths.iter().map(|path| (call.about(served, path), options.clone())).collect();
-    let deletions = each.into_iter().map(|(call, options)| delete_owned(call, options, gate));
-    stream::iter(deletions).buffered(DELETIONS_AT_ONCE).collect().await
+    let options = Arc::new(options.clone());
+    let mut results = Vec::with_capacity(paths.len());
+    let mut decided: Vec<Decided> = Vec::new();
+    let mut turns = paths.chunks(DELETIONS_AT_ONCE);
+    loop {
+        let turn = turns.next().unwrap_or_default();
+        let deletions: Vec<Deletion> = turn
+            .iter()
+            .map(|path| Deletion { call: call.about(served, path), options: options.clone(), gate })
+            .collect();
+        let writing = stream::iter(decided).map(Deletion::carry_out).buffered(DELETIONS_AT_ONCE).collect::<Vec<_>>();
+        let deciding = stream::iter(deletions).map(Deletion::decide).buffered(DELETIONS_AT_ONCE).collect();
+        let (written, next) = futures::join!(writing, deciding);
+        results.extend(written);
+        decided = next;
+        if decided.is_empty() {
+            return results;
+        }
+    }
 }
 
 /// Answers a DELETE of a collection: every selected object goes the way of a single deletion.

@@ -107,3 +107,28 @@ async fn an_eviction_asks_the_disruption_budget() {
     assert_eq!(fixture.post(&format!("{PODS}/p/eviction"), &eviction).await.status, 201);
     assert_eq!(fixture.get(&format!("{PODS}/p")).await.failed().0, 404);
 }
+
+#[tokio::test]
+async fn a_collection_of_many_goes_and_what_is_held_stays() {
+    const OBJECTS: usize = 600;
+    const HELD: usize = 300;
+    let fixture = Fixture::new().await;
+    for number in 0..OBJECTS {
+        let finalizers = if number == HELD { json!(["example.com/held"]) } else { json!([]) };
+        let metadata = json!({"name": format!("m-{number:03}"), "labels": {"all": "go"}, "finalizers": finalizers});
+        fixture.post(MAPS, &json!({"metadata": metadata})).await.ok();
+    }
+    let before = fixture.get(MAPS).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let answer = fixture.delete(&format!("{MAPS}?labelSelector=all%3Dgo")).await.ok();
+    let names: Vec<&str> =
+        answer["items"].as_array().unwrap().iter().map(|map| map["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, (0..OBJECTS).map(|number| format!("m-{number:03}")).collect::<Vec<_>>(), "in their order");
+    let left = fixture.get(&format!("{MAPS}?labelSelector=all%3Dgo")).await.ok();
+    let [held] = left["items"].as_array().unwrap().as_slice() else { panic!("{left}") };
+    assert_eq!(held["metadata"]["name"], format!("m-{HELD:03}"));
+    assert!(held["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(held, &answer["items"][HELD]);
+    // as with upstream, each is a change of its own
+    let after: usize = left["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert_eq!(after, before.parse::<usize>().unwrap() + OBJECTS);
+}
