@@ -75,6 +75,9 @@ pub(crate) struct Up {
     /// Run the control plane without containers or network (needs no root)
     #[arg(long)]
     pub no_node: bool,
+    /// How pods are scheduled: a KubeSchedulerConfiguration (YAML)
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<String>,
     /// Settings under kube-apiserver's names.
     #[command(flatten)]
     pub upstream: UpstreamFlags,

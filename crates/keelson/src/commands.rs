@@ -21,6 +21,7 @@ pub(crate) fn settings(flags: &Up) -> Result<(Config, Vec<Explained>), Failure> 
     give("dataDir", "data-dir", flags.at.data_dir.as_ref().map(|directory| directory.display().to_string()));
     give("listen", "listen", flags.listen.map(|listen| listen.to_string()));
     give("store.url", "store", flags.store.clone());
+    give("scheduler.config", "scheduler-config", flags.scheduler_config.clone());
     give("node.enabled", "no-node", flags.no_node.then(|| "false".to_owned()));
     set.extend(flags.upstream.given());
     let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -88,6 +88,8 @@ pub(crate) struct Config {
     pub service_block: Option<Block>,
     /// Configuration of encryption at rest; `None` takes the one in the data directory.
     pub encryption_config: Option<PathBuf>,
+    /// How pods are scheduled.
+    pub scheduler: scheduler::Configuration,
     /// Filter of the log.
     pub log_level: String,
     /// Budget of a graceful shutdown.
@@ -238,6 +240,19 @@ fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
+/// How pods are scheduled, by the file that says so.
+fn scheduler(values: &mut Values<'_>) -> scheduler::Configuration {
+    let Some(file) = path(values.text("scheduler.config")) else { return scheduler::Configuration::default() };
+    let read = file::tree(&file).and_then(|document| {
+        let read = scheduler::Configuration::read(&document);
+        read.map_err(|error| format!("scheduler.config: {}: {error}", file.display()))
+    });
+    read.unwrap_or_else(|error| {
+        values.errors.push(error);
+        scheduler::Configuration::default()
+    })
+}
+
 fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
     let store = values.parsed("store.url", None, |t| match t {
         "embedded" => Some(None),
@@ -284,6 +299,7 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         request_header: request_header::parse(values),
         service_block: service_block(values),
         encryption_config: path(values.text("encryption.config")),
+        scheduler: scheduler(values),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
             "json" => Some(true),

@@ -1,109 +1,234 @@
-//! Tolerations against taints, and node selectors against labels.
+//! What selects nodes and pods: requirements on labels, selectors, node terms and tolerations, read once from the API's types
+//! so that a match parses and allocates nothing.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration as ApiToleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-type Labels = BTreeMap<String, String>;
+#[cfg(test)]
+mod tests;
+
+/// Labels of a node or a pod.
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// The field of a node that `matchFields` can name.
+const NAME_FIELD: &str = "metadata.name";
+
+/// How a requirement compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Operator {
+    /// The value is listed.
+    In,
+    /// The value is absent or not listed.
+    NotIn,
+    /// There is a value.
+    Exists,
+    /// There is no value.
+    DoesNotExist,
+    /// The value is a larger number.
+    Gt,
+    /// The value is a smaller number.
+    Lt,
+    /// An operator of which nothing is known: no value is right.
+    Unknown,
+}
+
+/// A condition on the value of one label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Requirement {
+    /// The label.
+    pub(crate) key: String,
+    /// How it is compared.
+    pub(crate) operator: Operator,
+    /// With what.
+    pub(crate) values: Vec<String>,
+}
+
+impl Requirement {
+    fn new(key: &str, operator: &str, values: Option<&Vec<String>>) -> Self {
+        let operator = match operator {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            "Gt" => Operator::Gt,
+            "Lt" => Operator::Lt,
+            _ => Operator::Unknown,
+        };
+        Self { key: key.to_owned(), operator, values: values.cloned().unwrap_or_default() }
+    }
+
+    /// The label has exactly this value.
+    pub(crate) fn equals(key: &str, value: &str) -> Self {
+        Self { key: key.to_owned(), operator: Operator::In, values: vec![value.to_owned()] }
+    }
+
+    /// The label has any other value or none.
+    pub(crate) fn differs(key: &str, value: &str) -> Self {
+        Self { operator: Operator::NotIn, ..Self::equals(key, value) }
+    }
+
+    fn matches(&self, value: Option<&str>) -> bool {
+        let listed = |value: &str| self.values.iter().any(|listed| listed == value);
+        let compare = || Some((value?.parse::<i64>().ok()?, self.values.first()?.parse::<i64>().ok()?));
+        match self.operator {
+            Operator::In => value.is_some_and(listed),
+            Operator::NotIn => !value.is_some_and(listed),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+            Operator::Gt => compare().is_some_and(|(have, bound)| have > bound),
+            Operator::Lt => compare().is_some_and(|(have, bound)| have < bound),
+            Operator::Unknown => false,
+        }
+    }
+
+    fn selects(&self, labels: &Labels) -> bool {
+        self.matches(labels.get(&self.key).map(String::as_str))
+    }
+}
+
+/// A label selector; an absent one selects nothing, an empty one everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Selector(Option<Vec<Requirement>>);
+
+impl Selector {
+    /// Reads the API's selector.
+    pub(crate) fn of(selector: Option<&LabelSelector>) -> Self {
+        let Some(selector) = selector else { return Self(None) };
+        let labels = selector.match_labels.iter().flatten().map(|(key, value)| Requirement::equals(key, value));
+        let expressions = selector.match_expressions.iter().flatten();
+        let expressions = expressions.map(|e| Requirement::new(&e.key, &e.operator, e.values.as_ref()));
+        Self(Some(labels.chain(expressions).collect()))
+    }
+
+    /// Selects objects with all these labels.
+    pub(crate) fn labels(labels: &Labels) -> Self {
+        Self(Some(labels.iter().map(|(key, value)| Requirement::equals(key, value)).collect()))
+    }
+
+    /// Narrows the selection; one that selects nothing stays so.
+    pub(crate) fn and(&mut self, requirement: Requirement) {
+        if let Some(requirements) = &mut self.0
+            && !requirements.contains(&requirement)
+        {
+            requirements.push(requirement);
+        }
+    }
+
+    /// Narrows the selection to what `other` selects as well.
+    pub(crate) fn and_all(&mut self, other: &Self) {
+        for requirement in other.0.iter().flatten() {
+            self.and(requirement.clone());
+        }
+    }
+
+    /// Whether the selector has no requirement, absent or not.
+    pub(crate) fn is_trivial(&self) -> bool {
+        self.0.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// Whether these labels are selected.
+    pub(crate) fn selects(&self, labels: &Labels) -> bool {
+        self.0.as_ref().is_some_and(|requirements| requirements.iter().all(|r| r.selects(labels)))
+    }
+}
+
+/// One alternative of a node selector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct NodeTerm {
+    expressions: Vec<Requirement>,
+    fields: Vec<Requirement>,
+}
+
+impl NodeTerm {
+    /// Reads the API's term.
+    pub(crate) fn of(term: &NodeSelectorTerm) -> Self {
+        let read = |list: &Option<Vec<NodeSelectorRequirement>>| {
+            list.iter().flatten().map(|r| Requirement::new(&r.key, &r.operator, r.values.as_ref())).collect()
+        };
+        Self { expressions: read(&term.match_expressions), fields: read(&term.match_fields) }
+    }
+
+    /// Whether the node matches; an empty term matches nothing.
+    pub(crate) fn matches(&self, name: &str, labels: &Labels) -> bool {
+        (!self.expressions.is_empty() || !self.fields.is_empty())
+            && self.expressions.iter().all(|requirement| requirement.selects(labels))
+            && self.fields.iter().all(|field| field.matches((field.key == NAME_FIELD).then_some(name)))
+    }
+
+    /// The only nodes this term can match, when it names them.
+    pub(crate) fn names(&self) -> Option<&[String]> {
+        let named = |field: &&Requirement| field.key == NAME_FIELD && field.operator == Operator::In;
+        self.fields.iter().find(named).map(|field| field.values.as_slice())
+    }
+}
+
+/// The nodes a pod demands: all labels, and one of the terms where there are any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct NodeDemand {
+    /// `nodeSelector`.
+    pub(crate) labels: Labels,
+    /// Required node affinity; `None` accepts every node, an empty list none.
+    pub(crate) terms: Option<Vec<NodeTerm>>,
+}
+
+impl NodeDemand {
+    /// Whether every node will do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.terms.is_none()
+    }
+
+    /// Whether the node will do.
+    pub(crate) fn accepts(&self, name: &str, labels: &Labels) -> bool {
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(name, labels)))
+    }
+}
+
+/// A toleration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Toleration {
+    key: String,
+    operator: String,
+    value: String,
+    effect: String,
+}
+
+impl Toleration {
+    /// Reads the API's toleration.
+    pub(crate) fn of(toleration: &ApiToleration) -> Self {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        Self {
+            key: text(&toleration.key),
+            operator: text(&toleration.operator),
+            value: text(&toleration.value),
+            effect: text(&toleration.effect),
+        }
+    }
+
+    fn covers(&self, taint: &Taint) -> bool {
+        if !self.effect.is_empty() && self.effect != taint.effect || !self.key.is_empty() && self.key != taint.key {
+            return false;
+        }
+        let value = taint.value.as_deref().unwrap_or_default();
+        let compare = || Some((value.parse::<i64>().ok()?, self.value.parse::<i64>().ok()?));
+        match self.operator.as_str() {
+            "Exists" => true,
+            "" | "Equal" => !self.key.is_empty() && self.value == value,
+            "Gt" => compare().is_some_and(|(taint, bound)| taint > bound),
+            "Lt" => compare().is_some_and(|(taint, bound)| taint < bound),
+            _ => false,
+        }
+    }
+}
 
 /// Whether one of `tolerations` covers `taint`.
 pub(crate) fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|toleration| {
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let effect = text(&toleration.effect);
-        let key = text(&toleration.key);
-        if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-            return false;
-        }
-        match toleration.operator.as_deref() {
-            Some("Exists") => true,
-            None | Some("" | "Equal") => !key.is_empty() && text(&toleration.value) == text(&taint.value),
-            Some(_) => false,
-        }
-    })
+    tolerations.iter().any(|toleration| toleration.covers(taint))
 }
 
-/// Whether a node of that name and these labels matches one of `terms`.
-pub(crate) fn matches_any_term(terms: &[NodeSelectorTerm], name: &str, labels: &Labels) -> bool {
-    terms.iter().any(|term| matches_term(term, name, labels))
-}
-
-/// Whether the node matches the term; an empty term matches nothing.
-pub(crate) fn matches_term(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|requirement| matches(requirement, labels.get(&requirement.key).map(String::as_str)))
-        && fields.iter().all(|field| matches(field, (field.key == "metadata.name").then_some(name)))
-}
-
-fn matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = |value: &str| values.iter().any(|listed| listed == value);
-    let compare = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(listed),
-        "NotIn" => !value.is_some_and(listed),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare().is_some_and(|(have, bound)| have > bound),
-        "Lt" => compare().is_some_and(|(have, bound)| have < bound),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn toleration(key: &str, operator: &str, value: &str, effect: &str) -> Toleration {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Toleration {
-            key: some(key),
-            operator: some(operator),
-            value: some(value),
-            effect: some(effect),
-            toleration_seconds: None,
-        }
-    }
-
-    #[test]
-    fn tolerations_cover_taints_as_the_api_says() {
-        let taint = Taint { key: "k".into(), value: Some("v".into()), effect: "NoSchedule".into(), time_added: None };
-        for (given, expected) in [
-            (toleration("k", "Equal", "v", "NoSchedule"), true),
-            (toleration("k", "", "v", ""), true),
-            (toleration("k", "Equal", "w", "NoSchedule"), false),
-            (toleration("k", "Exists", "", "NoExecute"), false),
-            (toleration("k", "Exists", "", ""), true),
-            (toleration("", "Exists", "", ""), true),
-            (toleration("j", "Exists", "", ""), false),
-        ] {
-            assert_eq!(tolerated(std::slice::from_ref(&given), &taint), expected, "{given:?}");
-        }
-    }
-
-    #[test]
-    fn selector_operators_match_as_the_api_says() {
-        let labels = Labels::from([("disk".into(), "ssd".into()), ("cores".into(), "8".into())]);
-        for (key, operator, values, expected) in [
-            ("disk", "In", vec!["ssd", "hdd"], true),
-            ("disk", "NotIn", vec!["ssd"], false),
-            ("zone", "NotIn", vec!["a"], true),
-            ("disk", "Exists", vec![], true),
-            ("disk", "DoesNotExist", vec![], false),
-            ("cores", "Gt", vec!["4"], true),
-            ("cores", "Lt", vec!["4"], false),
-            ("disk", "Gt", vec!["4"], false),
-        ] {
-            let requirement = NodeSelectorRequirement {
-                key: key.into(),
-                operator: operator.into(),
-                values: Some(values.into_iter().map(String::from).collect()),
-            };
-            let term = NodeSelectorTerm { match_expressions: Some(vec![requirement]), match_fields: None };
-            assert_eq!(matches_term(&term, "n", &labels), expected, "{key} {operator}");
-        }
-        assert!(!matches_term(&NodeSelectorTerm::default(), "n", &labels));
-    }
+/// Whether a taint of this effect keeps pods away, or drives them out.
+pub(crate) fn forbids(taint: &Taint) -> bool {
+    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
 }

@@ -1,31 +1,53 @@
-//! Pods that wait for a node: ready to be tried, backing off after a failure, or parked until something changes that may
+//! Pods that wait for a node: ready to be tried, backing off after a failure, or parked until something happens that may
 //! help them.
+//!
+//! Parked pods are grouped by shape. Where one of a group finds no node none of the others does, so that an event that may
+//! help a group wakes only its first pod; each pod that then finds a node wakes the next one.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reconcile::Key;
 use tokio::time::Instant;
 
-use crate::filter::feasible;
+use crate::plugins::PluginSet;
 use crate::pod::PodInfo;
-use crate::snapshot::NodeInfo;
+use crate::shape::Shape;
 
 #[cfg(test)]
 mod tests;
 
-/// Pause after the first failed attempt, upstream's value; it doubles with each further one.
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// Longest pause, upstream's value.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// A parked pod is tried again after this long even if nothing seems to have changed, upstream's value.
+/// A parked pod is tried again after this long even if nothing seems to have happened, upstream's value.
 const PARKED_MAX: Duration = Duration::from_secs(300);
+
+/// How long pods pause after failed attempts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    /// After the first one; it doubles with each further one.
+    pub(crate) initial: Duration,
+    /// At most.
+    pub(crate) max: Duration,
+}
+
+impl Default for Backoff {
+    /// Upstream's values.
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(1), max: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(self, attempts: u32) -> Duration {
+        self.initial.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(self.max)
+    }
+}
 
 type Order = (Reverse<i32>, u64);
 type Slot = (Instant, u64);
 
+#[derive(Clone, Copy, Debug)]
 enum Place {
     /// May be tried now.
     Active(Order),
@@ -33,8 +55,8 @@ enum Place {
     Backoff(Slot),
     /// No node takes it; at the latest tried again at a time.
     Parked(Slot),
-    /// Tried successfully and being bound.
-    Binding,
+    /// Being tried, or bound.
+    Taken,
 }
 
 struct Entry {
@@ -43,25 +65,40 @@ struct Entry {
     /// When back-off from the last attempt ends.
     ready_at: Instant,
     place: Place,
+    /// Whether it was woken for its group.
+    leads: bool,
+}
+
+/// Parked pods of one shape.
+#[derive(Default)]
+struct Group {
+    /// Which plug-ins refused them.
+    plugins: PluginSet,
+    /// By the end of their back-off.
+    pods: BTreeMap<Slot, Key>,
+    /// Whether one was woken and has not been tried yet.
+    led: bool,
 }
 
 /// The queue; bounded by the number of pods without a node.
 pub(crate) struct PodQueue {
+    backoff: Backoff,
     entries: HashMap<Key, Entry>,
     active: BTreeMap<Order, Key>,
     /// Backing off and parked pods by the time they become active by themselves.
     timed: BTreeMap<Slot, Key>,
-    parked: HashSet<Key>,
+    parked: HashMap<Arc<Shape>, Group>,
     sequence: u64,
 }
 
 impl PodQueue {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(backoff: Backoff) -> Self {
         Self {
+            backoff,
             entries: HashMap::new(),
             active: BTreeMap::new(),
             timed: BTreeMap::new(),
-            parked: HashSet::new(),
+            parked: HashMap::new(),
             sequence: 0,
         }
     }
@@ -69,35 +106,42 @@ impl PodQueue {
     /// Adds a pod, or takes over a change of it. A change of what scheduling looks at ends parking.
     pub(crate) fn update(&mut self, pod: PodInfo, now: Instant) {
         let key = pod.key.clone();
-        match self.entries.get_mut(&key) {
-            Some(entry) if entry.pod.uid == pod.uid => {
-                if *entry.pod == pod {
-                    return;
-                }
-                entry.pod = Arc::new(pod);
-                if matches!(entry.place, Place::Parked(_)) {
-                    self.unpark(&key, now);
-                }
-            }
-            _ => {
-                self.remove(&key);
-                let place = Place::Binding;
-                self.entries.insert(key.clone(), Entry { pod: Arc::new(pod), attempts: 0, ready_at: now, place });
-                self.activate(&key);
-            }
+        let known = self.entries.get(&key).filter(|entry| entry.pod.uid == pod.uid);
+        let Some(entry) = known else {
+            self.remove(&key, now);
+            let entry = Entry { pod: Arc::new(pod), attempts: 0, ready_at: now, place: Place::Taken, leads: false };
+            self.entries.insert(key.clone(), entry);
+            self.activate(&key);
+            return;
+        };
+        if entry.pod.shape == pod.shape && entry.pod.nominated == pod.nominated {
+            return;
+        }
+        let reshaped = entry.pod.shape != pod.shape;
+        let place = entry.place;
+        if reshaped {
+            self.take_out(&key, now);
+        }
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.pod = Arc::new(pod);
+        }
+        match place {
+            Place::Taken => {}
+            _ if reshaped => self.resume(&key, now),
+            _ => {}
         }
     }
 
     /// Forgets a pod that has a node, is gone, or is not ours.
-    pub(crate) fn remove(&mut self, key: &Key) {
-        self.take_out(key);
+    pub(crate) fn remove(&mut self, key: &Key, now: Instant) {
+        self.take_out(key, now);
         self.entries.remove(key);
     }
 
     /// Forgets a pod that was bound, unless a new pod has taken its name.
-    pub(crate) fn bound(&mut self, pod: &PodInfo) {
+    pub(crate) fn bound(&mut self, pod: &PodInfo, now: Instant) {
         if self.entries.get(&pod.key).is_some_and(|entry| entry.pod.uid == pod.uid) {
-            self.remove(&pod.key);
+            self.remove(&pod.key, now);
         }
     }
 
@@ -105,48 +149,73 @@ impl PodQueue {
     pub(crate) fn pop(&mut self) -> Option<Arc<PodInfo>> {
         let (_, key) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
-        entry.place = Place::Binding;
+        entry.place = Place::Taken;
         entry.attempts = entry.attempts.saturating_add(1);
         Some(Arc::clone(&entry.pod))
     }
 
-    /// No node took the pod: parks it.
-    pub(crate) fn park(&mut self, pod: &PodInfo, now: Instant) {
+    /// No node took the pod, refused by these plug-ins: parks it.
+    pub(crate) fn park(&mut self, pod: &PodInfo, plugins: PluginSet, now: Instant) {
         let slot = self.slot(now + PARKED_MAX);
+        let backoff = self.backoff;
         let Some(entry) = self.entries.get_mut(&pod.key).filter(|entry| entry.pod.uid == pod.uid) else { return };
-        entry.ready_at = now + backoff(entry.attempts);
+        entry.ready_at = now + backoff.after(entry.attempts);
         entry.place = Place::Parked(slot);
+        let led = std::mem::take(&mut entry.leads);
         self.timed.insert(slot, pod.key.clone());
-        self.parked.insert(pod.key.clone());
+        let group = self.parked.entry(Arc::clone(&entry.pod.shape)).or_default();
+        group.plugins |= plugins;
+        group.pods.insert((entry.ready_at, slot.1), pod.key.clone());
+        group.led &= !led;
+    }
+
+    /// A node was found: the next of those alike may be lucky too.
+    pub(crate) fn placed(&mut self, pod: &PodInfo, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&pod.key)
+            && std::mem::take(&mut entry.leads)
+        {
+            let shape = Arc::clone(&entry.pod.shape);
+            self.wake(&shape, now);
+        }
     }
 
     /// Binding failed: tries again after the back-off.
     pub(crate) fn back_off(&mut self, pod: &PodInfo, now: Instant) {
+        let backoff = self.backoff;
         let Some(entry) = self.entries.get_mut(&pod.key).filter(|entry| entry.pod.uid == pod.uid) else { return };
-        entry.ready_at = now + backoff(entry.attempts);
-        let slot = (entry.ready_at, self.sequence);
-        self.sequence += 1;
-        entry.place = Place::Backoff(slot);
-        self.timed.insert(slot, pod.key.clone());
+        entry.ready_at = now + backoff.after(entry.attempts);
+        self.resume(&pod.key, now);
     }
 
-    /// A node has appeared, changed or got room: wakes the parked pods that it takes now.
-    pub(crate) fn node_changed(&mut self, node: &NodeInfo, now: Instant) {
-        let takes = |key: &&Key| self.entries.get(*key).is_some_and(|entry| feasible(node, &entry.pod));
-        let helped: Vec<Key> = self.parked.iter().filter(takes).cloned().collect();
-        for key in helped {
-            self.unpark(&key, now);
+    /// Something has happened: wakes the first of each group that it may help.
+    pub(crate) fn happened(&mut self, now: Instant, helps: impl Fn(&Shape, PluginSet) -> bool) {
+        let helped = self.parked.iter().filter(|(shape, group)| !group.led && helps(shape, group.plugins));
+        let helped: Vec<Arc<Shape>> = helped.map(|(shape, _)| Arc::clone(shape)).collect();
+        for shape in helped {
+            self.wake(&shape, now);
         }
+    }
+
+    /// Whether no pod is parked, so that no event is of interest.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
     }
 
     /// Makes pods active whose time has come.
     pub(crate) fn advance(&mut self, now: Instant) {
-        while let Some(first) = self.timed.first_entry() {
-            if first.key().0 > now {
+        while let Some((slot, key)) = self.timed.first_key_value() {
+            if slot.0 > now {
                 return;
             }
-            let key = first.remove();
-            self.parked.remove(&key);
+            let key = key.clone();
+            let leads = self.entries.get(&key).is_some_and(|entry| entry.leads);
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.leads = false;
+            }
+            self.take_out(&key, now);
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.leads = leads;
+            }
             self.activate(&key);
         }
     }
@@ -156,37 +225,71 @@ impl PodQueue {
         self.timed.first_key_value().map(|((at, _), _)| *at)
     }
 
-    fn unpark(&mut self, key: &Key, now: Instant) {
-        self.take_out(key);
-        let Some(entry) = self.entries.get_mut(key) else { return };
+    /// Wakes the first of a group; forgets a group that has none left.
+    fn wake(&mut self, shape: &Arc<Shape>, now: Instant) {
+        let Some(group) = self.parked.get_mut(shape) else { return };
+        let Some((_, key)) = group.pods.pop_first() else {
+            self.parked.remove(shape);
+            return;
+        };
+        group.led = true;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            if let Place::Parked(slot) = entry.place {
+                self.timed.remove(&slot);
+            }
+            entry.leads = true;
+        }
+        self.resume(&key, now);
+    }
+
+    /// Lets a pod be tried as soon as its back-off has ended.
+    fn resume(&mut self, key: &Key, now: Instant) {
+        let Some(entry) = self.entries.get(key) else { return };
         if entry.ready_at <= now {
             self.activate(key);
-        } else {
-            let slot = (entry.ready_at, self.sequence);
-            self.sequence += 1;
-            entry.place = Place::Backoff(slot);
-            self.timed.insert(slot, key.clone());
+            return;
         }
+        let slot = self.slot(entry.ready_at);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.place = Place::Backoff(slot);
+        }
+        self.timed.insert(slot, key.clone());
     }
 
     fn activate(&mut self, key: &Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let order = (Reverse(entry.pod.priority), self.sequence);
+        let order = (Reverse(entry.pod.shape.priority), self.sequence);
         self.sequence += 1;
         entry.place = Place::Active(order);
         self.active.insert(order, key.clone());
     }
 
-    fn take_out(&mut self, key: &Key) {
-        match self.entries.get(key).map(|entry| &entry.place) {
-            Some(Place::Active(order)) => {
-                self.active.remove(order);
+    /// Takes a pod from where it waits; one that was woken for its group passes that on.
+    fn take_out(&mut self, key: &Key, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let shape = Arc::clone(&entry.pod.shape);
+        let (place, ready_at) = (std::mem::replace(&mut entry.place, Place::Taken), entry.ready_at);
+        let led = std::mem::take(&mut entry.leads);
+        match place {
+            Place::Active(order) => {
+                self.active.remove(&order);
             }
-            Some(Place::Backoff(slot) | Place::Parked(slot)) => {
-                self.timed.remove(slot);
-                self.parked.remove(key);
+            Place::Backoff(slot) => {
+                self.timed.remove(&slot);
             }
-            Some(Place::Binding) | None => {}
+            Place::Parked(slot) => {
+                self.timed.remove(&slot);
+                if let Some(group) = self.parked.get_mut(&shape) {
+                    group.pods.remove(&(ready_at, slot.1));
+                    if group.pods.is_empty() && !group.led {
+                        self.parked.remove(&shape);
+                    }
+                }
+            }
+            Place::Taken => {}
+        }
+        if led {
+            self.wake(&shape, now);
         }
     }
 
@@ -194,8 +297,4 @@ impl PodQueue {
         self.sequence += 1;
         (at, self.sequence)
     }
-}
-
-fn backoff(attempts: u32) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(BACKOFF_MAX)
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity;
 
+#[cfg(test)]
+mod tests;
+
 /// An amount of each resource.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Resources {
     /// Thousandths of a CPU.
     pub cpu_milli: i64,
@@ -26,6 +29,15 @@ pub struct Resources {
 const SCORE_CPU_MILLI_DEFAULT: i64 = 100;
 /// What a container without a memory request counts as in scoring, upstream's value.
 const SCORE_MEMORY_BYTES_DEFAULT: i64 = 200 << 20;
+
+/// What a pod asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Requests {
+    /// What the node must have free.
+    pub(crate) fit: Resources,
+    /// CPU (thousandths) and memory (bytes) as scoring counts them: containers that ask for nothing count as well.
+    pub(crate) score: (i64, i64),
+}
 
 impl Resources {
     /// Reads a resource list.
@@ -45,6 +57,17 @@ impl Resources {
         resources
     }
 
+    /// The amount of a resource by its name in the API.
+    pub fn amount(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu_milli,
+            "memory" => self.memory_bytes,
+            "ephemeral-storage" => self.ephemeral_storage_bytes,
+            "pods" => self.pods,
+            _ => self.extended.get(name).copied().unwrap_or(0),
+        }
+    }
+
     /// Adds `other`.
     pub fn add(&mut self, other: &Self) {
         self.merge(other, i64::saturating_add);
@@ -53,7 +76,9 @@ impl Resources {
     /// Takes `other` away again.
     pub fn subtract(&mut self, other: &Self) {
         self.merge(other, i64::saturating_sub);
-        self.extended.retain(|_, amount| *amount != 0);
+        if !other.extended.is_empty() {
+            self.extended.retain(|_, amount| *amount != 0);
+        }
     }
 
     fn raise_to(&mut self, other: &Self) {
@@ -72,23 +97,74 @@ impl Resources {
     }
 }
 
-/// What the pod asks for, and CPU and memory as scoring counts them.
-///
+impl Requests {
+    /// What `pod` asks for; what its containers have been given counts where that is more, so that a resize under way is
+    /// neither overlooked nor counted before it is possible.
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let Some(spec) = &pod.spec else { return Self::default() };
+        let status = pod.status.as_ref();
+        let statuses = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+        let of_init = status.and_then(|s| s.init_container_statuses.as_deref()).unwrap_or_default();
+        let infeasible = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default().iter().any(|condition| {
+            condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+        });
+        let given = Given { statuses, of_init, infeasible };
+        let mut fit = sum(spec, &given, |_, _| {});
+        fit.pods = 1;
+        let score = sum(spec, &given, |container, requests| {
+            let requested = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+            let missing = |name: &str| requested.is_none_or(|requested| !requested.contains_key(name));
+            if missing("cpu") {
+                requests.cpu_milli = SCORE_CPU_MILLI_DEFAULT;
+            }
+            if missing("memory") {
+                requests.memory_bytes = SCORE_MEMORY_BYTES_DEFAULT;
+            }
+        });
+        Self { fit, score: (score.cpu_milli, score.memory_bytes) }
+    }
+}
+
+/// What the containers of a pod have been given, as its status says.
+struct Given<'a> {
+    statuses: &'a [ContainerStatus],
+    of_init: &'a [ContainerStatus],
+    /// The node will never grant the wish: only what is given counts.
+    infeasible: bool,
+}
+
+impl Given<'_> {
+    fn raise(&self, statuses: &[ContainerStatus], container: &Container, requests: &mut Resources) {
+        let Some(status) = statuses.iter().find(|status| status.name == container.name) else { return };
+        let actual = status.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let amounts = [actual, status.allocated_resources.as_ref()];
+        if self.infeasible && amounts.iter().any(Option::is_some) {
+            *requests = Resources::default();
+        }
+        for amount in amounts.into_iter().flatten() {
+            requests.raise_to(&Resources::of(amount));
+        }
+    }
+}
+
 /// Containers and sidecars run together; an init container runs beside the sidecars started before it. The pod needs the
 /// larger of the two situations, and its overhead in both. Pod-level requests replace the sum.
-pub(crate) fn pod_requests(spec: &PodSpec) -> (Resources, (i64, i64)) {
+fn sum(spec: &PodSpec, given: &Given<'_>, complete: impl Fn(&Container, &mut Resources)) -> Resources {
+    let requests_of = |container: &Container, statuses: &[ContainerStatus]| {
+        let of = |resources: &ResourceRequirements| resources.requests.as_ref().map(Resources::of);
+        let mut requests = container.resources.as_ref().and_then(of).unwrap_or_default();
+        complete(container, &mut requests);
+        given.raise(statuses, container, &mut requests);
+        requests
+    };
     let mut running = Resources::default();
-    let mut score = (0, 0);
     for container in &spec.containers {
-        let requests = container_requests(container);
-        score.0 += if requests.cpu_milli == 0 { SCORE_CPU_MILLI_DEFAULT } else { requests.cpu_milli };
-        score.1 += if requests.memory_bytes == 0 { SCORE_MEMORY_BYTES_DEFAULT } else { requests.memory_bytes };
-        running.add(&requests);
+        running.add(&requests_of(container, given.statuses));
     }
     let mut sidecars = Resources::default();
     let mut initializing = Resources::default();
     for container in spec.init_containers.iter().flatten() {
-        let mut requests = container_requests(container);
+        let mut requests = requests_of(container, given.of_init);
         if container.restart_policy.as_deref() == Some("Always") {
             sidecars.add(&requests);
             running.add(&requests);
@@ -100,24 +176,19 @@ pub(crate) fn pod_requests(spec: &PodSpec) -> (Resources, (i64, i64)) {
     }
     running.raise_to(&initializing);
     if let Some(requests) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        let pod_level = Resources::of(requests);
-        let replace = |mine: &mut i64, name: &str, theirs: i64| {
-            if requests.contains_key(name) {
-                *mine = theirs;
+        for (name, amount) in requests {
+            let of = || Resources::of(&BTreeMap::from([(name.clone(), amount.clone())]));
+            match name.as_str() {
+                "cpu" => running.cpu_milli = of().cpu_milli,
+                "memory" => running.memory_bytes = of().memory_bytes,
+                _ if name.starts_with("hugepages-") => running.extended.extend(of().extended),
+                _ => {}
             }
-        };
-        replace(&mut running.cpu_milli, "cpu", pod_level.cpu_milli);
-        replace(&mut running.memory_bytes, "memory", pod_level.memory_bytes);
+        }
     }
     if let Some(overhead) = &spec.overhead {
         running.add(&Resources::of(overhead));
     }
-    score = (score.0.max(running.cpu_milli), score.1.max(running.memory_bytes));
-    running.pods = 1;
-    (running, score)
-}
-
-fn container_requests(container: &Container) -> Resources {
-    let of = |resources: &ResourceRequirements| resources.requests.as_ref().map(Resources::of);
-    container.resources.as_ref().and_then(of).unwrap_or_default()
+    running.pods = 0;
+    running
 }

@@ -100,7 +100,8 @@ mod tests {
         let stop = CancellationToken::new();
         let (watching, until) = (informers.clone(), stop.clone());
         let watches = tokio::spawn(async move { watching.run(until).await });
-        let scheduling = tokio::spawn(Scheduler::new(&informers, client, 1).run(stop.clone()));
+        let scheduling =
+            tokio::spawn(Scheduler::new(&informers, client, &scheduler::Configuration::default(), 1).run(stop.clone()));
 
         let pods = informers.of::<Pod>();
         let mut changes = pods.subscribe();

@@ -7,8 +7,8 @@ use serde_json::Value;
 /// Largest file that is read; ours has a dozen keys.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Reads and flattens the file. The error is one line that names the file.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
+/// Reads a file of YAML. The error is one line that names the file.
+pub(super) fn tree(path: &Path) -> Result<Value, String> {
     let failed = |error: &dyn std::fmt::Display| format!("configuration file {}: {error}", path.display());
     let size = fs::metadata(path).map_err(|e| failed(&e))?.len();
     if size > FILE_BYTES_MAX {
@@ -16,8 +16,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
     }
     let text = fs::read_to_string(path).map_err(|e| failed(&e))?;
     let options = serde_saphyr::options! { with_snippet: false };
-    let tree: Value =
-        serde_saphyr::from_str_with_options(&text, options).map_err(|e| failed(&e.to_string().replace('\n', " ")))?;
+    serde_saphyr::from_str_with_options(&text, options).map_err(|e| failed(&e.to_string().replace('\n', " ")))
+}
+
+/// Reads and flattens the file. The error is one line that names the file.
+pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("configuration file {}: {error}", path.display());
+    let tree = tree(path)?;
     let mut values = Vec::new();
     match tree {
         Value::Null => {}

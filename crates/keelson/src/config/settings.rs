@@ -224,6 +224,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "",
         about: "file with an apiserver.config.k8s.io/v1 EncryptionConfiguration; empty takes pki/encryption.json in the data folder, which seals Secrets with a key made at first start",
     },
+    Setting {
+        key: "scheduler.config",
+        environment: "KEELSON_SCHEDULER_CONFIG",
+        default: "",
+        about: "file with a kubescheduler.config.k8s.io/v1 KubeSchedulerConfiguration; empty schedules as upstream does by default",
+    },
     Setting { key: "log.format", environment: "KEELSON_LOG_FORMAT", default: "text", about: "text or json" },
     Setting {
         key: "log.level",

@@ -328,10 +328,12 @@ pub(super) fn start_controllers(
     });
     let scheduler = "system:kube-scheduler";
     let (client, shared, elected) = (api.client(scheduler), informers.clone(), election(scheduler));
+    let configuration = config.scheduler.clone();
     supervisor.start("scheduler", Fate::Restarted, move |stop| {
-        let (shared, client) = (shared.clone(), client.clone());
+        let (shared, client, configuration) = (shared.clone(), client.clone(), configuration.clone());
         let seed = u64::from(std::process::id());
-        led(elected.clone(), stop, move |stop| scheduler::Scheduler::new(&shared, client, seed).run(stop))
+        let run = move |stop| scheduler::Scheduler::new(&shared, client, &configuration, seed).run(stop);
+        led(elected.clone(), stop, run)
     });
 }
 

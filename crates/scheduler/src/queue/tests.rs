@@ -1,28 +1,38 @@
-use serde_json::json;
-
 use super::*;
-use crate::Snapshot;
+use crate::shape::ShapeParts;
 
 fn pod(name: &str, priority: i32) -> PodInfo {
-    let requests = crate::Resources { cpu_milli: 500, pods: 1, ..crate::Resources::default() };
-    PodInfo { key: Key::new("default", name), uid: name.into(), priority, requests, ..PodInfo::default() }
+    shaped(name, ShapeParts { priority, ..ShapeParts::default() })
+}
+
+fn shaped(name: &str, parts: ShapeParts) -> PodInfo {
+    PodInfo {
+        key: Key::new("default", name),
+        uid: name.into(),
+        shape: Arc::new(Shape::new(parts)),
+        ..PodInfo::default()
+    }
 }
 
 fn names(queue: &mut PodQueue) -> Vec<String> {
     std::iter::from_fn(|| queue.pop()).map(|pod| pod.key.name.clone()).collect()
 }
 
-fn node(cpu: &str) -> Snapshot {
-    let mut snapshot = Snapshot::new();
-    let node = json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "pods": "10"}}});
-    snapshot.set_node(&serde_json::from_value(node).unwrap());
-    snapshot
+/// A queue with a parked pod of each name, all alike.
+fn parked(names: &[&str], now: Instant) -> PodQueue {
+    let mut queue = PodQueue::new(Backoff::default());
+    for name in names {
+        queue.update(pod(name, 0), now);
+        let tried = queue.pop().unwrap();
+        queue.park(&tried, 1, now);
+    }
+    queue
 }
 
 #[tokio::test(start_paused = true)]
 async fn priority_goes_before_arrival() {
     let now = Instant::now();
-    let mut queue = PodQueue::new();
+    let mut queue = PodQueue::new(Backoff::default());
     for (name, priority) in [("first", 0), ("second", 0), ("urgent", 10)] {
         queue.update(pod(name, priority), now);
     }
@@ -30,40 +40,74 @@ async fn priority_goes_before_arrival() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_node_that_helps_wakes_a_parked_pod() {
+async fn only_an_event_that_helps_wakes_a_parked_pod() {
     let start = Instant::now();
-    let mut queue = PodQueue::new();
-    queue.update(pod("p", 0), start);
-    let tried = queue.pop().unwrap();
-    queue.park(&tried, start);
+    let mut queue = parked(&["p"], start);
     queue.update(pod("p", 0), start);
     assert!(queue.pop().is_none(), "an update that changes nothing for scheduling does not wake it");
 
     let later = start + Duration::from_secs(2);
-    queue.node_changed(node("100m").node("a").unwrap(), later);
-    assert!(queue.pop().is_none(), "too small a node");
-    queue.node_changed(node("1").node("a").unwrap(), later);
+    queue.happened(later, |_, plugins| plugins & 2 != 0);
+    assert!(queue.pop().is_none(), "another plug-in refused it");
+    queue.happened(later, |_, plugins| plugins & 1 != 0);
     assert_eq!(names(&mut queue), ["p"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_pod_of_a_group_is_woken_and_each_success_wakes_the_next() {
+    let start = Instant::now();
+    let mut queue = parked(&["a", "b", "c"], start);
+    let later = start + Duration::from_secs(2);
+    queue.happened(later, |_, _| true);
+    queue.happened(later, |_, _| true);
+    let first = queue.pop().unwrap();
+    assert_eq!(&first.key.name, "a");
+    assert!(queue.pop().is_none(), "the others wait for what becomes of it");
+    queue.placed(&first, later);
+    let second = queue.pop().unwrap();
+    assert_eq!(&second.key.name, "b");
+    queue.park(&second, 1, later);
+    assert!(queue.pop().is_none(), "after a failure the group sleeps on");
+    queue.happened(later, |_, _| true);
+    assert_eq!(names(&mut queue), ["c"], "whose back-off ended first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_woken_pod_that_goes_away_passes_the_chance_on() {
+    let start = Instant::now();
+    let mut queue = parked(&["a", "b"], start);
+    let later = start + Duration::from_secs(2);
+    queue.happened(later, |_, _| true);
+    queue.remove(&Key::new("default", "a"), later);
+    assert_eq!(names(&mut queue), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_pod_itself_ends_parking() {
+    let start = Instant::now();
+    let mut queue = parked(&["p"], start);
+    let later = start + Duration::from_secs(2);
+    queue.update(pod("p", 7), later);
+    assert_eq!(names(&mut queue), ["p"]);
+    assert!(!queue.has_parked());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_woken_pod_still_waits_for_its_back_off() {
     let start = Instant::now();
-    let mut queue = PodQueue::new();
-    queue.update(pod("p", 0), start);
-    let tried = queue.pop().unwrap();
-    queue.park(&tried, start);
-    queue.node_changed(node("1").node("a").unwrap(), start);
+    let mut queue = parked(&["p"], start);
+    queue.happened(start, |_, _| true);
     assert!(queue.pop().is_none());
-    assert_eq!(queue.next_at(), Some(start + BACKOFF_MIN));
-    queue.advance(start + BACKOFF_MIN);
+    let initial = Backoff::default().initial;
+    assert_eq!(queue.next_at(), Some(start + initial));
+    queue.advance(start + initial);
     assert_eq!(names(&mut queue), ["p"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_longer_each_time() {
     let start = Instant::now();
-    let mut queue = PodQueue::new();
+    let mut queue = PodQueue::new(Backoff::default());
     queue.update(pod("p", 0), start);
     for expected in [1, 2, 4, 8, 10, 10] {
         let tried = queue.pop().unwrap();
@@ -77,12 +121,9 @@ async fn failures_back_off_longer_each_time() {
 #[tokio::test(start_paused = true)]
 async fn parked_pods_are_tried_again_in_the_end() {
     let start = Instant::now();
-    let mut queue = PodQueue::new();
-    queue.update(pod("p", 0), start);
-    let tried = queue.pop().unwrap();
-    queue.park(&tried, start);
+    let mut queue = parked(&["p"], start);
     queue.advance(start + PARKED_MAX);
     assert_eq!(names(&mut queue), ["p"]);
-    queue.remove(&Key::new("default", "p"));
-    assert!(queue.next_at().is_none() && queue.entries.is_empty());
+    queue.remove(&Key::new("default", "p"), start);
+    assert!(queue.next_at().is_none() && queue.entries.is_empty() && !queue.has_parked());
 }
