@@ -94,7 +94,7 @@ impl ApiError {
         self
     }
 
-    fn with_causes(mut self, causes: Vec<Cause>) -> Self {
+    pub(crate) fn with_causes(mut self, causes: Vec<Cause>) -> Self {
         self.details.get_or_insert_default().causes = causes;
         self
     }
@@ -204,7 +204,8 @@ impl ApiError {
     /// 429: come back later.
     pub(crate) fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
         let mut error = Self::new(429, "TooManyRequests", message);
-        error.details.get_or_insert_default().retry_after_seconds = Some(retry_after_seconds);
+        error.details.get_or_insert_default().retry_after_seconds =
+            (retry_after_seconds > 0).then_some(retry_after_seconds);
         error
     }
 

@@ -24,10 +24,7 @@ const NAMES_TRIED_MAX: usize = 8;
 /// Answers a POST to a collection.
 pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
-    let decoded = receive::decode(call, body)?;
-    let mut object = decoded.value;
-    receive::check_kind(&call.served, &mut object)?;
-    receive::prune(call, &mut object, decoded.duplicates, options.field_validation)?;
+    let mut object = receive::object(call, body, options.field_validation)?;
     receive::check_address(call, &mut object)?;
     call.trail.names(&object);
     if write::expected(&object)?.is_some() {

@@ -58,7 +58,7 @@ pub(super) enum Deleted {
 }
 
 fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions, ApiError> {
-    let body = if body.is_empty() { None } else { Some(receive::decode(call, body)?.value) };
+    let body = if body.is_empty() { None } else { Some(receive::delete_options(call, body)?) };
     DeleteOptions::parse(&call.query(), body.as_ref())
 }
 

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use schema::selector::LabelSelector;
 use serde_json::{Value, json};
+use store::Snapshot;
 
 use super::{
     admit::{Admission, Gate},
     create::Ownership,
     delete, receive,
     update::{self, Change},
-    write,
+    write::{self, ATTEMPTS_MAX},
 };
 use crate::{
     body::Body,
@@ -21,87 +22,200 @@ use crate::{
     meta,
     options::{DeleteOptions, Query},
     output,
-    status::{ApiError, Cause},
+    status::{ApiError, Cause, GroupResource},
+    strategy::tree,
 };
 
 const BUDGETS: &str = "policy/poddisruptionbudgets";
-/// After how many seconds an eviction that a budget refused may be tried again.
+/// After how many seconds an eviction may be tried again whose budget the controller has yet to look at.
 const RETRY_SECONDS: u32 = 10;
+/// Evictions that a budget has granted and its controller has not seen the end of, beyond which it grants no more.
+const DISRUPTED_PODS_MAX: usize = 2000;
+
+/// What a budget says to the eviction of a pod that it protects.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The pod was not counted as healthy, so that nothing is taken off the budget; it has to be the same still when it
+    /// is deleted.
+    Uncounted,
+    /// One disruption is taken off the budget.
+    Spend,
+}
 
 /// Answers a POST of an Eviction.
 pub(super) async fn create(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
-    let mut eviction = receive::decode(call, body)?.value;
     let write_options = write::options(call)?;
+    let mut eviction = receive::object(call, body, write_options.field_validation)?;
+    receive::check_named(call, &mut eviction)?;
     let admission = Admission::create(call, &write_options);
     let state = admission.mutate(Some(&mut eviction)).await?;
     admission.validate(&state, Some(&eviction)).await?;
     let mut options = DeleteOptions::parse(&Query::default(), eviction.get("deleteOptions"))?;
     options.dry_run |= write_options.dry_run;
-    let snapshot = call.server.snapshot();
-    let stored = snapshot.get(&call.served.collection, &call.path());
-    let pod = codec::stored(&stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?.bytes)?;
-    if !is_over(&pod) {
-        let budgets = snapshot.range(BUDGETS, &format!("{}/", call.namespace), None);
-        let matching: Vec<String> = budgets
-            .filter(|(_, object)| codec::stored(&object.bytes).is_ok_and(|budget| protects(&budget, &pod)))
-            .map(|(path, _)| path.to_string())
-            .collect();
-        match matching.as_slice() {
-            [] => {}
-            [budget] => spend(call, budget, options.dry_run).await?,
-            _ => {
-                return Err(ApiError::internal(
-                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-                ));
-            }
-        }
-    }
-    let mut main = call.about(&call.served, &call.path());
-    main.verb = "delete";
-    delete::delete_object(&main, &options, Gate::Open).await?;
+    evict(call, &options).await?;
     let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     output::encoded(call, &success, StatusCode::CREATED)
 }
 
+/// Deletes the pod if nothing protects it (any more).
+async fn evict(call: &Call, options: &DeleteOptions) -> Result<(), ApiError> {
+    let mut main = call.about(&call.served, &call.path());
+    main.verb = "delete";
+    for _ in 0..ATTEMPTS_MAX {
+        let snapshot = call.server.snapshot();
+        let stored = snapshot.get(&call.served.collection, &call.path());
+        let stored = stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
+        let pod = codec::stored(&stored.bytes)?;
+        let budget = if is_over(&pod) { None } else { budget_of(call, &snapshot, &pod)? };
+        let insists = match &budget {
+            Some((_, budget)) if verdict(budget, &pod) == Verdict::Uncounted => true,
+            Some((path, _)) => {
+                spend(call, path, options.dry_run).await?;
+                false
+            }
+            // one that is yet to start may be ready, and protected, by the time it is deleted
+            None => phase(&pod) == "Pending" && !meta::is_terminating(&pod),
+        };
+        let mut options = options.clone();
+        let insists = insists && options.resource_version.is_none();
+        if insists {
+            options.resource_version = Some(stored.revision.0.to_string());
+        }
+        match delete::delete_object(&main, &options, Gate::Open).await {
+            // somebody changed the pod since it was judged
+            Err(error) if error.reason == "Conflict" && insists => {
+                if let Some((_, budget)) = &budget {
+                    return Err(unsettled(meta::name(budget)));
+                }
+            }
+            outcome => return outcome.map(drop),
+        }
+    }
+    Err(ApiError::modified(call.group_resource(), &call.name))
+}
+
+fn phase(pod: &Value) -> &str {
+    tree::text_at(pod, &["status", "phase"])
+}
+
 /// Whether a pod's end disturbs nobody: it has run its course, was never started, or is going already.
 fn is_over(pod: &Value) -> bool {
-    meta::is_terminating(pod) || matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
+    meta::is_terminating(pod) || matches!(phase(pod), "Succeeded" | "Failed" | "Pending")
 }
 
+/// The budget that protects a pod, with its path. More than one is more than an eviction can ask.
+fn budget_of(call: &Call, snapshot: &Snapshot, pod: &Value) -> Result<Option<(String, Value)>, ApiError> {
+    let mut found = None;
+    for (path, object) in snapshot.range(BUDGETS, &format!("{}/", call.namespace), None) {
+        let budget = codec::stored(&object.bytes)?;
+        if !protects(&budget, pod) {
+            continue;
+        }
+        if found.is_some() {
+            let why =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            return Err(ApiError::new(500, "", why));
+        }
+        found = Some((path.to_string(), budget));
+    }
+    Ok(found)
+}
+
+/// A budget without a selector protects nothing, one with an empty selector everything.
 fn protects(budget: &Value, pod: &Value) -> bool {
-    let labels = &pod["metadata"]["labels"];
-    LabelSelector::from_object(&budget["spec"]["selector"])
-        .is_ok_and(|selector| selector.matches(|key| labels[key].as_str()))
+    let (selector, labels) = (&budget["spec"]["selector"], &pod["metadata"]["labels"]);
+    selector.is_object()
+        && LabelSelector::from_object(selector).is_ok_and(|selector| selector.matches(|key| labels[key].as_str()))
 }
 
-/// Takes one disruption off the budget, or refuses.
+fn verdict(budget: &Value, pod: &Value) -> Verdict {
+    let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    if tree::list(&pod["status"], "conditions").iter().any(ready) {
+        return Verdict::Spend;
+    }
+    let (healthy, desired) = (count(budget, "currentHealthy"), count(budget, "desiredHealthy"));
+    let always = tree::text_at(budget, &["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow";
+    if always || (healthy >= desired && desired > 0) { Verdict::Uncounted } else { Verdict::Spend }
+}
+
+fn count(budget: &Value, field: &str) -> i64 {
+    budget["status"][field].as_i64().unwrap_or_default()
+}
+
+/// The refusal of an eviction, which may be tried again after some seconds, or whenever the client thinks fit.
+fn violation(message: String, retry_after_seconds: u32) -> ApiError {
+    let cause = Cause { reason: "DisruptionBudget".into(), message, field: String::new() };
+    let what = "Cannot evict pod as it would violate the pod's disruption budget.";
+    ApiError::too_many_requests(what, retry_after_seconds).with_causes(vec![cause])
+}
+
+fn unsettled(budget: &str) -> ApiError {
+    violation(format!("The disruption budget {budget} is still being processed by the server."), RETRY_SECONDS)
+}
+
+/// A budget that has granted one disruption more, unless it refuses.
+fn spent(budget: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, ApiError> {
+    let name = meta::name(budget);
+    let forbidden = |why: &str| {
+        let subject = GroupResource { group: "policy", resource: "poddisruptionbudget" };
+        Err(ApiError::forbidden(subject, name, why))
+    };
+    let generation = budget["metadata"]["generation"].as_i64().unwrap_or_default();
+    if count(budget, "observedGeneration") < generation {
+        return Err(unsettled(name));
+    }
+    let allowed = count(budget, "disruptionsAllowed");
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    if tree::map(&budget["status"], "disruptedPods").len() > DISRUPTED_PODS_MAX {
+        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+    }
+    let conditions = tree::list(&budget["status"], "conditions");
+    if allowed == 0 {
+        let failed = |known: &&Value| known["type"] == "DisruptionAllowed" && known["reason"] == "SyncFailed";
+        let (desired, healthy) = (count(budget, "desiredHealthy"), count(budget, "currentHealthy"));
+        let what = match conditions.iter().find(failed) {
+            Some(failed) => {
+                let why = tree::text(failed, "message");
+                format!("does not allow evicting pods currently because it failed sync: {why}")
+            }
+            None => format!("needs {desired} healthy pods and has {healthy} currently"),
+        };
+        return Err(violation(format!("The disruption budget {name} {what}"), 0));
+    }
+    let mut budget = budget.clone();
+    let status = &mut budget["status"];
+    status["disruptionsAllowed"] = (allowed - 1).into();
+    status["disruptedPods"][pod] = meta::time(now).into();
+    if allowed == 1 {
+        refuse_further(status, now);
+    }
+    Ok(budget)
+}
+
+/// Says in the condition of a budget that it allows no more.
+fn refuse_further(status: &mut Value, now: jiff::Timestamp) {
+    let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+        "observedGeneration": status["observedGeneration"], "lastTransitionTime": meta::time(now)});
+    let Some(conditions) = status["conditions"].as_array_mut() else {
+        status["conditions"] = json!([condition]);
+        return;
+    };
+    match conditions.iter_mut().find(|known| known["type"] == "DisruptionAllowed") {
+        Some(known) => *known = condition,
+        None => conditions.push(condition),
+    }
+}
+
+/// Takes one disruption off the stored budget, or refuses.
 async fn spend(call: &Call, budget: &str, dry_run: bool) -> Result<(), ApiError> {
     let served = call.server.registry.find("policy", "v1", "poddisruptionbudgets");
     let mut own = call.about(&served.ok_or_else(ApiError::no_such_resource)?, budget);
     own.subresource = "status".into();
     let change = |old: &Value| {
-        let allowed = old["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
-        if allowed <= 0 {
-            let mut refused = ApiError::too_many_requests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                RETRY_SECONDS,
-            );
-            let healthy = old["status"]["currentHealthy"].as_i64().unwrap_or(0);
-            let desired = old["status"]["desiredHealthy"].as_i64().unwrap_or(0);
-            refused.details.get_or_insert_default().causes.push(Cause {
-                reason: "DisruptionBudget".into(),
-                message: format!(
-                    "The disruption budget {} needs {desired} healthy pods and has {healthy} currently",
-                    meta::name(old)
-                ),
-                field: String::new(),
-            });
-            return Err(refused);
-        }
-        let mut object = old.clone();
+        let mut object = spent(old, &call.name, call.now)?;
         meta::of(&mut object).remove("resourceVersion");
-        object["status"]["disruptionsAllowed"] = (allowed - 1).into();
-        object["status"]["disruptedPods"][&call.name] = meta::time(call.now).into();
         Ok(Change { object, ownership: Ownership::Track })
     };
     let mut options = write::options(call)?;
@@ -113,12 +227,59 @@ async fn spend(call: &Call, budget: &str, dry_run: bool) -> Result<(), ApiError>
 mod tests {
     use super::*;
 
+    fn budget(status: Value) -> Value {
+        json!({"metadata": {"name": "b", "generation": 2}, "status": status})
+    }
+
     #[test]
     fn budgets_protect_what_they_select_while_it_runs() {
         let pod = json!({"metadata": {"labels": {"a": "b"}}, "status": {"phase": "Running"}});
         assert!(!is_over(&pod));
         assert!(protects(&json!({"spec": {"selector": {"matchLabels": {"a": "b"}}}}), &pod));
         assert!(!protects(&json!({"spec": {"selector": {"matchLabels": {"a": "c"}}}}), &pod));
+        assert!(protects(&json!({"spec": {"selector": {}}}), &pod));
+        assert!(!protects(&json!({"spec": {}}), &pod));
         assert!(is_over(&json!({"status": {"phase": "Succeeded"}})));
+    }
+
+    #[test]
+    fn unhealthy_pods_go_for_nothing_where_enough_others_are_healthy_or_the_budget_says_so() {
+        let healthy = |current: i64, desired: i64| json!({"currentHealthy": current, "desiredHealthy": desired});
+        let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        assert_eq!(verdict(&budget(healthy(2, 2)), &unready), Verdict::Uncounted);
+        assert_eq!(verdict(&budget(healthy(1, 2)), &unready), Verdict::Spend);
+        assert_eq!(verdict(&budget(healthy(0, 0)), &unready), Verdict::Spend);
+        assert_eq!(verdict(&budget(healthy(2, 2)), &ready), Verdict::Spend);
+        let mut always = budget(healthy(1, 2));
+        always["spec"]["unhealthyPodEvictionPolicy"] = "AlwaysAllow".into();
+        assert_eq!(verdict(&always, &unready), Verdict::Uncounted);
+        assert_eq!(verdict(&always, &ready), Verdict::Spend);
+    }
+
+    #[test]
+    fn a_budget_counts_what_it_grants_and_says_why_it_refuses() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let spend = |status: Value| spent(&budget(status), "p", now);
+        let granted = spend(json!({"observedGeneration": 2, "disruptionsAllowed": 1})).unwrap();
+        assert_eq!(granted["status"]["disruptionsAllowed"], 0);
+        assert_eq!(granted["status"]["disruptedPods"], json!({"p": "1970-01-01T00:00:00Z"}));
+        assert_eq!(granted["status"]["conditions"][0]["reason"], "InsufficientPods");
+        let refused = |status: Value| {
+            let error = spend(status).unwrap_err();
+            let cause = error.details.as_ref().and_then(|details| details.causes.first());
+            (error.code, cause.map_or_else(|| error.message.clone(), |cause| cause.message.clone()))
+        };
+        let stale = refused(json!({"observedGeneration": 1, "disruptionsAllowed": 1}));
+        assert_eq!(stale, (429, "The disruption budget b is still being processed by the server.".into()));
+        let none = refused(json!({"observedGeneration": 2, "desiredHealthy": 3, "currentHealthy": 2}));
+        assert_eq!(none, (429, "The disruption budget b needs 3 healthy pods and has 2 currently".into()));
+        let failed = refused(json!({"observedGeneration": 2,
+            "conditions": [{"type": "DisruptionAllowed", "reason": "SyncFailed", "message": "why"}]}));
+        assert!(failed.1.ends_with("because it failed sync: why"), "{failed:?}");
+        assert_eq!(refused(json!({"observedGeneration": 2, "disruptionsAllowed": -1})).0, 403);
+        let many: serde_json::Map<String, Value> =
+            (0..=DISRUPTED_PODS_MAX).map(|n| (n.to_string(), "".into())).collect();
+        assert_eq!(refused(json!({"observedGeneration": 2, "disruptionsAllowed": 1, "disruptedPods": many})).0, 403);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     admit::Gate,
     create::{self, Ownership},
-    receive::{self, Misfit},
+    receive::{self, Expected, Misfit},
     update::{self, Change},
     write,
 };
@@ -103,8 +103,25 @@ fn object(body: &Bytes, failed: &str) -> Result<Changes, ApiError> {
 }
 
 impl Patch {
-    /// Applies a patch other than an apply to an object of `schema`.
-    pub(super) fn patched(&self, schema: &schema::Schema, old: &Value) -> Result<Value, ApiError> {
+    /// What a patch other than an apply makes of an object: one of the type that is expected, at the address of the call.
+    pub(super) fn outcome(&self, call: &Call, options: &WriteOptions, old: &Value) -> Result<Value, ApiError> {
+        let expected = Expected::at(call)?;
+        let mut object = self.patched(expected.schema(), old)?;
+        if !object.is_object() {
+            let what = codec::go_kind(&object);
+            let why = format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
+            return Err(self.misfit(&object, Misfit::Odd(why)));
+        }
+        receive::check_kind(&expected, &mut object)?;
+        // pruning takes away what a strict refusal is to show
+        let before = (options.field_validation == FieldValidation::Strict).then(|| object.clone());
+        receive::fit(call, &expected, &mut object, self.odd(), options.field_validation)
+            .map_err(|misfit| self.misfit(before.as_ref().unwrap_or(&object), misfit))?;
+        receive::check_address(call, &mut object)?;
+        Ok(object)
+    }
+
+    fn patched(&self, schema: &schema::Schema, old: &Value) -> Result<Value, ApiError> {
         let mut new = old.clone();
         // upstream says no more than this; the cause tells what was wrong
         let failed = |message: String| {
@@ -181,8 +198,8 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
         return apply(call, options, config, repeated).await;
     }
     let change = |old: &Value| {
-        let mut new = patch.patched(call.served.schema(), old)?;
-        complete(call, &options, &patch, &mut new)?;
+        let mut new = patch.outcome(call, &options, old)?;
+        receive::default(&call.served, &mut new);
         // the live version the patch was computed from is no wish of the client's
         if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
             meta::of(&mut new).remove("resourceVersion");
@@ -194,30 +211,15 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
     update::change_object(call, &options, Gate::Object, change).await?.respond(call)
 }
 
-fn complete(call: &Call, options: &WriteOptions, patch: &Patch, object: &mut Value) -> Result<(), ApiError> {
-    if !object.is_object() {
-        let what = codec::go_kind(object);
-        let why = format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
-        return Err(patch.misfit(object, Misfit::Odd(why)));
-    }
-    receive::check_kind(&call.served, object)?;
-    // pruning takes away what a strict refusal is to show
-    let before = (options.field_validation == FieldValidation::Strict).then(|| object.clone());
-    receive::fit(call, object, patch.odd(), options.field_validation)
-        .map_err(|misfit| patch.misfit(before.as_ref().unwrap_or(object), misfit))?;
-    receive::check_address(call, object)?;
-    receive::default(&call.served, object);
-    Ok(())
-}
-
 async fn apply(
     call: &Arc<Call>,
     options: WriteOptions,
     mut config: Value,
     repeated: Option<String>,
 ) -> Result<Response<Body>, ApiError> {
-    receive::check_kind(&call.served, &mut config)?;
-    receive::check_declared(call, &mut config)?;
+    let expected = Expected::at(call)?;
+    receive::check_kind(&expected, &mut config)?;
+    receive::check_declared(call, &expected, &mut config)?;
     match (options.field_validation, repeated) {
         (FieldValidation::Strict, Some(repeated)) => {
             return Err(ApiError::bad_request(format!("error strict decoding YAML: {repeated}")));

@@ -16,23 +16,23 @@ use crate::{
     body::Body,
     codec,
     dispatch::Call,
+    field_error::{FieldErrors, Path},
     meta, output,
     status::{ApiError, GroupResource},
+    strategy::tree,
 };
 
 /// Answers a POST of a Binding, to a pod or to the collection `bindings`.
 pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
-    let mut binding = receive::decode(call, body)?.value;
+    let mut binding = receive::object(call, body, options.field_validation)?;
+    receive::check_named(call, &mut binding)?;
+    check_target(&binding)?;
     let admission = Admission::create(call, &options);
     let snapshot = admission.mutate(Some(&mut binding)).await?;
     admission.validate(&snapshot, Some(&binding)).await?;
     let name = if call.name.is_empty() { meta::name(&binding) } else { &call.name };
-    let target = &binding["target"];
-    let node = target["name"].as_str().unwrap_or_default();
-    if !matches!(target["kind"].as_str(), None | Some("" | "Node")) || node.is_empty() {
-        return Err(ApiError::bad_request(format!("a pod is bound to a Node, not to {target}")));
-    }
+    let node = tree::text_at(&binding, &["target", "name"]);
     let pods = call.server.registry.find("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
     let pod = call.about(&pods, &format!("{}/{name}", call.namespace));
     let path = pod.path();
@@ -54,6 +54,22 @@ pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body
         }
     }
     Err(ApiError::modified(pod.group_resource(), name))
+}
+
+/// Refuses a binding to anything but a node.
+fn check_target(binding: &Value) -> Result<(), ApiError> {
+    let (target, mut errors) = (Path::new("target"), FieldErrors::default());
+    let kind = tree::text_at(binding, &["target", "kind"]);
+    if !matches!(kind, "" | "Node") {
+        errors.not_supported(&target.child("kind"), kind, &["Node", "<empty>"]);
+    }
+    if tree::text_at(binding, &["target", "name"]).is_empty() {
+        errors.required(&target.child("name"), "");
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid("", "Binding", meta::name(binding), errors.as_causes()))
 }
 
 /// A value of a stored pod, `null` where there is none.

@@ -19,10 +19,8 @@ use crate::{
 
 /// Answers a POST of a review.
 pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
-    let mut review = receive::decode(call, body)?.value;
-    receive::check_kind(&call.served, &mut review)?;
-    receive::prune(call, &mut review, Vec::new(), crate::options::FieldValidation::Ignore)?;
     let options = write::options(call)?;
+    let mut review = receive::object(call, body, options.field_validation)?;
     let admission = Admission::create(call, &options);
     let snapshot = admission.mutate(Some(&mut review)).await?;
     admission.validate(&snapshot, Some(&review)).await?;

@@ -11,7 +11,7 @@ use super::{
     admit::{Gate, View},
     create::Ownership,
     patch::{self, Patch},
-    receive,
+    receive::{self, Expected},
     update::{self, Change},
     write,
 };
@@ -24,8 +24,6 @@ use crate::{
     output::{self, Payload},
     status::{ApiError, Cause},
 };
-
-const SCALE_TYPE: &str = "io.k8s.api.autoscaling.v1.Scale";
 
 /// Where the object of a call keeps what Scale shows.
 fn paths(call: &Call) -> ScalePaths {
@@ -85,7 +83,8 @@ pub(super) async fn get(call: &Call) -> Result<Response<Body>, ApiError> {
 /// Answers a PUT of the scale.
 pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
-    let mut scale = receive::decode(call, body)?.value;
+    let mut scale = receive::object(call, body, options.field_validation)?;
+    receive::check_address(call, &mut scale)?;
     check(call, &mut scale)?;
     set(call, &options, |_| Ok(scale.clone())).await
 }
@@ -94,12 +93,11 @@ pub(super) async fn update(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bo
 pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = write::options(call)?;
     let patch = patch::decode(call, body)?;
-    let schema = schema::builtin().get(SCALE_TYPE).ok_or_else(|| ApiError::internal("the type Scale is missing"))?;
     if let Patch::Apply { config, .. } = patch {
         return apply(call, &options, config).await;
     }
     set(call, &options, |live| {
-        let mut scale = patch.patched(&schema, live)?;
+        let mut scale = patch.outcome(call, &options, live)?;
         check(call, &mut scale)?;
         if scale["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"] {
             meta::of(&mut scale).remove("resourceVersion");
@@ -111,7 +109,10 @@ pub(super) async fn patch(call: &Arc<Call>, body: &Bytes) -> Result<Response<Bod
 
 /// Answers an apply of a Scale: who applies it owns the field that counts the replicas, in the object itself.
 async fn apply(call: &Call, options: &WriteOptions, mut config: Value) -> Result<Response<Body>, ApiError> {
-    check_kind(&config)?;
+    let expected = Expected::at(call)?;
+    receive::check_kind(&expected, &mut config)?;
+    receive::check_declared(call, &expected, &mut config)?;
+    receive::check_address(call, &mut config)?;
     let replicas = config.pointer("/spec/replicas").cloned();
     check(call, &mut config)?;
     let pointer = paths(call).spec_replicas;
@@ -165,36 +166,16 @@ fn check_uid(call: &Call, scale: &Value, object: &Value) -> Result<(), ApiError>
     Err(ApiError::conflict(call.group_resource(), &call.name, why))
 }
 
-fn check_kind(scale: &Value) -> Result<(), ApiError> {
-    match scale["kind"].as_str().filter(|kind| *kind != "Scale") {
-        Some(kind) => Err(ApiError::bad_request(format!("{kind} cannot be handled as a Scale"))),
-        None => Ok(()),
-    }
-}
-
+/// Checks the replicas, which are none where a Scale does not say.
 fn check(call: &Call, scale: &mut Value) -> Result<(), ApiError> {
-    check_kind(scale)?;
-    if let Some(spec) = scale.get("spec").filter(|spec| !spec.is_object() && !spec.is_null()) {
-        return Err(ApiError::bad_request(format!("spec must be an object, not {spec}")));
-    }
-    let replicas = &scale["spec"]["replicas"];
-    let wrong = |message: String| {
+    let count = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or_default();
+    if count < 0 {
+        let message = format!("Invalid value: {count}: must be greater than or equal to 0");
         let cause = Cause { reason: "FieldValueInvalid".into(), message, field: "spec.replicas".into() };
-        ApiError::invalid("autoscaling", "Scale", &call.name, vec![cause])
-    };
-    match replicas {
-        Value::Null => {
-            scale["spec"]["replicas"] = 0.into();
-            Ok(())
-        }
-        _ => match replicas.as_i64() {
-            Some(count) if count < 0 => {
-                Err(wrong(format!("Invalid value: {count}: must be greater than or equal to 0")))
-            }
-            Some(_) => Ok(()),
-            None => Err(ApiError::bad_request(format!("spec.replicas must be an integer, not {replicas}"))),
-        },
+        return Err(ApiError::invalid("autoscaling", "Scale", &call.name, vec![cause]));
     }
+    put(scale, "/spec/replicas", count.into());
+    Ok(())
 }
 
 async fn set(

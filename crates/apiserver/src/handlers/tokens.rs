@@ -31,12 +31,13 @@ const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Answers a POST of a TokenRequest.
 pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, ApiError> {
-    let mut request = receive::decode(call, body)?.value;
+    let options = write::options(call)?;
+    let mut request = receive::object(call, body, options.field_validation)?;
+    receive::check_namespace(call, &mut request)?;
     let snapshot = call.server.snapshot();
     let account = find(&snapshot, &call.served.collection, &call.path())
         .ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
     complete(call, &mut request)?;
-    let options = write::options(call)?;
     let admission = Admission::create(call, &options);
     admission.mutate(Some(&mut request)).await?;
     check(&request)?;
@@ -52,23 +53,14 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>, 
 
 /// Fills in what the request leaves open, and refuses one that names another account than its address.
 fn complete(call: &Call, request: &mut Value) -> Result<(), ApiError> {
-    let own = [
-        ("name", &call.name, "must match the service account name if specified"),
-        ("namespace", &call.namespace, "must match the service account namespace if specified"),
-    ];
-    for (field, expected, rule) in own {
-        let named = tree::text_at(request, &["metadata", field]);
-        if !named.is_empty() && named != expected {
-            let mut errors = FieldErrors::default();
-            errors.invalid(&Path::new("metadata").child(field), named, rule);
-            return Err(invalid(&call.name, &errors));
-        }
+    let named = meta::name(request);
+    if !named.is_empty() && named != call.name {
+        let mut errors = FieldErrors::default();
+        let rule = "must match the service account name if specified";
+        errors.invalid(&Path::new("metadata").child("name"), named, rule);
+        return Err(invalid(&call.name, &errors));
     }
-    request["kind"] = "TokenRequest".into();
-    request["apiVersion"] = "authentication.k8s.io/v1".into();
-    for (field, value, _) in own {
-        request["metadata"][field] = value.as_str().into();
-    }
+    meta::of(request).insert("name".into(), call.name.as_str().into());
     request["metadata"]["creationTimestamp"] = meta::time(call.now).into();
     if !request["spec"].is_object() {
         request["spec"] = serde_json::json!({});

@@ -60,10 +60,7 @@ fn check_uid(call: &Call, wanted: &str, live: &str) -> Result<(), ApiError> {
 
 /// The object in a PUT's body, pruned and with its defaults, and what is odd about it.
 fn sent(call: &Call, body: &Bytes, options: &WriteOptions) -> Result<Value, ApiError> {
-    let decoded = receive::decode(call, body)?;
-    let mut object = decoded.value;
-    receive::check_kind(&call.served, &mut object)?;
-    receive::prune(call, &mut object, decoded.duplicates, options.field_validation)?;
+    let mut object = receive::object(call, body, options.field_validation)?;
     receive::check_address(call, &mut object)?;
     call.trail.names(&object);
     receive::default(&call.served, &mut object);

@@ -103,7 +103,15 @@ async fn an_eviction_asks_the_disruption_budget() {
     assert_eq!(refused.headers["retry-after"], "10");
     let (code, reason, _) = refused.failed();
     assert_eq!((code, reason.as_str()), (429, "TooManyRequests"));
-    fixture.patch(&format!("{budgets}/b/status"), MERGE, &json!({"status": {"disruptionsAllowed": 1}})).await.ok();
+    let status = async |status: serde_json::Value| {
+        fixture.patch(&format!("{budgets}/b/status"), MERGE, &json!({"status": status})).await.ok()
+    };
+    status(json!({"observedGeneration": 1, "desiredHealthy": 1})).await;
+    let refused = fixture.post(&format!("{PODS}/p/eviction"), &eviction).await;
+    assert!(!refused.headers.contains_key("retry-after"));
+    let message = refused.body["details"]["causes"][0]["message"].clone();
+    assert_eq!(message, "The disruption budget b needs 1 healthy pods and has 0 currently");
+    status(json!({"disruptionsAllowed": 1})).await;
     assert_eq!(fixture.post(&format!("{PODS}/p/eviction"), &eviction).await.status, 201);
     assert_eq!(fixture.get(&format!("{PODS}/p")).await.failed().0, 404);
 }

@@ -8,6 +8,7 @@ mod admission;
 mod aggregation;
 mod at_rest;
 mod audit;
+mod bodies;
 mod conformance;
 mod connections;
 mod content;

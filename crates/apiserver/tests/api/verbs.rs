@@ -146,7 +146,24 @@ async fn scale_stands_for_the_replicas() {
     assert_eq!(fixture.patch(&path, MERGE, &json!({"spec": {"replicas": -1}})).await.failed().0, 422);
     scale["spec"] = "five".into();
     let (code, _, message) = fixture.put(&path, &scale).await.failed();
-    assert_eq!((code, message.as_str()), (400, r#"spec must be an object, not "five""#));
+    let why = "json: cannot unmarshal string into Go struct field Scale.spec of type v1.ScaleSpec";
+    let handled = r#"Scale in version "v1" cannot be handled as a Scale: "#;
+    assert_eq!((code, message), (400, format!("{handled}{why}")));
+    let (code, _, message) = fixture.patch(&path, MERGE, &json!({"spec": {"replicas": "five"}})).await.failed();
+    assert_eq!(code, 422);
+    assert!(message.contains("ScaleSpec.spec.replicas of type int32"), "{message}");
+    let other = json!({"kind": "Scale", "metadata": {"name": "other"}, "spec": {"replicas": 1}});
+    let (code, _, message) = fixture.put(&path, &other).await.failed();
+    assert_eq!(
+        (code, message.as_str()),
+        (400, "the name of the object (other) does not match the name on the URL (web)")
+    );
+    let other = json!({"kind": "ConfigMap", "apiVersion": "autoscaling/v1", "metadata": {"name": "web"}});
+    let (_, _, message) = fixture.put(&path, &other).await.failed();
+    assert_eq!(
+        message,
+        r#"ConfigMap in version "v1" cannot be handled as a Scale: converting (v1.ConfigMap) to (v1.Scale): unknown conversion"#
+    );
 }
 
 #[tokio::test]
