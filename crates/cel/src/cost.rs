@@ -43,30 +43,46 @@ pub struct CostEstimate {
     pub max: u64,
 }
 
+/// The arithmetic of ranges, which is the same for sizes and costs.
+macro_rules! range {
+    ($range:ident) => {
+        impl $range {
+            /// Exactly this.
+            pub fn fixed(value: u64) -> Self {
+                Self { min: value, max: value }
+            }
+
+            /// Sum, saturating.
+            #[must_use]
+            pub fn plus(self, other: Self) -> Self {
+                Self { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
+            }
+
+            /// Product, saturating.
+            #[must_use]
+            pub fn multiply(self, other: Self) -> Self {
+                Self { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
+            }
+
+            /// The range that covers both.
+            #[must_use]
+            pub fn union(self, other: Self) -> Self {
+                Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+            }
+        }
+    };
+}
+
+range!(SizeEstimate);
+range!(CostEstimate);
+
 impl SizeEstimate {
     /// Nothing is known.
     pub const UNKNOWN: Self = Self { min: 0, max: u64::MAX };
 
-    /// Exactly this.
-    pub fn fixed(size: u64) -> Self {
-        Self { min: size, max: size }
-    }
-
     /// From `min` to `max`.
     pub fn new(min: u64, max: u64) -> Self {
         Self { min, max }
-    }
-
-    /// Sum, saturating.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
-    }
-
-    /// Product, saturating.
-    #[must_use]
-    pub fn multiply(self, other: Self) -> Self {
-        Self { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
     }
 
     /// The cost of going over it at `factor` per unit.
@@ -76,44 +92,15 @@ impl SizeEstimate {
 
     /// The cost of paying `cost` per unit.
     pub fn times(self, cost: CostEstimate) -> CostEstimate {
-        CostEstimate { min: self.min.saturating_mul(cost.min), max: self.max.saturating_mul(cost.max) }
-    }
-
-    /// The range that covers both.
-    #[must_use]
-    pub fn union(self, other: Self) -> Self {
-        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+        CostEstimate { min: self.min, max: self.max }.multiply(cost)
     }
 }
 
 impl CostEstimate {
-    /// Exactly this.
-    pub fn fixed(cost: u64) -> Self {
-        Self { min: cost, max: cost }
-    }
-
-    /// Sum, saturating.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self { min: self.min.saturating_add(other.min), max: self.max.saturating_add(other.max) }
-    }
-
-    /// Product, saturating.
-    #[must_use]
-    pub fn multiply(self, other: Self) -> Self {
-        Self { min: self.min.saturating_mul(other.min), max: self.max.saturating_mul(other.max) }
-    }
-
     /// Multiplied by `factor`, rounded up.
     #[must_use]
     pub fn scale(self, factor: f64) -> Self {
         Self { min: scale(self.min, factor), max: scale(self.max, factor) }
-    }
-
-    /// The range that covers both.
-    #[must_use]
-    pub fn union(self, other: Self) -> Self {
-        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 }
 
