@@ -1,5 +1,6 @@
 //! Static types: every expression gets one, every name a meaning, every call its overloads.
 
+mod literals;
 mod unify;
 
 use std::sync::Arc;
@@ -48,7 +49,9 @@ pub(crate) fn check(env: &Env, tree: Tree) -> Result<Checked, Vec<Issue>> {
         return Err(issues);
     }
     let types = types.iter().map(|ty| substitutions.resolve(ty, true)).collect();
-    Ok(Checked { tree, types, references })
+    let checked = Checked { tree, types, references };
+    let issues = literals::check(&checked);
+    if issues.is_empty() { Ok(checked) } else { Err(issues) }
 }
 
 struct Checker<'c> {
@@ -189,6 +192,9 @@ impl Checker<'_> {
             return self.select_optional(id, args);
         }
         let mut types: Vec<Type> = args.iter().map(|arg| self.expr(arg)).collect();
+        if matches!(function, names::AND | names::OR) && !self.truths(args, &types) {
+            return Type::Error;
+        }
         let Some(target) = target else {
             let found = self.candidates(function).find_map(|name| self.env.function(&name));
             let Some((name, overloads)) = found else {
@@ -211,6 +217,18 @@ impl Checker<'_> {
                 Type::Error
             }
         }
+    }
+
+    /// Whether all operands of a logical operator may be truth values; says of each that may not.
+    fn truths(&mut self, args: &[Expr], types: &[Type]) -> bool {
+        let mut fit = true;
+        for (arg, ty) in args.iter().zip(types) {
+            if !self.substitutions.assign(ty, &Type::Bool) {
+                self.mismatch(arg.id, &Type::Bool, ty);
+                fit = false;
+            }
+        }
+        fit
     }
 
     fn select_optional(&mut self, id: Id, args: &[Expr]) -> Type {
@@ -284,13 +302,13 @@ impl Checker<'_> {
         if !optional {
             return ty;
         }
-        let inner = self.substitutions.fresh();
-        let wanted = Type::optional(inner.clone());
-        if self.substitutions.assign(&wanted, &ty) {
-            self.substitutions.resolve(&inner, false)
-        } else {
-            self.mismatch(value.id, &wanted, &ty);
-            Type::Error
+        match self.substitutions.resolve(&ty, false) {
+            Type::Optional(inner) => self.substitutions.resolve(&inner, false),
+            Type::Dyn => Type::Dyn,
+            found => {
+                self.mismatch(value.id, &Type::optional(found.clone()), &found);
+                found
+            }
         }
     }
 
@@ -300,21 +318,18 @@ impl Checker<'_> {
         self.report(id, format!("expected type '{wanted}' but found '{found}'"));
     }
 
-    /// The common type of the elements so far and the next one.
-    fn join(&mut self, id: Id, previous: Option<Type>, current: Type) -> Type {
+    /// The common type of the elements so far and the next one: `dyn` where they have none. Most literals may not be
+    /// so mixed, but that is said last ([`literals`]).
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else { return current };
-        if self.substitutions.assign(&previous, &current) {
-            return most_general(&previous, &current);
-        }
-        self.mismatch(id, &previous, &current);
-        previous
+        if self.substitutions.assign(&previous, &current) { most_general(&previous, &current) } else { Type::Dyn }
     }
 
     fn list(&mut self, items: &[Item]) -> Type {
         let mut joined = None;
         for item in items {
             let ty = self.element(&item.value, item.optional);
-            joined = Some(self.join(item.value.id, joined, ty));
+            joined = Some(self.join(joined, ty));
         }
         Type::list(joined.unwrap_or_else(|| self.substitutions.fresh()))
     }
@@ -323,9 +338,9 @@ impl Checker<'_> {
         let (mut keys, mut values) = (None, None);
         for entry in entries {
             let key = self.expr(&entry.key);
-            keys = Some(self.join(entry.key.id, keys, key));
+            keys = Some(self.join(keys, key));
             let value = self.element(&entry.value, entry.optional);
-            values = Some(self.join(entry.value.id, values, value));
+            values = Some(self.join(values, value));
         }
         let key = keys.unwrap_or_else(|| self.substitutions.fresh());
         Type::map(key, values.unwrap_or_else(|| self.substitutions.fresh()))
@@ -349,9 +364,9 @@ impl Checker<'_> {
                 None
             }
         };
+        let Some(object) = object else { return Type::Error };
         for field in fields {
             let found = self.element(&field.value, field.optional);
-            let Some(object) = &object else { continue };
             match object.field(&field.name) {
                 None => self.report(field.id, format!("undefined field '{}'", field.name)),
                 Some(declared) if !self.substitutions.assign(&declared.ty, &found) => {
@@ -365,14 +380,9 @@ impl Checker<'_> {
                 Some(_) => {}
             }
         }
-        match object {
-            Some(object) => {
-                let constant = Value::Type(Arc::new(Type::Object(Arc::clone(&object))));
-                self.references[id as usize] = Some(Reference::Ident(Meaning::Constant(constant)));
-                Type::Object(object)
-            }
-            None => Type::Error,
-        }
+        let constant = Value::Type(Arc::new(Type::Object(Arc::clone(&object))));
+        self.references[id as usize] = Some(Reference::Ident(Meaning::Constant(constant)));
+        Type::Object(object)
     }
 
     fn fold(&mut self, fold: &Fold) -> Type {

@@ -8,6 +8,7 @@ use crate::checker::{Checked, Reference};
 use crate::cost::{
     Call, CallEstimate, CostEstimate, LIST_CREATE, MAP_CREATE, OBJECT_CREATE, Operand, SELECT, SizeEstimate, Sizes,
 };
+use crate::env::Meaning;
 use crate::library::names;
 use crate::types::Type;
 use crate::value::Value;
@@ -130,9 +131,13 @@ impl Coster<'_> {
     }
 
     fn select(&mut self, expr: &Expr, operand: &Expr, field: &str, test: bool) -> CostEstimate {
-        if let Some(Reference::Ident(_)) = self.checked.references[expr.id as usize] {
+        if let Some(Reference::Ident(meaning)) = &self.checked.references[expr.id as usize] {
             let name = expr.qualified_name().unwrap_or_default();
-            let path: Vec<String> = name.split('.').map(str::to_owned).collect();
+            let path: Vec<String> = match meaning {
+                // a type has one name, however many dots there are in it
+                Meaning::Constant(_) => vec![name],
+                Meaning::Slot(_) => name.split('.').map(str::to_owned).collect(),
+            };
             let parts = path.len() as u64;
             self.paths.insert(expr.id, path);
             return CostEstimate::fixed(SELECT * parts);

@@ -40,19 +40,20 @@ impl<'a> Frame<'a, '_> {
                 self.charge(*cost)?;
                 self.slot(*slot, name)
             }
-            Node::Local(local) => {
-                self.charge(SELECT)?;
+            Node::Local { local, cost } => {
+                self.charge(*cost)?;
                 self.locals[*local].clone()
             }
             Node::Select(select) => self.select(select),
             Node::Has(select) => {
                 let operand = self.eval(&select.operand)?;
+                self.charge(select.has_cost)?;
                 operators::has(&operand, &select.field).map(Value::Bool)
             }
             Node::SelectOptional(select) => {
                 let operand = self.eval(&select.operand)?;
-                self.charge(select.cost)?;
-                operators::select_optional(&operand, &select.field)
+                let found = operators::select_optional(&operand, &select.field)?;
+                self.optional(found, select.cost)
             }
             Node::And(sides) => self.logical(sides, false),
             Node::Or(sides) => self.logical(sides, true),
@@ -80,9 +81,13 @@ impl<'a> Frame<'a, '_> {
                 self.charge(copying_cost(&a, &b))?;
                 apply(&a, &b)
             }
-            Node::In(sides) => {
+            Node::In { sides, constant } => {
                 let (a, b) = self.both(sides)?;
-                self.charge(if let Value::List(list) = &b { list.len() as u64 } else { 1 })?;
+                self.charge(match &b {
+                    _ if *constant => 0,
+                    Value::List(list) => list.len() as u64,
+                    _ => 1,
+                })?;
                 operators::is_in(&a, &b).map(Value::Bool)
             }
             Node::Index { sides, cost } => {
@@ -92,8 +97,8 @@ impl<'a> Frame<'a, '_> {
             }
             Node::IndexOptional { sides, cost } => {
                 let (a, b) = self.both(sides)?;
-                self.charge(*cost)?;
-                operators::index_optional(&a, &b)
+                let found = operators::index_optional(&a, &b)?;
+                self.optional(found, *cost)
             }
             Node::OrElse { sides, unwrap } => self.or_else(sides, *unwrap),
             Node::Call(call) => self.call(call),
@@ -148,6 +153,13 @@ impl<'a> Frame<'a, '_> {
         operators::select(&operand, &select.field)
     }
 
+    /// What was looked up and may be absent: looking for what is not there costs nothing.
+    fn optional(&mut self, found: Value<'a>, cost: u64) -> Outcome<'a> {
+        let absent = matches!(found, Value::Optional(None));
+        self.charge(if absent { cost - SELECT } else { cost })?;
+        Ok(found)
+    }
+
     fn both(&mut self, sides: &'a [Node; 2]) -> Result<(Value<'a>, Value<'a>), EvalError> {
         let a = self.eval(&sides[0])?;
         Ok((a, self.eval(&sides[1])?))
@@ -175,11 +187,9 @@ impl<'a> Frame<'a, '_> {
     }
 
     fn or_else(&mut self, sides: &'a [Node; 2], unwrap: bool) -> Outcome<'a> {
-        let first = self.eval(&sides[0])?;
-        self.charge(1)?;
-        match first {
+        match self.eval(&sides[0])? {
             Value::Optional(Some(value)) if unwrap => Ok(Value::clone(&value)),
-            Value::Optional(Some(_)) => Ok(first),
+            first @ Value::Optional(Some(_)) => Ok(first),
             Value::Optional(None) => self.eval(&sides[1]),
             _ => Err(EvalError::NoSuchOverload),
         }
@@ -210,9 +220,10 @@ impl<'a> Frame<'a, '_> {
         };
         let Some(overload) = overload else { return Err(no_such_overload(call, args)) };
         let implementation = call.prepared.as_ref().unwrap_or(&overload.implementation);
-        let result = implementation(&mut self.context, args)?;
-        self.charge(overload.cost.map_or(1, |cost| cost(args, &result)))?;
-        Ok(result)
+        let result = implementation(&mut self.context, args);
+        let answer = result.as_ref().unwrap_or(&Value::Null);
+        self.charge(overload.cost.map_or(1, |cost| cost(args, answer)))?;
+        result
     }
 
     fn list(&mut self, items: &'a [(bool, Node)]) -> Outcome<'a> {
@@ -241,7 +252,7 @@ impl<'a> Frame<'a, '_> {
             }
         }
         self.charge(MAP_CREATE)?;
-        Map::new(values).map(Value::Map)
+        Map::last_of(values).map(Value::Map)
     }
 
     fn object(&mut self, construct: &'a Construct) -> Outcome<'a> {
@@ -264,7 +275,8 @@ impl<'a> Frame<'a, '_> {
                 let mut count = 0_u64;
                 self.each(fold, &range, |frame| {
                     let holds = frame.truth(&fold.body)?;
-                    frame.charge(if holds { 2 } else { 1 })?;
+                    // the accumulator is read and one added to it
+                    frame.charge(if holds { SELECT + 1 } else { 0 })?;
                     count += u64::from(holds);
                     Ok(true)
                 })?;
@@ -347,12 +359,7 @@ impl<'a> Frame<'a, '_> {
     }
 
     fn passes(&mut self, fold: &'a Loop) -> Result<bool, EvalError> {
-        let Some(filter) = &fold.filter else { return Ok(true) };
-        let passes = self.truth(filter)?;
-        if !passes {
-            self.charge(SELECT)?;
-        }
-        Ok(passes)
+        fold.filter.as_ref().map_or(Ok(true), |filter| self.truth(filter))
     }
 
     /// Runs `step` with the variables of the loop set to each element, until it answers false.

@@ -37,6 +37,7 @@ use crate::value::Value;
 
 pub(crate) use standard::operator::{comparison_cost, names};
 pub(crate) use standard::standard;
+pub(crate) use strings::format;
 pub use url::Url;
 
 /// What Kubernetes adds to the standard library in every environment of its release 1.36, besides what needs its own

@@ -11,7 +11,6 @@ type Result<T> = std::result::Result<T, EvalError>;
 
 const INT: EvalError = EvalError::Overflow("integer");
 const UINT: EvalError = EvalError::Overflow("unsigned integer");
-const DURATION: EvalError = EvalError::Overflow("duration");
 
 /// `a + b`
 pub(crate) fn add<'a>(a: &Value<'a>, b: &Value<'a>) -> Result<Value<'a>> {
@@ -27,7 +26,7 @@ pub(crate) fn add<'a>(a: &Value<'a>, b: &Value<'a>) -> Result<Value<'a>> {
         }
         (Value::Bytes(a), Value::Bytes(b)) => Value::Bytes([&**a, &**b].concat().into()),
         (Value::List(a), Value::List(b)) => Value::List(join(a, b)?),
-        (Value::Duration(a), Value::Duration(b)) => Value::Duration(a.checked_add(*b).ok_or(DURATION)?),
+        (Value::Duration(a), Value::Duration(b)) => Value::Duration(a.checked_add(*b).ok_or(INT)?),
         (Value::Timestamp(at), Value::Duration(by)) | (Value::Duration(by), Value::Timestamp(at)) => {
             Value::Timestamp(time::shift(*at, *by, false)?)
         }
@@ -100,7 +99,7 @@ pub(crate) fn subtract<'a>(a: &Value<'a>, b: &Value<'a>) -> Result<Value<'a>> {
         (Value::Int(a), Value::Int(b)) => Value::Int(a.checked_sub(*b).ok_or(INT)?),
         (Value::Uint(a), Value::Uint(b)) => Value::Uint(a.checked_sub(*b).ok_or(UINT)?),
         (Value::Double(a), Value::Double(b)) => Value::Double(a - b),
-        (Value::Duration(a), Value::Duration(b)) => Value::Duration(a.checked_sub(*b).ok_or(DURATION)?),
+        (Value::Duration(a), Value::Duration(b)) => Value::Duration(a.checked_sub(*b).ok_or(INT)?),
         (Value::Timestamp(a), Value::Timestamp(b)) => Value::Duration(time::between(*a, *b)?),
         (Value::Timestamp(at), Value::Duration(by)) => Value::Timestamp(time::shift(*at, *by, true)?),
         _ => return Err(EvalError::NoSuchOverload),
@@ -143,7 +142,7 @@ pub(crate) fn negate<'a>(a: &Value<'a>) -> Result<Value<'a>> {
     Ok(match a {
         Value::Int(a) => Value::Int(a.checked_neg().ok_or(INT)?),
         Value::Double(a) => Value::Double(-a),
-        Value::Duration(a) => Value::Duration(a.checked_neg().ok_or(DURATION)?),
+        Value::Duration(a) => Value::Duration(a.checked_neg().ok_or(INT)?),
         _ => return Err(EvalError::NoSuchOverload),
     })
 }
@@ -181,7 +180,8 @@ pub(crate) fn select<'a>(operand: &Value<'a>, name: &str) -> Result<Value<'a>> {
         Value::Object(object) => object.get(name)?,
         Value::Optional(Some(value)) => return select_optional(value, name),
         Value::Optional(None) => return Ok(Value::none()),
-        _ => return Err(EvalError::NoSuchOverload),
+        Value::List(_) => return Err(EvalError::other("unsupported index type 'string' in list")),
+        _ => None,
     };
     found.ok_or_else(|| EvalError::NoSuchKey(name.into()))
 }
@@ -192,8 +192,8 @@ pub(crate) fn select_optional<'a>(operand: &Value<'a>, name: &str) -> Result<Val
         Value::Map(map) => map.get_str(name)?,
         Value::Object(object) => object.get(name)?,
         Value::Optional(Some(value)) => return select_optional(value, name),
-        Value::Optional(None) => None,
-        _ => return Err(EvalError::NoSuchOverload),
+        Value::List(_) => return Err(EvalError::other("unsupported index type 'string' in list")),
+        _ => None,
     };
     Ok(Value::Optional(found.map(Arc::new)))
 }
@@ -204,8 +204,8 @@ pub(crate) fn has(operand: &Value<'_>, name: &str) -> Result<bool> {
         Value::Map(map) => Ok(map.get_str(name)?.is_some()),
         Value::Object(object) => Ok(object.has(name)),
         Value::Optional(Some(value)) => has(value, name),
-        Value::Optional(None) => Ok(false),
-        _ => Err(EvalError::NoSuchOverload),
+        Value::List(_) => Err(EvalError::other("unsupported index type 'string' in list")),
+        _ => Ok(false),
     }
 }
 
@@ -215,6 +215,7 @@ fn position(index: &Value<'_>) -> Result<i64> {
         Value::Int(at) => Ok(*at),
         Value::Uint(at) => i64::try_from(*at).map_err(|_| EvalError::IndexOutOfBounds(i64::MAX)),
         Value::Double(at) if at.fract() == 0.0 && at.abs() < 9.2e18 => Ok(*at as i64),
+        Value::Double(_) => Err(EvalError::other(format!("unsupported index value {index} in list"))),
         other => Err(EvalError::other(format!("unsupported index type '{}' in list", other.ty().name()))),
     }
 }
@@ -233,7 +234,7 @@ pub(crate) fn index<'a>(operand: &Value<'a>, index: &Value<'_>) -> Result<Value<
         Value::Map(map) => map.get(index)?.ok_or_else(|| EvalError::NoSuchKey(index.to_string().into())),
         Value::Object(_) => select(operand, index.str()?),
         Value::Optional(_) => index_optional(operand, index),
-        _ => Err(EvalError::NoSuchOverload),
+        _ => Err(EvalError::NoSuchKey(index.to_string().into())),
     }
 }
 
@@ -244,8 +245,7 @@ pub(crate) fn index_optional<'a>(operand: &Value<'a>, index: &Value<'_>) -> Resu
         Value::Map(map) => map.get(index)?,
         Value::Object(object) => object.get(index.str()?)?,
         Value::Optional(Some(value)) => return index_optional(value, index),
-        Value::Optional(None) => None,
-        _ => return Err(EvalError::NoSuchOverload),
+        _ => None,
     };
     Ok(Value::Optional(found.map(Arc::new)))
 }
@@ -259,7 +259,7 @@ pub(crate) fn is_zero(value: &Value<'_>) -> bool {
         Value::Uint(value) => *value == 0,
         Value::Double(value) => *value == 0.0,
         Value::Duration(value) => *value == 0,
-        Value::Timestamp(at) => at.as_nanosecond() == 0,
+        Value::Timestamp(at) => *at == time::FIRST,
         Value::String(text) => text.is_empty(),
         Value::Bytes(bytes) => bytes.is_empty(),
         Value::List(list) => list.is_empty(),

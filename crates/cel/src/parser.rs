@@ -258,7 +258,7 @@ impl<'s> Parser<'s> {
                 continue;
             }
             let mut times = 0;
-            while self.is(symbol) && !(symbol == "-" && self.negative_number() && times > 0) {
+            while self.is(symbol) {
                 self.advance();
                 times += 1;
             }

@@ -15,7 +15,7 @@ use crate::types::{ObjectType, Type};
 use crate::value::Value;
 
 /// Conversions whose result is a constant when their argument is one.
-const FOLDED: [&str; 8] = ["bool", "bytes", "double", "duration", "int", "string", "timestamp", "uint"];
+const FOLDED: [&str; 10] = ["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
 
 /// An operator on two values.
 pub(crate) type Binary = for<'a> fn(&Value<'a>, &Value<'a>) -> Result<Value<'a>, EvalError>;
@@ -30,8 +30,11 @@ pub(crate) enum Node {
         cost: u64,
         name: Arc<str>,
     },
-    /// A variable of a loop.
-    Local(usize),
+    /// A variable of a loop, with what reading it costs.
+    Local {
+        local: usize,
+        cost: u64,
+    },
     Select(Box<Select>),
     Has(Box<Select>),
     SelectOptional(Box<Select>),
@@ -53,7 +56,11 @@ pub(crate) enum Node {
         sides: Box<[Self; 2]>,
         apply: Binary,
     },
-    In(Box<[Self; 2]>),
+    /// Whether a list or map holds a value. A list of constants is looked up, which costs nothing.
+    In {
+        sides: Box<[Self; 2]>,
+        constant: bool,
+    },
     /// An element or entry, with what looking it up costs.
     Index {
         sides: Box<[Self; 2]>,
@@ -87,6 +94,8 @@ pub(crate) struct Select {
     pub(crate) field: Arc<str>,
     /// What reading it costs.
     pub(crate) cost: u64,
+    /// What asking whether it is there costs.
+    pub(crate) has_cost: u64,
     /// Where the operand's declared type has the field.
     pub(crate) declared: Option<(Arc<ObjectType>, usize)>,
 }
@@ -122,10 +131,22 @@ pub(crate) struct Loop {
 }
 
 /// Plans a checked tree. Answers how many loop variables there are at most, too.
-pub(crate) fn plan(checked: &Checked) -> Result<(Node, usize), Vec<Issue>> {
-    let mut planner = Planner { checked, locals: Vec::new(), locals_max: 0, issues: Vec::new() };
+pub(crate) fn plan(checked: &Checked) -> Result<(Node, usize), Unplanned> {
+    let mut planner = Planner { checked, locals: Vec::new(), locals_max: 0, issues: Vec::new(), failed: None };
     let node = planner.expr(&checked.tree.root);
-    if planner.issues.is_empty() { Ok((node, planner.locals_max)) } else { Err(planner.issues) }
+    match planner.failed {
+        _ if !planner.issues.is_empty() => Err(Unplanned::Issues(planner.issues)),
+        Some(error) => Err(Unplanned::Constant(error)),
+        None => Ok((node, planner.locals_max)),
+    }
+}
+
+/// Why there is no plan.
+pub(crate) enum Unplanned {
+    /// Literals that do not mean what they should.
+    Issues(Vec<Issue>),
+    /// Something constant has no value.
+    Constant(EvalError),
 }
 
 struct Planner<'c> {
@@ -133,6 +154,7 @@ struct Planner<'c> {
     locals: Vec<Arc<str>>,
     locals_max: usize,
     issues: Vec<Issue>,
+    failed: Option<EvalError>,
 }
 
 impl Planner<'_> {
@@ -151,7 +173,10 @@ impl Planner<'_> {
         }
         match &expr.kind {
             Kind::Literal(value) => Node::Const(value.clone()),
-            Kind::Ident(name) => Node::Local(self.locals.iter().rposition(|own| own == name).unwrap_or_default()),
+            Kind::Ident(name) => {
+                let local = self.locals.iter().rposition(|own| own == name).unwrap_or_default();
+                Node::Local { local, cost: SELECT }
+            }
             Kind::Select { operand, field, test } => {
                 let select = self.select(operand, field);
                 if *test { Node::Has(select) } else { Node::Select(select) }
@@ -189,14 +214,12 @@ impl Planner<'_> {
 
     fn select(&mut self, operand: &Expr, field: &Arc<str>) -> Box<Select> {
         let declared = match &self.checked.types[operand.id as usize] {
-            Type::Object(object) => {
-                let at = object.fields().binary_search_by(|own| own.name.cmp(field)).ok();
-                at.map(|at| (Arc::clone(object), at))
-            }
+            Type::Object(object) => object.place(field).map(|at| (Arc::clone(object), at)),
             _ => None,
         };
         let operand = self.expr(operand);
-        Box::new(Select { cost: select_cost(&operand), operand, field: Arc::clone(field), declared })
+        let (cost, has_cost) = (select_cost(&operand), select_cost(&operand) - SELECT);
+        Box::new(Select { cost, has_cost, operand, field: Arc::clone(field), declared })
     }
 
     fn call(&mut self, expr: &Expr, function: &str, target: Option<&Expr>, args: &[Expr]) -> Node {
@@ -205,7 +228,9 @@ impl Planner<'_> {
             (names::OR, [..]) => return Node::Or(self.pair(args)),
             (names::NOT, [operand]) => return Node::Not(Box::new(self.expr(operand))),
             (names::CONDITIONAL, [a, b, c]) => {
-                return Node::Conditional(Box::new([self.expr(a), self.expr(b), self.expr(c)]));
+                let mut parts = Box::new([self.expr(a), self.expr(b), self.expr(c)]);
+                parts[1..].iter_mut().for_each(resolved);
+                return Node::Conditional(parts);
             }
             (names::EQUALS | names::NOT_EQUALS, [..]) => {
                 return Node::Equals { sides: self.pair(args), negated: function == names::NOT_EQUALS };
@@ -223,7 +248,7 @@ impl Planner<'_> {
             (names::MULTIPLY, [..]) => return self.binary(args, operators::multiply),
             (names::DIVIDE, [..]) => return self.binary(args, operators::divide),
             (names::MODULO, [..]) => return self.binary(args, operators::modulo),
-            (names::IN, [..]) => return Node::In(self.pair(args)),
+            (names::IN, [..]) => return is_in(self.pair(args)),
             (names::INDEX, [..]) => {
                 let sides = self.pair(args);
                 return Node::Index { cost: index_cost(&sides), sides };
@@ -271,13 +296,13 @@ impl Planner<'_> {
                 match result {
                     Ok(value) => return Node::Const(value),
                     Err(_) if matches!(name, "duration" | "timestamp") => self.issues.push(invalid()),
-                    Err(_) => {}
+                    Err(error) => self.failed = self.failed.take().or(Some(error)),
                 }
             } else if let Some(prepare) = overload.prepare {
                 match prepare(&constants) {
                     Ok(implementation) => prepared = implementation,
                     Err(_) if name == "matches" => self.issues.push(invalid()),
-                    Err(text) => self.issues.push(Issue { position, text }),
+                    Err(text) => self.failed = self.failed.take().or_else(|| Some(EvalError::other(text))),
                 }
             }
         }
@@ -345,7 +370,7 @@ fn is_attribute(node: &Node) -> bool {
     matches!(
         node,
         Node::Slot { .. }
-            | Node::Local(_)
+            | Node::Local { .. }
             | Node::Select(_)
             | Node::SelectOptional(_)
             | Node::Index { .. }
@@ -364,6 +389,37 @@ fn index_cost([operand, index]: &[Node; 2]) -> u64 {
     select_cost(operand) - if is_attribute(index) { SELECT } else { 0 }
 }
 
+/// Makes a step one that a conditional answers with: the reference follows the way to a variable without counting where
+/// it begins.
+fn resolved(node: &mut Node) {
+    match node {
+        Node::Slot { cost, .. } | Node::Local { cost, .. } => *cost -= SELECT,
+        Node::Select(select) | Node::SelectOptional(select) if is_attribute(&select.operand) => {
+            resolved(&mut select.operand);
+        }
+        Node::Select(select) | Node::SelectOptional(select) => select.cost -= SELECT,
+        Node::Index { sides, .. } | Node::IndexOptional { sides, .. } if is_attribute(&sides[0]) => {
+            resolved(&mut sides[0]);
+        }
+        Node::Index { cost, .. } | Node::IndexOptional { cost, .. } => *cost -= SELECT,
+        _ => {}
+    }
+}
+
+/// A constant list of values that can be looked up costs nothing; of an empty one nothing is asked at all.
+fn is_in(sides: Box<[Node; 2]>) -> Node {
+    let Node::Const(Value::List(list)) = &sides[1] else { return Node::In { sides, constant: false } };
+    if list.is_empty() {
+        return Node::Const(Value::Bool(false));
+    }
+    let simple = |item: Result<Value<'_>, EvalError>| {
+        use Value::{Bool, Double, Int, Null, String, Uint};
+        matches!(item, Ok(Bool(_) | Int(_) | Uint(_) | Double(_) | String(_) | Null))
+    };
+    let constant = list.iter().all(simple);
+    Node::In { sides, constant }
+}
+
 fn constant(node: &Node) -> Option<&Value<'static>> {
     if let Node::Const(value) = node { Some(value) } else { None }
 }
@@ -377,6 +433,5 @@ fn constant_map(entries: &[(bool, Node, Node)]) -> Option<Value<'static>> {
     let entries = entries
         .iter()
         .map(|(optional, key, value)| Some((constant(key).filter(|_| !optional)?.clone(), constant(value)?.clone())));
-    // Keys that repeat are an error when the expression runs.
-    crate::Map::new(entries.collect::<Option<Vec<_>>>()?).ok().map(Value::Map)
+    crate::Map::last_of(entries.collect::<Option<Vec<_>>>()?).ok().map(Value::Map)
 }

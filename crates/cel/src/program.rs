@@ -13,7 +13,7 @@ use crate::estimate::estimate;
 use crate::eval::Frame;
 use crate::issue::Issues;
 use crate::parser::parse;
-use crate::plan::{Node, plan};
+use crate::plan::{Node, Unplanned, plan};
 use crate::types::Type;
 use crate::value::Value;
 
@@ -26,6 +26,9 @@ pub enum CompileError {
     /// It is of another type than is wanted.
     #[error(transparent)]
     ResultType(#[from] WrongType),
+    /// A conversion of a constant in it always fails.
+    #[error("program instantiation failed: {0}")]
+    Constant(#[source] EvalError),
 }
 
 /// An expression is of another type than is wanted.
@@ -61,12 +64,18 @@ impl Env {
     pub fn compile(&self, source: &str, expected: &[Type]) -> Result<Program, CompileError> {
         let failed = |issues| CompileError::Issues(Issues::new(source, issues));
         let checked = check(self, parse(source).map_err(failed)?).map_err(failed)?;
-        let (node, locals) = plan(&checked).map_err(failed)?;
-        let program = Program { node, locals, checked: Arc::new(checked) };
-        if expected.is_empty() || expected.contains(program.result_type()) {
-            Ok(program)
-        } else {
-            Err(WrongType { expected: expected.to_vec(), found: program.result_type().clone() }.into())
+        let planned = match plan(&checked) {
+            Err(Unplanned::Issues(issues)) => return Err(failed(issues)),
+            planned => planned,
+        };
+        let found = &checked.types[checked.tree.root.id as usize];
+        if !expected.is_empty() && !expected.contains(found) {
+            return Err(WrongType { expected: expected.to_vec(), found: found.clone() }.into());
+        }
+        match planned {
+            Ok((node, locals)) => Ok(Program { node, locals, checked: Arc::new(checked) }),
+            Err(Unplanned::Constant(error)) => Err(CompileError::Constant(error)),
+            Err(Unplanned::Issues(issues)) => Err(failed(issues)),
         }
     }
 }

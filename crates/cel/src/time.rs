@@ -1,68 +1,97 @@
 //! Timestamps and durations: their texts, and the calendar fields of a timestamp in a time zone.
 
-use jiff::civil::Weekday;
+use jiff::civil::{Date, DateTime, Weekday};
 use jiff::tz::{Offset, TimeZone};
-use jiff::{Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::error::EvalError;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
-/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the first and last second of a timestamp.
-const SECONDS_MIN: i64 = -62_135_596_800;
-const SECONDS_MAX: i64 = 253_402_300_799;
+/// The first point in time, which counts as none.
+pub(crate) const FIRST: DateTime = Date::constant(1, 1, 1).at(0, 0, 0, 0);
+/// What seconds and nanoseconds count from.
+const EPOCH: DateTime = Date::constant(1970, 1, 1).at(0, 0, 0, 0);
 
 /// The timestamp if it is in the years that timestamps may have.
-pub(crate) fn in_range(at: Timestamp) -> Result<Timestamp, EvalError> {
-    let seconds = at.as_nanosecond().div_euclid(i128::from(NANOS_PER_SECOND));
-    if (i128::from(SECONDS_MIN)..=i128::from(SECONDS_MAX)).contains(&seconds) {
-        Ok(at)
-    } else {
-        Err(EvalError::Overflow("timestamp"))
-    }
+fn in_range(at: DateTime) -> Result<DateTime, EvalError> {
+    if at.year() >= 1 { Ok(at) } else { Err(EvalError::Overflow("timestamp")) }
+}
+
+fn moved(at: DateTime, by: SignedDuration) -> Result<DateTime, EvalError> {
+    at.checked_add(by).map_err(|_| EvalError::Overflow("timestamp")).and_then(in_range)
 }
 
 /// The timestamp of a number of seconds since 1970.
-pub(crate) fn from_seconds(seconds: i64) -> Result<Timestamp, EvalError> {
-    Timestamp::from_second(seconds).map_err(|_| EvalError::Overflow("timestamp")).and_then(in_range)
+pub(crate) fn from_seconds(seconds: i64) -> Result<DateTime, EvalError> {
+    moved(EPOCH, SignedDuration::from_secs(seconds))
+}
+
+/// Whole seconds since 1970.
+pub(crate) fn seconds(at: DateTime) -> i64 {
+    let since = at.duration_since(EPOCH);
+    since.as_secs() - i64::from(since.subsec_nanos() < 0)
 }
 
 /// `at` moved by nanoseconds.
-pub(crate) fn shift(at: Timestamp, nanos: i64, back: bool) -> Result<Timestamp, EvalError> {
-    let nanos = if back { -i128::from(nanos) } else { i128::from(nanos) };
-    Timestamp::from_nanosecond(at.as_nanosecond() + nanos)
-        .map_err(|_| EvalError::Overflow("timestamp"))
-        .and_then(in_range)
+pub(crate) fn shift(at: DateTime, nanos: i64, back: bool) -> Result<DateTime, EvalError> {
+    let by = SignedDuration::from_nanos(nanos);
+    moved(at, if back { -by } else { by })
 }
 
 /// Nanoseconds from `b` to `a`.
-pub(crate) fn between(a: Timestamp, b: Timestamp) -> Result<i64, EvalError> {
-    i64::try_from(a.as_nanosecond() - b.as_nanosecond()).map_err(|_| EvalError::Overflow("duration"))
+pub(crate) fn between(a: DateTime, b: DateTime) -> Result<i64, EvalError> {
+    i64::try_from(a.duration_since(b).as_nanos()).map_err(|_| EvalError::Overflow("integer"))
 }
 
 /// RFC 3339 text as a timestamp.
-pub(crate) fn parse_timestamp(text: &str) -> Result<Timestamp, EvalError> {
-    let failed = || EvalError::conversion("string", "google.protobuf.Timestamp");
-    let bytes = text.as_bytes();
-    // The calendar library reads more notations than RFC 3339 has.
-    let strict = bytes.len() >= 20
+pub(crate) fn parse_timestamp(text: &str) -> Result<DateTime, EvalError> {
+    strict(text).ok_or_else(|| EvalError::conversion("string", "google.protobuf.Timestamp"))
+}
+
+/// `2006-01-02T15:04:05.999Z` and `…+02:00`, and nothing else that the calendar library reads.
+fn strict(text: &str) -> Option<DateTime> {
+    let (local, offset) = match text.strip_suffix('Z') {
+        Some(local) => (local, SignedDuration::ZERO),
+        None => {
+            let (local, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+            let (hours, minutes) = (small(hours, 23)?, small(minutes, 59)?);
+            let offset = SignedDuration::from_mins(hours * 60 + minutes);
+            (local, if zone.starts_with('-') { -offset } else { offset })
+        }
+    };
+    let bytes = local.as_bytes();
+    let formed = bytes.len() >= 19
         && bytes[10] == b'T'
         && bytes[13] == b':'
         && bytes[16] == b':'
-        && (bytes.ends_with(b"Z") || matches!(bytes[bytes.len() - 6], b'+' | b'-'))
-        && bytes.iter().all(|byte| byte.is_ascii_digit() || b"-+:.TZ".contains(byte));
-    if !strict {
-        return Err(failed());
+        && &bytes[17..19] != b"60"
+        && bytes.iter().all(|byte| byte.is_ascii_digit() || b"-:.T".contains(byte))
+        && matches!(text.as_bytes()[bytes.len()], b'Z' | b'+' | b'-');
+    if !formed {
+        return None;
     }
-    text.parse::<Timestamp>().map_err(|_| failed()).and_then(in_range)
+    // a point in time has nanoseconds, and no more
+    let local = local.get(..29).unwrap_or(local);
+    moved(local.parse().ok()?, -offset).ok()
+}
+
+/// Two digits up to `max`.
+fn small(digits: &str, max: i64) -> Option<i64> {
+    let two = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|number| two && *number <= max)
 }
 
 /// Text of the formats `date-time` and `date` as a timestamp.
-pub(crate) fn parse_date_time(text: &str) -> Result<Timestamp, EvalError> {
+pub(crate) fn parse_date_time(text: &str) -> Result<DateTime, EvalError> {
     let failed = || EvalError::other(format!("invalid date-time formatted string {text}"));
     if text.len() == 10 {
-        return format!("{text}T00:00:00Z").parse().map_err(|_| failed());
+        return text.parse::<Date>().map(|date| date.at(0, 0, 0, 0)).map_err(|_| failed());
     }
-    text.parse::<Timestamp>().map_err(|_| failed()).and_then(in_range)
+    if let Some(at) = strict(text) {
+        return Ok(at);
+    }
+    text.parse::<Timestamp>().map_err(|_| failed()).and_then(|at| in_range(Offset::UTC.to_datetime(at)))
 }
 
 /// Text such as `1h30m`, `-1.5s` or `300ms` as nanoseconds.
@@ -150,15 +179,15 @@ pub(crate) fn format_duration(nanos: i64) -> String {
 }
 
 /// A timestamp as RFC 3339 in UTC.
-pub(crate) fn format_timestamp(at: Timestamp) -> String {
-    at.to_string()
+pub(crate) fn format_timestamp(at: DateTime) -> String {
+    format!("{at}Z")
 }
 
-/// A timestamp in a time zone: a name of the zone database, or an offset such as `+02:00`.
-pub(crate) fn zoned(at: Timestamp, zone: Option<&str>) -> Result<Zoned, EvalError> {
-    let Some(zone) = zone else { return Ok(at.to_zoned(TimeZone::UTC)) };
+/// Date and time of a timestamp in a time zone: a name of the zone database, or an offset such as `+02:00`.
+pub(crate) fn zoned(at: DateTime, zone: Option<&str>) -> Result<DateTime, EvalError> {
+    let Some(zone) = zone.filter(|zone| !zone.is_empty() && *zone != "UTC") else { return Ok(at) };
     let unknown = || EvalError::other(format!("unknown time zone {zone}"));
-    if let Some((hours, minutes)) = zone.split_once(':') {
+    let offset = if let Some((hours, minutes)) = zone.split_once(':') {
         let (sign, hours) = match hours.as_bytes().first() {
             Some(b'-') => (-1, &hours[1..]),
             Some(b'+') => (1, &hours[1..]),
@@ -169,13 +198,13 @@ pub(crate) fn zoned(at: Timestamp, zone: Option<&str>) -> Result<Zoned, EvalErro
         if !(0..=23).contains(&hours) || !(0..=59).contains(&minutes) {
             return Err(unknown());
         }
-        let offset = Offset::from_seconds(sign * (hours * 3_600 + minutes * 60)).map_err(|_| unknown())?;
-        return Ok(at.to_zoned(TimeZone::fixed(offset)));
-    }
-    if zone.is_empty() || zone == "UTC" {
-        return Ok(at.to_zoned(TimeZone::UTC));
-    }
-    TimeZone::get(zone).map(|zone| at.to_zoned(zone)).map_err(|_| unknown())
+        Offset::from_seconds(sign * (hours * 3_600 + minutes * 60)).map_err(|_| unknown())?
+    } else {
+        // the last hours of the last year are in no zone that the database knows of; it has the zone's last offset
+        let known = Offset::UTC.to_timestamp(at).unwrap_or(Timestamp::MAX);
+        TimeZone::get(zone).map_err(|_| unknown())?.to_offset(known)
+    };
+    Ok(at.saturating_add(SignedDuration::from_secs(i64::from(offset.seconds()))))
 }
 
 /// Sunday is 0.
@@ -203,5 +232,27 @@ mod tests {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(parse_declared_duration("2 weeks"), Ok(1_209_600_000_000_000));
+    }
+
+    #[test]
+    fn the_last_second_is_a_timestamp() {
+        for (text, back) in [
+            ("9999-12-31T23:59:59.999999999Z", Some("9999-12-31T23:59:59.999999999Z")),
+            ("0001-01-01T00:00:00Z", Some("0001-01-01T00:00:00Z")),
+            ("0001-01-01T00:00:00+01:00", None),
+            ("2020-01-01T01:00:00.1234567891+01:00", Some("2020-01-01T00:00:00.123456789Z")),
+            ("2020-01-01T00:00:60Z", None),
+            ("2020-01-01T00:00:00+24:00", None),
+            ("2020-01-01t00:00:00z", None),
+            ("2020-02-30T00:00:00Z", None),
+            ("2020-01-01T00:00:00", None),
+        ] {
+            assert_eq!(parse_timestamp(text).ok().map(format_timestamp).as_deref(), back, "{text}");
+        }
+        assert_eq!(from_seconds(253_402_300_799).map(seconds), Ok(253_402_300_799));
+        assert!(from_seconds(253_402_300_800).is_err() && from_seconds(-62_135_596_801).is_err());
+        let last = parse_timestamp("9999-12-31T23:59:59Z").unwrap();
+        assert_eq!(zoned(last, Some("America/New_York")).map(|at| at.hour()), Ok(18));
+        assert_eq!(shift(last, NANOS_PER_SECOND, false), Err(EvalError::Overflow("timestamp")));
     }
 }

@@ -131,10 +131,15 @@ impl ObjectType {
         &self.name
     }
 
-    /// The field of this name.
+    /// The field of this name. A field that is called as a reserved word is found by that word, too.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        let fields = &*self.fields;
-        fields.binary_search_by(|field| (*field.name).cmp(name)).ok().map(|at| &fields[at])
+        self.place(name).map(|at| &self.fields[at])
+    }
+
+    /// The index of the field of a name among [`Self::fields`].
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        let find = |name: &str| self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok();
+        find(name).or_else(|| if crate::is_reserved(name) { find(&format!("__{name}__")) } else { None })
     }
 
     /// All fields, sorted by name.

@@ -13,7 +13,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::civil::DateTime;
 
 use crate::error::EvalError;
 use crate::types::Type;
@@ -38,8 +38,8 @@ pub enum Value<'a> {
     String(Str<'a>),
     /// Bytes.
     Bytes(Arc<[u8]>),
-    /// A point in time, in the years 1 to 9999.
-    Timestamp(Timestamp),
+    /// A point in time, in the years 1 to 9999: date and time of day in UTC.
+    Timestamp(DateTime),
     /// A length of time in nanoseconds.
     Duration(i64),
     /// A list.
@@ -193,6 +193,7 @@ impl<'a> Value<'a> {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::List(list) => Some(list.len() as u64),
             Self::Map(map) => Some(map.len() as u64),
+            Self::Object(object) => Some(object.len() as u64),
             Self::Opaque(value) => value.size(),
             _ => None,
         }

@@ -58,6 +58,15 @@ fn what_does_not_fit_is_refused_when_it_is_compiled() {
 }
 
 #[test]
+fn literals_keep_to_their_types_and_formats() {
+    let env = env();
+    for (expression, wanted) in rows::MISTAKES {
+        let Err(cel::CompileError::Issues(issues)) = env.compile(expression, &[]) else { panic!("{expression}") };
+        assert_eq!(issues.texts().collect::<Vec<_>>().join("; "), *wanted, "{expression}");
+    }
+}
+
+#[test]
 fn costs_are_those_of_the_reference() {
     let env = env();
     let mut odd = Vec::new();

@@ -63,7 +63,7 @@ fn warnings(spec: &Value, table: &Table) -> Vec<Value> {
 fn check(name: &str, env: &Env, source: &str) -> Option<String> {
     match env.compile(source, &[]) {
         Err(CompileError::Issues(issues)) => Some(format!("{name}: {issues}\n")),
-        Err(CompileError::ResultType(_)) | Ok(_) => None,
+        Err(CompileError::ResultType(_) | CompileError::Constant(_)) | Ok(_) => None,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Functions of lists: those of Kubernetes (`isSorted`, `sum`, `min`, `max`, `indexOf`, `lastIndexOf`) and those of the
-//! extension that it has since 1.34 (`slice`, `flatten`, `distinct`, `reverse`, `sort`, `lists.range`).
+//! extension that it has since 1.34 (`slice`, `flatten`, `distinct`, `reverse`, `sort`, `sortBy`, `lists.range`).
 
 use std::cmp::Ordering;
 
@@ -7,30 +7,61 @@ use crate::cost::{Call, CallEstimate, CostEstimate, LIST_CREATE, STRING_TRAVERSA
 use crate::error::EvalError;
 use crate::library::{Library, Overload};
 use crate::operators;
-use crate::types::Type;
+use crate::types::{Field, Type};
 use crate::value::{List, Value};
 
 type Answer<'a> = Result<Value<'a>, EvalError>;
 
+/// What the macro `sortBy` calls: a list and what the keys of its elements are.
+const SORT_BY: &str = "@sortByAssociatedKeys";
+
 /// The types that have an order, by the names in the ids of their overloads.
-fn comparable() -> [(&'static str, Type, [&'static str; 4]); 8] {
-    let ids = |sorted, min, max, sort| [sorted, min, max, sort];
+fn comparable() -> [(&'static str, Type, [&'static str; 5]); 8] {
+    let ids = |sorted, min, max, sort, sort_by| [sorted, min, max, sort, sort_by];
     [
-        ("int", Type::Int, ids("list_int_is_sorted_bool", "list_int_min_int", "list_int_max_int", "list_int_sort")),
+        (
+            "int",
+            Type::Int,
+            ids(
+                "list_int_is_sorted_bool",
+                "list_int_min_int",
+                "list_int_max_int",
+                "list_int_sort",
+                "list_int_sortByAssociatedKeys",
+            ),
+        ),
         (
             "uint",
             Type::Uint,
-            ids("list_uint_is_sorted_bool", "list_uint_min_uint", "list_uint_max_uint", "list_uint_sort"),
+            ids(
+                "list_uint_is_sorted_bool",
+                "list_uint_min_uint",
+                "list_uint_max_uint",
+                "list_uint_sort",
+                "list_uint_sortByAssociatedKeys",
+            ),
         ),
         (
             "double",
             Type::Double,
-            ids("list_double_is_sorted_bool", "list_double_min_double", "list_double_max_double", "list_double_sort"),
+            ids(
+                "list_double_is_sorted_bool",
+                "list_double_min_double",
+                "list_double_max_double",
+                "list_double_sort",
+                "list_double_sortByAssociatedKeys",
+            ),
         ),
         (
             "bool",
             Type::Bool,
-            ids("list_bool_is_sorted_bool", "list_bool_min_bool", "list_bool_max_bool", "list_bool_sort"),
+            ids(
+                "list_bool_is_sorted_bool",
+                "list_bool_min_bool",
+                "list_bool_max_bool",
+                "list_bool_sort",
+                "list_bool_sortByAssociatedKeys",
+            ),
         ),
         (
             "duration",
@@ -40,6 +71,7 @@ fn comparable() -> [(&'static str, Type, [&'static str; 4]); 8] {
                 "list_duration_min_duration",
                 "list_duration_max_duration",
                 "list_duration_sort",
+                "list_google.protobuf.Duration_sortByAssociatedKeys",
             ),
         ),
         (
@@ -50,17 +82,30 @@ fn comparable() -> [(&'static str, Type, [&'static str; 4]); 8] {
                 "list_timestamp_min_timestamp",
                 "list_timestamp_max_timestamp",
                 "list_timestamp_sort",
+                "list_google.protobuf.Timestamp_sortByAssociatedKeys",
             ),
         ),
         (
             "string",
             Type::String,
-            ids("list_string_is_sorted_bool", "list_string_min_string", "list_string_max_string", "list_string_sort"),
+            ids(
+                "list_string_is_sorted_bool",
+                "list_string_min_string",
+                "list_string_max_string",
+                "list_string_sort",
+                "list_string_sortByAssociatedKeys",
+            ),
         ),
         (
             "bytes",
             Type::Bytes,
-            ids("list_bytes_is_sorted_bool", "list_bytes_min_bytes", "list_bytes_max_bytes", "list_bytes_sort"),
+            ids(
+                "list_bytes_is_sorted_bool",
+                "list_bytes_min_bytes",
+                "list_bytes_max_bytes",
+                "list_bytes_sort",
+                "list_bytes_sortByAssociatedKeys",
+            ),
         ),
     ]
 }
@@ -68,17 +113,28 @@ fn comparable() -> [(&'static str, Type, [&'static str; 4]); 8] {
 /// What Kubernetes adds to lists.
 pub(super) fn library() -> Library {
     let mut library = Library::new();
-    for (_, ty, [sorted, min, max, sort]) in comparable() {
+    for (_, ty, [sorted, min, max, sort, sort_by]) in comparable() {
         let list = || vec![Type::list(ty.clone())];
         let min = Overload::member(min, list(), ty.clone(), |_, args| extreme(&args[0], Ordering::Less, "min"));
         let max = Overload::member(max, list(), ty.clone(), |_, args| extreme(&args[0], Ordering::Greater, "max"));
         let sorted = Overload::member(sorted, list(), Type::Bool, |_, args| is_sorted(&args[0]));
-        let sort = Overload::member(sort, list(), Type::list(ty.clone()), |_, args| self::sort(&args[0]));
+        let sort = Overload::member(sort, list(), Type::list(ty.clone()), |_, args| self::sort(&args[0], &args[0]));
+        let any = || Type::list(Type::param("T"));
+        let sort_by = Overload::member(sort_by, vec![any(), Type::list(ty.clone())], any(), |_, args| {
+            self::sort(&args[0], &args[1])
+        });
         library = library
             .function("isSorted", vec![walked(sorted)])
             .function("min", vec![walked(min)])
             .function("max", vec![walked(max)])
-            .function("sort", vec![sort.cost(|args, _| self_compare(&args[0])).estimate(sort_estimate)]);
+            .function(
+                "sort",
+                vec![sort.cost(|args, _| self_compare(&args[0])).estimate(|call| self_compare_estimate(call, 0))],
+            )
+            .function(
+                SORT_BY,
+                vec![sort_by.cost(|args, _| self_compare(&args[1])).estimate(|call| self_compare_estimate(call, 1))],
+            );
     }
     let sums = [
         ("list_int_sum_int", Type::Int, Value::Int(0)),
@@ -100,7 +156,7 @@ pub(super) fn library() -> Library {
     library.function("indexOf", vec![walked(first)]).function("lastIndexOf", vec![walked(last)]).with(extension())
 }
 
-/// Version 3 of the extension. `sortBy` is a macro and not here.
+/// Version 3 of the extension.
 fn extension() -> Library {
     let any = || Type::list(Type::param("T"));
     let slice = Overload::member("list_slice", vec![any(), Type::Int, Type::Int], any(), |_, args| slice(args));
@@ -132,8 +188,9 @@ fn extension() -> Library {
         .function(
             "slice",
             vec![made(slice).estimate(|call| {
+                // backwards, the reference counts around the end of the numbers
                 let (start, end) = (literal(call, 1, 0), literal(call, 2, call.size(0).max));
-                estimated(1.0, SizeEstimate::fixed(end.saturating_sub(start)))
+                estimated(1.0, SizeEstimate::fixed(end.wrapping_sub(start)))
             })],
         )
         .function("flatten", vec![flat(flatten), flat(flatten_deep)])
@@ -144,11 +201,7 @@ fn extension() -> Library {
         .function("reverse", vec![made(reverse).estimate(|call| estimated(1.0, call.size(0)))])
         .function(
             "distinct",
-            vec![
-                distinct
-                    .cost(|args, _| self_compare(&args[0]))
-                    .estimate(|call| estimated(2.0, call.size(0).multiply(call.size(0)))),
-            ],
+            vec![distinct.cost(|args, _| self_compare(&args[0])).estimate(|call| self_compare_estimate(call, 0))],
         )
 }
 
@@ -161,6 +214,14 @@ pub(super) fn traversal(value: &Value<'_>) -> u64 {
         Value::List(list) => list.iter().map(|item| item.map_or(1, |item| traversal(&item))).sum(),
         Value::Map(map) => {
             map.iter().map(|(key, value)| traversal(&key) + value.map_or(1, |value| traversal(&value))).sum()
+        }
+        Value::Object(object) => {
+            let fields = object.ty().fields().iter();
+            let of = |field: &Field| match object.get(&field.name) {
+                Ok(None) => 0,
+                found => scaled(field.name.len()) + found.ok().flatten().map_or(1, |value| traversal(&value)),
+            };
+            fields.map(of).sum()
         }
         _ => 1,
     }
@@ -202,11 +263,12 @@ fn self_compare(list: &Value<'_>) -> u64 {
     allocated(if text { 2.0 + TRAVERSAL } else { 2.0 }, size.saturating_mul(size))
 }
 
-fn sort_estimate(call: &Call<'_>) -> CallEstimate {
-    let text = call.operands.first().is_some_and(
+/// `keys`: the operand whose elements are compared with each other.
+fn self_compare_estimate(call: &Call<'_>, keys: usize) -> CallEstimate {
+    let text = call.operands.get(keys).is_some_and(
         |operand| matches!(&operand.ty, Type::List(list) if matches!(list.item, Type::String | Type::Bytes)),
     );
-    estimated(if text { 2.0 + TRAVERSAL } else { 2.0 }, call.size(0).multiply(call.size(0)))
+    estimated(if text { 2.0 + TRAVERSAL } else { 2.0 }, call.size(keys).multiply(call.size(keys)))
 }
 
 fn own<'a>(list: &Value<'a>) -> Result<Vec<Value<'a>>, EvalError> {
@@ -321,20 +383,24 @@ fn distinct<'a>(list: &Value<'a>) -> Answer<'a> {
     Ok(Value::list(items))
 }
 
-fn sort<'a>(list: &Value<'a>) -> Answer<'a> {
-    let mut items = own(list)?;
-    let mut failed = None;
-    for pair in items.windows(2) {
-        if pair[0].ty() != pair[1].ty() {
+/// The list in the order of the keys of its elements.
+fn sort<'a>(list: &Value<'a>, keys: &Value<'a>) -> Answer<'a> {
+    let (items, keys) = (own(list)?, own(keys)?);
+    if items.len() != keys.len() {
+        return Err(EvalError::other(format!(
+            "@sortByAssociatedKeys() expected a list of the same size as the associated keys list, but got {} and {} \
+             elements respectively",
+            items.len(),
+            keys.len()
+        )));
+    }
+    if let Some((first, rest)) = keys.split_first() {
+        first.compare(first).map_err(|_| EvalError::other("list elements must be comparable"))?;
+        if rest.iter().any(|key| key.ty() != first.ty()) {
             return Err(EvalError::other("list elements must have the same type"));
         }
-        if let Err(error) = pair[0].compare(&pair[1]) {
-            failed = Some(error);
-        }
     }
-    if failed.is_some() {
-        return Err(EvalError::other("list elements must be comparable"));
-    }
-    items.sort_by(|a, b| a.compare(b).unwrap_or(Ordering::Equal));
-    Ok(Value::list(items))
+    let mut pairs: Vec<_> = keys.into_iter().zip(items).collect();
+    pairs.sort_by(|(a, _), (b, _)| a.compare(b).unwrap_or(Ordering::Equal));
+    Ok(Value::list(pairs.into_iter().map(|(_, item)| item).collect()))
 }

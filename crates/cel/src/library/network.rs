@@ -144,9 +144,11 @@ fn is_global_unicast(address: IpAddr) -> bool {
         && !is_link_local_unicast(address)
 }
 
-/// A walk through the text that is read. What a global function costs before it runs, upstream does not estimate.
+/// A walk through the text that is read.
 fn parses(overload: Overload) -> Overload {
-    overload.cost(|args, _| scale(args[0].size().unwrap_or(1), TRAVERSAL))
+    overload
+        .cost(|args, _| scale(args[0].size().unwrap_or(1), TRAVERSAL))
+        .estimate(|call| CallEstimate::cost(call.size(0).cost(TRAVERSAL)))
 }
 
 /// A look at a field.
@@ -194,7 +196,8 @@ fn addresses() -> Library {
                     let text = args[0].str()?;
                     Ok(Value::Bool(parse_ip(text)?.to_string() == text))
                 })
-                .cost(|args, _| scale(args[0].size().unwrap_or(1), 2.0 * TRAVERSAL)),
+                .cost(|args, _| scale(args[0].size().unwrap_or(1), 2.0 * TRAVERSAL))
+                .estimate(|call| CallEstimate::cost(call.size(0).cost(2.0 * TRAVERSAL))),
             ],
         )
         .function(

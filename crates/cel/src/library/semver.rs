@@ -143,7 +143,11 @@ fn read(args: &[Value<'_>]) -> Result<Result<Semver, String>, EvalError> {
 
 /// As Kubernetes has it since 1.33.
 pub(super) fn library() -> Library {
-    let parses = |overload: Overload| overload.cost(|args, _| scale(args[0].size().unwrap_or(1), TRAVERSAL));
+    let parses = |overload: Overload| {
+        overload
+            .cost(|args, _| scale(args[0].size().unwrap_or(1), TRAVERSAL))
+            .estimate(|call| CallEstimate::cost(call.size(0).cost(TRAVERSAL)))
+    };
     let nominal = |overload: Overload| overload.cost(|_, _| 1).estimate(|_| CallEstimate::fixed(1));
     let make = |id, args| {
         parses(Overload::global(id, args, SEMVER.clone(), |_, args| {

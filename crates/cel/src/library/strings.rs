@@ -1,6 +1,6 @@
 //! Functions of text beyond the standard ones. Positions count code points.
 
-mod format;
+pub(crate) mod format;
 
 use crate::cost::{Call, CallEstimate, STRING_TRAVERSAL_FACTOR as TRAVERSAL, SizeEstimate, scale};
 use crate::error::EvalError;
@@ -84,15 +84,29 @@ pub(super) fn library() -> Library {
         )
         .function(
             "format",
-            vec![many("string_format", &[text(), Type::list(Type::Dyn)], text(), |args| {
-                format::format(args[0].str()?, args[1].as_list()?).map(Value::string)
-            })],
+            vec![
+                many("string_format", &[text(), Type::list(Type::Dyn)], text(), |args| {
+                    format::format(args[0].str()?, args[1].as_list()?).map(Value::string)
+                })
+                .cost(|args, _| scale(size(&args[0]), TRAVERSAL))
+                .estimate(|call| CallEstimate::cost(call.size(0).cost(TRAVERSAL))),
+            ],
         )
         .function(
             "strings.quote",
-            vec![Overload::global("strings_quote", vec![Type::String], Type::String, |_, args| {
-                Ok(Value::string(quote(args[0].str()?)))
-            })],
+            vec![
+                Overload::global("strings_quote", vec![Type::String], Type::String, |_, args| {
+                    Ok(Value::string(quote(args[0].str()?)))
+                })
+                .cost(|args, _| scale(size(&args[0]), TRAVERSAL))
+                .estimate(|call| {
+                    // two quotes, and every character may have to be escaped
+                    let size = call.size(0);
+                    let quoted =
+                        SizeEstimate::new(size.min.saturating_add(2), size.max.saturating_mul(2).saturating_add(2));
+                    CallEstimate::sized(size.cost(TRAVERSAL), quoted)
+                }),
+            ],
         )
 }
 

@@ -25,11 +25,16 @@ pub struct Url {
 }
 
 impl Url {
-    /// Reads a URI as it stands in a request.
+    /// Reads a URI as it stands in a request. A fragment, which no request has, is left out of what it is read as.
     ///
     /// # Errors
     /// The text is neither an absolute URI nor an absolute path; says why.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let url = Self::read(text)?;
+        text.split_once('#').map_or(Ok(url), |(whole, _)| Self::read(whole))
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
         let failed = |why: &str| Err(format!("parse {text:?}: {why}"));
         if text.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
             return failed("net/url: invalid control character in URL");
@@ -66,7 +71,7 @@ impl Url {
         if let Some(bad) = bad_escape(path) {
             return failed(&format!("invalid URL escape {bad:?}"));
         }
-        url.path = path.to_owned();
+        url.path = escaped(path);
         Ok(url)
     }
 
@@ -95,6 +100,24 @@ fn scheme_of(text: &str) -> Result<(&str, &str), &'static str> {
         }
     }
     Ok(("", text))
+}
+
+/// A path as it is, if it may stand like that in a URL; if not, everything escaped that has to be.
+fn escaped(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte);
+    if path.bytes().all(|byte| plain(byte) || b"!'()*[]%".contains(&byte)) {
+        return path.to_owned();
+    }
+    let bytes = unescaped(path, false);
+    let mut text = String::with_capacity(path.len() + 8);
+    for byte in bytes {
+        if plain(byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
 }
 
 fn bad_escape(text: &str) -> Option<&str> {
@@ -141,6 +164,11 @@ fn unescape(text: &str, plus: bool) -> Result<String, String> {
     if let Some(bad) = bad_escape(text) {
         return Err(bad.to_owned());
     }
+    Ok(String::from_utf8_lossy(&unescaped(text, plus)).into_owned())
+}
+
+/// The same of text whose escapes are known to be good.
+fn unescaped(text: &str, plus: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).unwrap_or(0) as u8;
@@ -151,7 +179,7 @@ fn unescape(text: &str, plus: bool) -> Result<String, String> {
             byte => byte,
         });
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    bytes
 }
 
 /// The values of each key; pairs that cannot be read are left out.

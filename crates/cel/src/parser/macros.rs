@@ -10,6 +10,12 @@ use crate::value::Value;
 
 /// The accumulator of loops; no source can name it.
 pub(crate) const ACCUMULATOR: &str = "@result";
+/// What is said of a variable that is none.
+const SIMPLE: &str = "argument must be a simple name";
+/// What the accumulator was called before, which no variable may be called since.
+const RESULT: &str = "__result__";
+/// The list that `sortBy` sorts; no source can name it.
+const SORTED: &str = "@__sortBy_input__";
 /// The optional that `optMap` looks into; no source can name it either.
 const OPTIONAL: &str = "@optional";
 /// The variable of loops that do not loop.
@@ -35,10 +41,11 @@ impl Parser<'_> {
     pub(super) fn member_call(&mut self, open: usize, target: Expr, name: &str, args: Vec<Expr>) -> Result<Expr> {
         let two_variables = args.len() >= 3 && name != "map";
         match (name, args.len()) {
-            ("all" | "exists" | "exists_one" | "existsOne", 2 | 3) => self.quantifier(open, target, name, args),
+            ("all" | "exists" | "exists_one", 2 | 3) | ("existsOne", 3) => self.quantifier(open, target, name, args),
             ("filter", 2) | ("map", 2 | 3) => self.list(open, target, name, args, two_variables),
             ("transformList", 3 | 4) => self.list(open, target, name, args, two_variables),
             ("transformMap" | "transformMapEntry", 3 | 4) => self.map(open, target, name, args),
+            ("sortBy", 2) => self.sort_by(open, target, args),
             ("optMap" | "optFlatMap", 2) => self.optional_map(open, target, name, args),
             _ => Ok(self.method(open, target, name, args)),
         }
@@ -63,6 +70,9 @@ impl Parser<'_> {
     /// The name that an argument introduces.
     fn variable(&self, arg: &Expr, message: &str) -> Result<Arc<str>> {
         match &arg.kind {
+            Kind::Ident(name) if **name == *RESULT => {
+                Err(self.issue(arg.id, "iteration variable overwrites accumulator variable"))
+            }
             Kind::Ident(name) if !name.starts_with('.') => Ok(Arc::clone(name)),
             _ => Err(self.issue(arg.id, message)),
         }
@@ -70,7 +80,6 @@ impl Parser<'_> {
 
     /// One or two variables at the front of the arguments, and the rest.
     fn variables(&self, mut args: Vec<Expr>, two: bool) -> Result<Variables> {
-        const SIMPLE: &str = "argument must be a simple name";
         let rest = args.split_off(if two { 2 } else { 1 });
         let first = self.variable(&args[0], SIMPLE)?;
         let Some(second) = args.get(1) else { return Ok((first, None, rest)) };
@@ -87,9 +96,6 @@ impl Parser<'_> {
 
     fn quantifier(&mut self, open: usize, range: Expr, name: &str, args: Vec<Expr>) -> Result<Expr> {
         let two = args.len() == 3;
-        if two && name == "exists_one" {
-            return Ok(self.method(open, range, name, args));
-        }
         let (iter, iter2, mut rest) = self.variables(args, two)?;
         let predicate = rest.swap_remove(0);
         let accu = self.ident(open, ACCUMULATOR);
@@ -120,6 +126,9 @@ impl Parser<'_> {
 
     /// `map`, `filter` and `transformList`.
     fn list(&mut self, open: usize, range: Expr, name: &str, args: Vec<Expr>, two: bool) -> Result<Expr> {
+        if !two {
+            self.variable(&args[0], "argument is not an identifier")?;
+        }
         let (iter, iter2, mut rest) = self.variables(args, two)?;
         let last = rest.pop();
         let (filter, transform) = match (name, last) {
@@ -181,6 +190,18 @@ impl Parser<'_> {
         let iter = UNUSED.into();
         let kind = FoldKind::Bind;
         self.fold(open, Fold { kind, range, iter, iter2: None, accu: name, init: value, condition, step, result })
+    }
+
+    /// `sortBy`: the list gets a name, and is sorted by the list of what the key is of each element.
+    fn sort_by(&mut self, open: usize, target: Expr, args: Vec<Expr>) -> Result<Expr> {
+        if matches!(target.kind, Kind::Literal(_) | Kind::Map(_) | Kind::Object { .. }) {
+            let text = "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
+            return Err(self.issue(target.id, text));
+        }
+        let list = self.ident(open, SORTED);
+        let keys = self.list(open, list.clone(), "map", args, false)?;
+        let sorted = self.method(open, list, "@sortByAssociatedKeys", vec![keys]);
+        Ok(self.named(open, SORTED.into(), target, sorted))
     }
 
     fn optional_map(&mut self, open: usize, target: Expr, macro_name: &str, mut args: Vec<Expr>) -> Result<Expr> {

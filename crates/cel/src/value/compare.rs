@@ -73,25 +73,14 @@ fn numbers(a: &Value<'_>, b: &Value<'_>) -> Option<Option<Ordering>> {
     })
 }
 
-/// Exact: a double inside the integer's range has an integral part that fits, outside it the answer is known.
-fn integer_to_double(a: i128, min: f64, end: f64, b: f64) -> Option<Ordering> {
-    if b.is_nan() {
-        None
-    } else if b < min {
+/// As doubles, unless the double is beyond what such integers can be.
+fn integer_to_double(a: i128, min: f64, max: f64, b: f64) -> Option<Ordering> {
+    if b < min {
         Some(Ordering::Greater)
-    } else if b >= end {
+    } else if b > max {
         Some(Ordering::Less)
     } else {
-        let whole = b.trunc();
-        Some(a.cmp(&(whole as i128)).then_with(|| {
-            if b > whole {
-                Ordering::Less
-            } else if b < whole {
-                Ordering::Greater
-            } else {
-                Ordering::Equal
-            }
-        }))
+        (a as f64).partial_cmp(&b)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::{Str, Value};
 use crate::error::EvalError;
-use crate::types::{MapType, ObjectType};
+use crate::types::{Field, MapType, ObjectType};
 
 /// From this many entries on a map is looked up by hash rather than one by one.
 const INDEXED_ENTRIES_MIN: usize = 8;
@@ -119,6 +119,25 @@ impl<'a> Map<'a> {
             }
         }
         Ok(Self(Entries::Own(Arc::new(Own { entries, index }))))
+    }
+
+    /// A map of these entries, of which the last one counts where a key occurs again.
+    ///
+    /// # Errors
+    /// A key that is no bool, integer or text.
+    pub(crate) fn last_of(entries: Vec<(Value<'a>, Value<'a>)>) -> Result<Self, EvalError> {
+        let mut places: HashMap<Key, usize> = HashMap::new();
+        let mut kept: Vec<(Value<'a>, Value<'a>)> = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            match Key::of(&key).and_then(|own| places.insert(own, kept.len())) {
+                Some(place) => {
+                    kept[place].1 = value;
+                    Key::of(&key).and_then(|own| places.insert(own, place));
+                }
+                None => kept.push((key, value)),
+            }
+        }
+        Self::new(kept)
     }
 
     /// A view of a JSON object as a map.
@@ -242,6 +261,11 @@ struct OwnObject<'a> {
     fields: Vec<(Arc<str>, Value<'a>)>,
 }
 
+/// The JSON of a declared field, unless it is null.
+fn set<'a>(fields: &'a JsonMap, field: &Field) -> Option<&'a Json> {
+    fields.get(&*field.key).filter(|json| !json.is_null())
+}
+
 impl<'a> Object<'a> {
     /// An object made by an expression.
     pub(crate) fn new(ty: Arc<ObjectType>, fields: Vec<(Arc<str>, Value<'a>)>) -> Self {
@@ -261,7 +285,15 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The value of a declared field, if the object has it.
+    /// Number of fields that are set, those included that nobody declared.
+    pub(crate) fn len(&self) -> usize {
+        match &self.0 {
+            Fields::Own(own) => own.fields.len(),
+            Fields::Json(fields, _) => fields.len(),
+        }
+    }
+
+    /// The value of a declared field, if the object has it. A field that is null is one that is not set.
     ///
     /// # Errors
     /// The JSON there is not what its declared format says.
@@ -272,7 +304,7 @@ impl<'a> Object<'a> {
             }
             Fields::Json(fields, ty) => {
                 let Some(field) = ty.field(name) else { return Ok(None) };
-                fields.get(&*field.key).map(|json| Value::json(json, &field.ty)).transpose()
+                set(fields, field).map(|json| Value::json(json, &field.ty)).transpose()
             }
         }
     }
@@ -284,20 +316,28 @@ impl<'a> Object<'a> {
             return None;
         }
         let field = own.fields().get(at)?;
-        Some(fields.get(&*field.key).map(|json| Value::json(json, &field.ty)).transpose())
+        Some(set(fields, field).map(|json| Value::json(json, &field.ty)).transpose())
     }
 
     /// Whether the object has a declared field.
     pub fn has(&self, name: &str) -> bool {
         match &self.0 {
             Fields::Own(own) => own.fields.iter().any(|(field, _)| **field == *name),
-            Fields::Json(fields, ty) => ty.field(name).is_some_and(|field| fields.contains_key(&*field.key)),
+            Fields::Json(fields, ty) => ty.field(name).is_some_and(|field| set(fields, field).is_some()),
         }
     }
 
     pub(super) fn equals(&self, other: &Self) -> Result<bool, EvalError> {
         if self.ty().name() != other.ty().name() {
             return Ok(false);
+        }
+        if let (Fields::Json(own, ty), Fields::Json(others, _)) = (&self.0, &other.0) {
+            // what nobody declared is compared as it is
+            let declared = |key: &String| ty.fields().iter().any(|field| *field.key == **key);
+            let mut kept = own.iter().filter(|(key, _)| !declared(key));
+            if own.len() != others.len() || kept.any(|(key, value)| others.get(key) != Some(value)) {
+                return Ok(false);
+            }
         }
         for field in self.ty().fields() {
             let same = match (self.get(&field.name)?, other.get(&field.name)?) {

@@ -103,7 +103,9 @@ fn text(schema: Document<'_>) -> Declared {
 /// What a schema declares; nothing where it does not say what its values are. `name` tells the types of one schema apart.
 pub(super) fn declare(schema: Document<'_>, is_root: bool, name: &str) -> Option<Declared> {
     if schema.flag("x-kubernetes-int-or-string") {
-        return Some(Declared { ty: Type::Dyn, max: TEXT_MAX, min_bytes: 1, inner: Within::Nothing });
+        let length = schema.get("maxLength").and_then(Value::as_u64);
+        let max = length.map_or(TEXT_MAX, |length| length.saturating_mul(CHAR_BYTES));
+        return Some(Declared { ty: Type::Dyn, max, min_bytes: 1, inner: Within::Nothing });
     }
     match schema.text("type") {
         "array" => list(schema, name),

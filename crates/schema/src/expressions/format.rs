@@ -70,11 +70,11 @@ const FORMATS: [Named; 13] = [
     ),
     named("format.dns1035LabelPrefix", "DNS1035LabelPrefix", |text| names::dns1035_label(&unmasked(text)), 30),
     named("format.labelValue", "LabelValue", names::label_value, 40),
-    named("format.uri", "URI", |text| cel::library::Url::parse(text).err().into_iter().collect(), 1000),
-    named("format.uuid", "uuid", |text| of_schema("uuid", text, "does not match the UUID format"), 79),
-    named("format.byte", "byte", |text| of_schema("byte", text, "invalid base64"), 94),
-    named("format.date", "date", |text| of_schema("date", text, "invalid date"), 77),
-    named("format.datetime", "datetime", |text| of_schema("datetime", text, "invalid datetime"), 77),
+    named("format.uri", "URI", |text| cel::library::Url::parse(text).err().into_iter().collect(), 1103),
+    named("format.uuid", "uuid", |text| of_schema("uuid", text, "does not match the UUID format"), 70),
+    named("format.byte", "byte", |text| of_schema("byte", text, "invalid base64"), 84),
+    named("format.date", "date", |text| of_schema("date", text, "invalid date"), 71),
+    named("format.datetime", "datetime", |text| of_schema("datetime", text, "invalid datetime"), 71),
 ];
 
 const fn named(function: &'static str, name: &'static str, problems: fn(&str) -> Vec<String>, regex: u64) -> Named {

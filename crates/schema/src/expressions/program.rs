@@ -244,15 +244,19 @@ impl Compiler {
         node: &Node,
         path: &Path<'_>,
     ) -> Option<Rule> {
-        let source = rule.text("rule").trim();
+        let source = rule.text("rule");
         let at = |name: &str| Path::Field(path, name).bracketed();
         let optional_old = rule.flag("optionalOldSelf");
         let env = if optional_old { &node.optional_env } else { &node.env };
+        if source.trim().is_empty() {
+            // said of the definition's form
+            return None;
+        }
         let program = match env.compile(source, &[Type::Bool]) {
             Ok(program) => program,
             Err(error) => {
                 let detail = match error {
-                    CompileError::Issues(_) => error.to_string(),
+                    CompileError::Issues(_) | CompileError::Constant(_) => error.to_string(),
                     CompileError::ResultType(_) => "cel expression must evaluate to a bool".to_owned(),
                 };
                 self.errors.push(FieldError::invalid(at("rule"), rule.to_value(), detail));
@@ -273,7 +277,7 @@ impl Compiler {
         Some(Rule {
             message_program: self.message(rule, place, declared, node, path),
             program,
-            source: source.to_owned(),
+            source: source.trim().to_owned(),
             message: rule.text("message").trim().to_owned(),
             reason: rule.text("reason").to_owned(),
             field: find_in(schema, field, true).map(|found| found.path).unwrap_or_default(),
@@ -290,8 +294,8 @@ impl Compiler {
         node: &Node,
         path: &Path<'_>,
     ) -> Option<Program> {
-        let source = rule.text("messageExpression").trim();
-        if source.is_empty() {
+        let source = rule.text("messageExpression");
+        if source.trim().is_empty() {
             return None;
         }
         let at = Path::Field(path, "messageExpression").bracketed();
@@ -303,6 +307,7 @@ impl Compiler {
             Err(error) => {
                 let detail = match error {
                     CompileError::Issues(_) => format!("messageExpression {error}"),
+                    CompileError::Constant(cause) => format!("messageExpression instantiation failed: {cause}"),
                     CompileError::ResultType(_) => "messageExpression must evaluate to a string".to_owned(),
                 };
                 self.errors.push(FieldError::invalid(at, rule.to_value(), detail));

@@ -42,8 +42,11 @@ fn operand(value: &Value<'_>) -> Result<Quantity, EvalError> {
 
 /// As Kubernetes has it since 1.28.
 pub(super) fn library() -> Library {
-    let parses =
-        |overload: Overload| overload.cost(|args, _| scale(args[0].size().unwrap_or(1), STRING_TRAVERSAL_FACTOR));
+    let parses = |overload: Overload| {
+        overload
+            .cost(|args, _| scale(args[0].size().unwrap_or(1), STRING_TRAVERSAL_FACTOR))
+            .estimate(|call| CallEstimate::cost(call.size(0).cost(STRING_TRAVERSAL_FACTOR)))
+    };
     let nominal = |overload: Overload| overload.cost(|_, _| 1).estimate(|_| CallEstimate::fixed(1));
     let one = || vec![QUANTITY.clone()];
     let two = || vec![QUANTITY.clone(), QUANTITY.clone()];

@@ -167,7 +167,7 @@ fn to_int(value: &Value<'_>) -> Result<i64> {
         Value::Uint(value) => i64::try_from(*value).map_err(|_| INT),
         Value::Double(value) if value.abs() < TWO_63 => Ok(*value as i64),
         Value::Double(_) => Err(INT),
-        Value::Timestamp(at) => Ok(at.as_second() - i64::from(at.subsec_nanosecond() < 0)),
+        Value::Timestamp(at) => Ok(time::seconds(*at)),
         Value::Duration(nanos) => Ok(*nanos),
         other => {
             let text = other.str()?;

@@ -1,6 +1,6 @@
 //! Calendar fields of timestamps, and units of durations.
 
-use jiff::Zoned;
+use jiff::civil::DateTime;
 
 use crate::error::EvalError;
 use crate::library::{Library, Overload};
@@ -8,7 +8,7 @@ use crate::time;
 use crate::types::Type;
 use crate::value::Value;
 
-type Accessor = (&'static str, [&'static str; 2], fn(&Zoned) -> i64);
+type Accessor = (&'static str, [&'static str; 2], fn(DateTime) -> i64);
 
 /// Months, days of the month and days of the year count from zero, as in JavaScript; `getDate` counts from one.
 const ACCESSORS: [Accessor; 10] = [
@@ -46,7 +46,7 @@ pub(super) fn library() -> Library {
             Overload::member(id, args, Type::Int, move |_, args| {
                 let Value::Timestamp(at) = args[0] else { return Err(EvalError::NoSuchOverload) };
                 let zone = args.get(1).map(Value::str).transpose()?;
-                Ok(Value::Int(field(&time::zoned(at, zone)?)))
+                Ok(Value::Int(field(time::zoned(at, zone)?)))
             })
         };
         library = library.function(

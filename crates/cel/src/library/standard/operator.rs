@@ -9,6 +9,9 @@ use crate::operators;
 use crate::types::Type;
 use crate::value::Value;
 
+/// What estimates take for the longest name of a format.
+const FORMAT_NAME_MAX: u64 = 64;
+
 type Result<'a> = std::result::Result<Value<'a>, EvalError>;
 
 /// Names of operators, as expressions that were parsed have them.
@@ -86,9 +89,12 @@ pub(super) fn library() -> Library {
         )
         .function(
             names::EQUALS,
-            vec![compared(Overload::global("equals", vec![a(), a()], Type::Bool, |_, args| {
-                Ok(Value::Bool(args[0].equals(&args[1])?))
-            }))],
+            vec![
+                compared(Overload::global("equals", vec![a(), a()], Type::Bool, |_, args| {
+                    Ok(Value::Bool(args[0].equals(&args[1])?))
+                }))
+                .estimate(|call| equality_estimate(call).unwrap_or_else(|| comparison_estimate(call))),
+            ],
         )
         .function(
             names::NOT_EQUALS,
@@ -294,6 +300,20 @@ fn comparison_estimate(call: &Call<'_>) -> CallEstimate {
     let smaller = call.size(0).max.min(call.size(1).max);
     let size = SizeEstimate::new(u64::from(smaller > 0), smaller);
     CallEstimate::cost(size.cost(TRAVERSAL))
+}
+
+/// What `==` of two values of one of Kubernetes' own types can cost.
+fn equality_estimate(call: &Call<'_>) -> Option<CallEstimate> {
+    let [a, b] = call.operands.as_slice() else { return None };
+    let (Type::Opaque(name), true) = (&a.ty, a.ty == b.ty) else { return None };
+    let most = match &**name {
+        "net.IP" | "net.CIDR" | "kubernetes.Quantity" | "kubernetes.Semver" => return Some(CallEstimate::fixed(1)),
+        "kubernetes.NamedFormat" => FORMAT_NAME_MAX,
+        "kubernetes.URL" if b.size == SizeEstimate::UNKNOWN => 1,
+        "kubernetes.URL" => b.size.max,
+        _ => return None,
+    };
+    Some(CallEstimate::cost(SizeEstimate::new(1, most).cost(TRAVERSAL)))
 }
 
 fn compared(overload: Overload) -> Overload {
