@@ -122,6 +122,16 @@ pub(crate) enum ReconcileError {
     Blocked(String),
 }
 
+impl ReconcileError {
+    /// What went wrong, without what was being done.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Self::Api { source, .. } => cause(source),
+            Self::Revision { .. } | Self::Blocked(_) => self.to_string(),
+        }
+    }
+}
+
 /// Says what was being done to which object when a request failed.
 pub(crate) fn failed(action: &'static str, object: impl Display) -> impl FnOnce(kube::Error) -> ReconcileError {
     move |source| ReconcileError::Api { action, object: object.to_string(), source: Box::new(source) }

@@ -24,6 +24,7 @@ use plan::{Action, Plan};
 
 mod history;
 mod plan;
+mod rollback;
 mod rollout;
 mod status;
 #[cfg(test)]
@@ -159,6 +160,15 @@ impl Controller {
                 let params = DeleteParams { preconditions, ..DeleteParams::background() };
                 let result = gone_is_done(sets.delete(&name, &params).await);
                 result.map_err(|e| Some(failed("delete replicaset", Key::new(&key.namespace, &name))(e)))
+            }
+            Action::RollBack(rollback) => {
+                let api = self.context.api::<Deployment>(&key.namespace);
+                let result = api.patch(&key.name, &PatchParams::default(), &Patch::Strategic(rollback.patch)).await;
+                let (kind, reason, message) = rollback.event;
+                if result.is_ok() || kind == EventType::Warning {
+                    self.recorder.about(deployment, kind, reason, message);
+                }
+                gone_is_done(result).map_err(|e| Some(failed("roll back deployment", key)(e)))
             }
             Action::Annotate(annotations) => {
                 let patch = json!({"metadata": {"uid": deployment.metadata.uid, "annotations": annotations}});

@@ -132,7 +132,7 @@ impl<S: Set> Controller<S> {
                 }
             };
             if let Err((kind, error)) = outcome {
-                failure = Some((kind, error.to_string()));
+                failure = Some((kind, error.cause()));
                 result = Err(error);
             }
         }

@@ -15,14 +15,16 @@ pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
 /// Longest history kept in the annotation, upstream's value.
 const HISTORY_BYTES_MAX: usize = 2000;
+/// Asks for an earlier revision.
+pub(super) const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 /// Annotations of the deployment that are not copied to its sets.
-const NOT_COPIED: [&str; 6] = [
+pub(super) const NOT_COPIED: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     REVISION_HISTORY,
     DESIRED_REPLICAS,
     MAX_REPLICAS,
-    "deprecated.deployment.rollback.to",
+    ROLLBACK_TO,
 ];
 
 /// The revision number of an object; 0 when it has none.

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::history::{self, DESIRED_REPLICAS, MAX_REPLICAS, TEMPLATE_HASH};
+use super::rollback::{self, Rollback};
 use super::{rollout, status};
 use crate::{owners, pods};
 
@@ -25,6 +26,8 @@ pub(super) enum Action {
     Delete { name: String, uid: String },
     /// Annotate the deployment itself.
     Annotate(BTreeMap<String, String>),
+    /// Give the deployment an earlier template.
+    RollBack(Rollback),
 }
 
 /// All writes of one reconcile, in order; the status comes last.
@@ -85,22 +88,28 @@ pub(super) fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)
 }
 
+/// The template as the deployment gave it, in a form that can be compared.
+fn plain(template: Option<&PodTemplateSpec>) -> PodTemplateSpec {
+    let mut template = template.cloned().unwrap_or_default();
+    let mut meta = template.metadata.take().unwrap_or_default();
+    if let Some(labels) = &mut meta.labels {
+        labels.remove(TEMPLATE_HASH);
+    }
+    meta.labels = meta.labels.filter(|labels| !labels.is_empty());
+    meta.annotations = meta.annotations.filter(|annotations| !annotations.is_empty());
+    meta.creation_timestamp = None;
+    template.metadata = Some(meta);
+    template
+}
+
+/// The template that the set was made from.
+pub(super) fn template_without_hash(set: &ReplicaSet) -> PodTemplateSpec {
+    plain(set.spec.as_ref().and_then(|spec| spec.template.as_ref()))
+}
+
 /// Whether the set was made from the deployment's current template.
 pub(super) fn same_template(set: &ReplicaSet, deployment: &Deployment) -> bool {
-    let stripped = |template: Option<&PodTemplateSpec>| {
-        let mut template = template.cloned().unwrap_or_default();
-        let mut meta = template.metadata.take().unwrap_or_default();
-        if let Some(labels) = &mut meta.labels {
-            labels.remove(TEMPLATE_HASH);
-        }
-        meta.labels = meta.labels.filter(|labels| !labels.is_empty());
-        meta.annotations = meta.annotations.filter(|annotations| !annotations.is_empty());
-        meta.creation_timestamp = None;
-        template.metadata = Some(meta);
-        template
-    };
-    let of_set = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
-    stripped(of_set) == stripped(deployment.spec.as_ref().map(|spec| &spec.template))
+    template_without_hash(set) == plain(deployment.spec.as_ref().map(|spec| &spec.template))
 }
 
 /// Decides on all writes of one reconcile.
@@ -117,6 +126,10 @@ pub(super) fn decide(
     let paused = spec.paused == Some(true);
     let leaving = deployment.metadata.deletion_timestamp.is_some();
     let recreate = spec.strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate");
+    if let Some(rollback) = rollback::decide(deployment, owned).filter(|_| !leaving && !paused) {
+        let status = deployment.status.clone().unwrap_or_default();
+        return Plan { actions: vec![Action::RollBack(rollback)], status, next: None };
+    }
 
     let mut created = false;
     let mut scaled = false;
@@ -143,8 +156,10 @@ pub(super) fn decide(
     }
     resize(deployment, &sets, bounds, &mut actions);
     let mut status = status::compute(deployment, &sets, bounds, now);
-    if created && let Some(new) = &sets.new {
-        status::created(&mut status, deployment, &new.set.name_any(), now);
+    match &sets.new {
+        Some(new) if created => status::created(&mut status, deployment, &new.set.name_any(), now),
+        Some(new) if !leaving => status::found(&mut status, deployment, &new.set.name_any(), now),
+        _ => {}
     }
     let next = if paused || leaving {
         status::paused(&mut status, deployment, paused, now);
@@ -280,12 +295,13 @@ fn resize(deployment: &Deployment, sets: &Sets, bounds: Bounds, actions: &mut Ve
 }
 
 fn old_pods_running(sets: &Sets, pods: &BTreeMap<String, Vec<Arc<Pod>>>) -> bool {
+    let counted = |member: &Member| member.set.status.as_ref().is_some_and(|status| status.replicas > 0);
     let of_old = sets.old.iter().filter_map(|member| pods.get(member.set.metadata.uid.as_deref()?));
-    of_old.flatten().any(|pod| !pods::is_terminal(pod))
+    sets.old.iter().any(counted) || of_old.flatten().any(|pod| !pods::is_terminal(pod))
 }
 
 /// Deletions of the oldest unused sets above the limit.
-fn beyond_history(sets: &Sets, limit: i32) -> Vec<Action> {
+pub(super) fn beyond_history(sets: &Sets, limit: i32) -> Vec<Action> {
     let mut unused: Vec<&Member> =
         sets.old.iter().filter(|member| member.set.metadata.deletion_timestamp.is_none()).collect();
     let surplus = unused.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));

@@ -128,24 +128,40 @@ pub(super) fn scale(sets: &mut Sets, bounds: Bounds, recreate: bool, deployment:
 /// Gives each active set its share of the difference; what rounding leaves goes to the largest.
 fn share(sets: &mut Sets, bounds: Bounds, deployment: &Deployment) {
     let allowed = if bounds.replicas > 0 { bounds.replicas + bounds.max_surge } else { 0 };
-    let mut to_add = allowed - sets.total();
+    let mut left = allowed - sets.total();
+    if left == 0 {
+        return;
+    }
     let status_replicas = deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
     let Sets { new, old } = sets;
     let mut active: Vec<_> = old.iter_mut().chain(new.iter_mut()).filter(|member| member.replicas > 0).collect();
-    // Largest first; of equal ones the newer when growing, the older when shrinking.
-    if to_add > 0 {
+    // Largest first; of equal ones the newer when growing, the older when shrinking. One that is only planned is newest.
+    active.sort_by_key(|member| {
+        let created = member.set.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created.is_none(), created)
+    });
+    if left > 0 {
         active.reverse();
     }
     active.sort_by_key(|member| std::cmp::Reverse(member.replicas));
+    let growing = left > 0;
     for member in &mut active {
-        let most_before = history::annotated(&member.set, MAX_REPLICAS).unwrap_or(status_replicas).max(1);
-        let grown = f64::from(member.replicas) * f64::from(allowed) / f64::from(most_before);
-        let fraction = if bounds.replicas == 0 { -member.replicas } else { grown.round() as i32 - member.replicas };
-        let part = if to_add > 0 { fraction.clamp(0, to_add) } else { fraction.clamp(to_add, 0) };
+        let before = history::annotated(&member.set, MAX_REPLICAS).filter(|most| *most > 0).unwrap_or(status_replicas);
+        let grown = f64::from(member.replicas) * f64::from(allowed) / f64::from(before);
+        let fraction = match (bounds.replicas, before) {
+            (0, _) => -member.replicas,
+            (_, 0) => 0,
+            _ => grown.round() as i32 - member.replicas,
+        };
+        let part = match left {
+            0 => 0,
+            _ if growing => fraction.min(left),
+            _ => fraction.max(left),
+        };
         member.replicas += part;
-        to_add -= part;
+        left -= part;
     }
     if let Some(largest) = active.first_mut() {
-        largest.replicas = (largest.replicas + to_add).max(0);
+        largest.replicas = (largest.replicas + left).max(0);
     }
 }

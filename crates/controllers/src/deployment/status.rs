@@ -16,6 +16,7 @@ const REPLICA_FAILURE: &str = "ReplicaFailure";
 const NEW_AVAILABLE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const CREATED: &str = "NewReplicaSetCreated";
+const FOUND: &str = "FoundNewReplicaSet";
 const PAUSED: &str = "DeploymentPaused";
 
 /// Counts and the `Available` and `ReplicaFailure` conditions; `Progressing` is carried over.
@@ -25,7 +26,8 @@ pub(super) fn compute(deployment: &Deployment, sets: &Sets, bounds: Bounds, now:
     let replicas = sum(|m| m.set.status.as_ref().map_or(0, |s| s.replicas));
     let ready = sum(|m| m.set.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0));
     let available = sum(Member::available);
-    let terminating = sum(|m| m.set.status.as_ref().and_then(|s| s.terminating_replicas).unwrap_or(0));
+    // Unknown as long as one set has not counted.
+    let terminating = sets.all().map(|m| m.set.status.as_ref()?.terminating_replicas).sum();
     let updated = sets.new.as_ref().and_then(|new| new.set.status.as_ref()).map_or(0, |status| status.replicas);
     let unavailable = (sets.total() - available).max(0);
     let some = |count: i32| (count != 0).then_some(count);
@@ -36,7 +38,7 @@ pub(super) fn compute(deployment: &Deployment, sets: &Sets, bounds: Bounds, now:
         ready_replicas: some(ready),
         available_replicas: some(available),
         unavailable_replicas: some(unavailable),
-        terminating_replicas: some(terminating),
+        terminating_replicas: terminating,
         collision_count: before.collision_count,
         conditions: before.conditions,
     };
@@ -68,6 +70,13 @@ pub(super) fn compute(deployment: &Deployment, sets: &Sets, bounds: Bounds, now:
 pub(super) fn created(status: &mut DeploymentStatus, deployment: &Deployment, name: &str, now: Timestamp) {
     if deadline(deployment).is_some() {
         set(status, PROGRESSING, "True", CREATED, format!("Created new replica set \"{name}\""), now);
+    }
+}
+
+/// Notes that the set of the template was there already, when nothing has been said of progress before.
+pub(super) fn found(status: &mut DeploymentStatus, deployment: &Deployment, name: &str, now: Timestamp) {
+    if deadline(deployment).is_some() && find(status, PROGRESSING).is_none() {
+        set(status, PROGRESSING, "True", FOUND, format!("Found new replica set \"{name}\""), now);
     }
 }
 
@@ -104,7 +113,10 @@ pub(super) fn progress(
     sets: &Sets,
     now: Timestamp,
 ) -> Option<Duration> {
-    let deadline = deadline(deployment)?;
+    let Some(deadline) = deadline(deployment) else {
+        remove(status, PROGRESSING);
+        return None;
+    };
     let resumed = find(status, PROGRESSING).is_some_and(|condition| condition.reason.as_deref() == Some(PAUSED));
     if resumed {
         set(status, PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".into(), now);

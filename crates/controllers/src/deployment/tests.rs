@@ -3,6 +3,8 @@ use serde_json::Value;
 
 use super::*;
 
+mod cases;
+
 fn now() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().unwrap()
 }
@@ -81,6 +83,7 @@ impl World {
             }
             Action::Delete { name, .. } => self.sets.retain(|set| set.name_any() != name),
             Action::Annotate(annotations) => self.deployment.annotations_mut().extend(annotations),
+            Action::RollBack(rollback) => panic!("nobody asked for {rollback:?}"),
         }
     }
 

@@ -30,6 +30,7 @@ struct Rank {
     /// the newest pods and thereby to one zone.
     ready_age_log2: u32,
     restarts: Reverse<i32>,
+    sidecar_restarts: Reverse<i32>,
     age_log2: u32,
     uid: String,
 }
@@ -39,6 +40,8 @@ impl Rank {
         let annotations = pod.metadata.annotations.as_ref();
         let cost = annotations.and_then(|annotations| annotations.get(DELETION_COST)?.parse().ok()).unwrap_or(0);
         let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        let initial = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+        let sidecars = initial.filter(|status| is_sidecar(pod, &status.name));
         let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
         Self {
             assigned: pods::node_name(pod).is_some(),
@@ -52,10 +55,16 @@ impl Rank {
             crowd: Reverse(related),
             ready_age_log2: age_log2(pods::ready_since(pod), now),
             restarts: Reverse(statuses.map(|status| status.restart_count).max().unwrap_or(0)),
+            sidecar_restarts: Reverse(sidecars.map(|status| status.restart_count).max().unwrap_or(0)),
             age_log2: age_log2(created, now),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
         }
     }
+}
+
+fn is_sidecar(pod: &Pod, name: &str) -> bool {
+    let mut containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    containers.any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
 }
 
 fn age_log2(since: Option<Timestamp>, now: Timestamp) -> u32 {

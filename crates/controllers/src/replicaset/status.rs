@@ -55,7 +55,8 @@ pub(super) fn compute<S: Set>(
         fully_labeled_replicas: some(labelled),
         ready_replicas: some(ready),
         available_replicas: some(available),
-        terminating_replicas: if S::COUNTS_TERMINATING { some(terminating) } else { None },
+        // Said also when it is zero: a Deployment wants to know that it was counted.
+        terminating_replicas: S::COUNTS_TERMINATING.then_some(terminating),
         observed_generation: set.meta().generation,
         conditions: conditions(set, failure, now),
     };

@@ -10,12 +10,16 @@ mod cronjobs;
 #[cfg(test)]
 mod daemonsets;
 #[cfg(test)]
+mod deployments;
+#[cfg(test)]
 mod disruption;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
 mod nodes;
 mod quotas;
+#[cfg(test)]
+mod replicasets;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
