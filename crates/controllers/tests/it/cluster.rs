@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use store::Store;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Far more than anything here takes, even on a busy machine; what waits is told when it is over.
@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Cluster {
     pub(crate) client: Client,
     pub(crate) informers: Informers,
+    server: Arc<ApiServer>,
+    config: ControllersConfig,
+    controllers: AbortHandle,
     stop: CancellationToken,
     running: JoinSet<()>,
     _directory: TempDir,
@@ -52,15 +55,11 @@ impl Cluster {
         let mut running = JoinSet::new();
         let (run, token) = (informers.clone(), stop.clone());
         running.spawn(async move { run.run(token).await.unwrap() });
-        let work = {
-            let server = server.clone();
-            let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
-            controllers::run(informers.clone(), clients, config, stop.clone())
-        };
+        let controllers = running.spawn(run_controllers(&server, &informers, &config, &stop));
+        let work =
+            Scheduler::new(&informers, client.clone(), &scheduler::Configuration::default(), 7).run(stop.clone());
         running.spawn(async move { work.await.unwrap() });
-        let work = Scheduler::new(&informers, client.clone(), 7).run(stop.clone());
-        running.spawn(async move { work.await.unwrap() });
-        let cluster = Self { client, informers, stop, running, _directory: directory };
+        let cluster = Self { client, informers, server, config, controllers, stop, running, _directory: directory };
         for at in 0..nodes {
             cluster.add_node(&format!("node-{at}")).await;
         }
@@ -68,6 +67,20 @@ impl Cluster {
         let in_default = |account: &Arc<ServiceAccount>| account.namespace().as_deref() == Some("default");
         cluster.until::<ServiceAccount>("a default account", |accounts| accounts.iter().any(in_default)).await;
         cluster.play_kubelet()
+    }
+
+    /// Ends the controllers wherever they are, and starts new ones that know nothing of what these did.
+    pub(crate) fn crash_controllers(&mut self) {
+        self.controllers.abort();
+        let informers = Informers::new(self.client.clone());
+        let (run, token) = (informers.clone(), self.stop.clone());
+        let controllers = run_controllers(&self.server, &informers, &self.config, &self.stop);
+        self.controllers = self.running.spawn(async move {
+            tokio::select! {
+                () = controllers => {}
+                result = run.run(token) => result.unwrap(),
+            }
+        });
     }
 
     pub(crate) async fn add_node(&self, name: &str) {
@@ -185,7 +198,7 @@ impl Cluster {
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.running.join_next().await {
-            ended.unwrap();
+            assert!(ended.as_ref().err().is_none_or(JoinError::is_cancelled), "{ended:?}");
         }
     }
 }
@@ -206,6 +219,18 @@ fn ended(pod: &Pod, ip: &str) -> Option<Value> {
         "containerStatuses": [{"name": "c", "image": image, "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}}]}}),
     )
+}
+
+fn run_controllers(
+    server: &Arc<ApiServer>,
+    informers: &Informers,
+    config: &ControllersConfig,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let server = server.clone();
+    let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
+    let work = controllers::run(informers.clone(), clients, config.clone(), stop.clone());
+    async move { work.await.unwrap() }
 }
 
 pub(crate) fn object<K: DeserializeOwned>(value: Value) -> K {

@@ -6,6 +6,8 @@ mod cluster;
 #[cfg(test)]
 mod collection;
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod cronjobs;
 #[cfg(test)]
 mod daemonsets;
