@@ -23,15 +23,19 @@ mod answer;
 mod gather;
 mod multiplexed;
 mod stall;
+mod standing;
 mod streams;
 mod turn;
 
-use self::stall::{Patience, Timely};
+use self::{
+    stall::{Patience, Timely},
+    standing::Standing,
+};
 use crate::{
     authentication::Presented,
     body::{Body, BoxError},
     server::{ApiServer, Caller},
-    tls::{SharedTls, Tls},
+    tls::SharedTls,
 };
 
 /// Connections open at once on one listener; each costs two buffers and a task, so this bounds memory at some 100 MiB.
@@ -72,8 +76,7 @@ pub(crate) async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Sh
         };
         match accepted {
             Ok((stream, _)) => {
-                let (server, stop) = (server.clone(), stop.clone());
-                let tls = tls.current();
+                let (server, stop, tls) = (server.clone(), stop.clone(), tls.clone());
                 connections.spawn(async move {
                     connection(server, tls, stream, stop).await;
                     drop(permit);
@@ -98,7 +101,10 @@ pub(crate) async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: Sh
     }
 }
 
-async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, stop: CancellationToken) {
+async fn connection(server: Arc<ApiServer>, shared: SharedTls, stream: TcpStream, stop: CancellationToken) {
+    // before what it counts the replacements of, so that none is missed
+    let generation = shared.generation();
+    let tls = shared.current();
     let acceptor = TlsAcceptor::from(tls.config.clone());
     let peer = stream.peer_addr().ok();
     // small frames (watch events, answers) must not wait for more data
@@ -128,11 +134,12 @@ async fn connection(server: Arc<ApiServer>, tls: Arc<Tls>, stream: TcpStream, st
         draining: stop.child_token(),
         is_component: false,
     };
+    let standing = Standing::new(caller, chain, shared, generation);
     let gauge = Open::new(&server);
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        multiplexed::serve(stream, server.clone(), caller, &stop).await
+        multiplexed::serve(stream, server.clone(), standing, &stop).await
     } else {
-        let service = ConnectionService { server: server.clone(), caller, patience };
+        let service = ConnectionService { server: server.clone(), standing, patience };
         let mut serving = std::pin::pin!(http1().serve_connection(TokioIo::new(stream), service).with_upgrades());
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
@@ -178,7 +185,7 @@ impl Drop for Open<'_> {
 
 struct ConnectionService {
     server: Arc<ApiServer>,
-    caller: Caller,
+    standing: Standing,
     patience: Patience,
 }
 
@@ -188,7 +195,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (server, caller, patience) = (self.server.clone(), self.caller.clone(), self.patience.clone());
+        let (server, patience) = (self.server.clone(), self.patience.clone());
+        let caller = self.standing.caller(&server.authenticator);
         let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
         Box::pin(async move {
             let response = server.handle(request, caller).await;

@@ -1,6 +1,9 @@
 //! TLS of the listeners, which can be replaced while they accept.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -24,22 +27,33 @@ impl From<Arc<ServerConfig>> for Tls {
 
 /// What new connections are accepted with. Clones are one: a replacement is seen by all.
 #[derive(Clone)]
-pub struct SharedTls(Arc<ArcSwap<Tls>>);
+pub struct SharedTls(Arc<Replaceable>);
+
+struct Replaceable {
+    tls: ArcSwap<Tls>,
+    generation: AtomicU64,
+}
 
 impl SharedTls {
     /// Connections are accepted with `tls` until it is replaced.
     pub fn new(tls: impl Into<Tls>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(tls.into())))
+        Self(Arc::new(Replaceable { tls: ArcSwap::from_pointee(tls.into()), generation: AtomicU64::new(0) }))
     }
 
     /// What connections are accepted with now.
     pub fn current(&self) -> Arc<Tls> {
-        self.0.load_full()
+        self.0.tls.load_full()
     }
 
-    /// Connections from now on are accepted with `tls`; open ones go on.
+    /// How often it was replaced.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Connections from now on are accepted with `tls`. Open ones go on, as whom it takes their certificates for.
     pub fn replace(&self, tls: impl Into<Tls>) {
-        self.0.store(Arc::new(tls.into()));
+        self.0.tls.store(Arc::new(tls.into()));
+        self.0.generation.fetch_add(1, Ordering::Release);
     }
 }
 

@@ -29,13 +29,11 @@ use super::{
     STREAMS_MAX,
     answer::{Owed, Received, Stream},
     gather::{self, Gathered, Gathering},
+    standing::Standing,
     streams::Streams,
     turn::Bell,
 };
-use crate::{
-    body::BoxError,
-    server::{ApiServer, Caller},
-};
+use crate::{body::BoxError, server::ApiServer};
 
 /// How often the connection and its streams, which hand each other work, are polled in one turn: a request is read,
 /// answered and its answer written in two. What goes on beyond that waits for the next turn.
@@ -45,7 +43,7 @@ const ROUNDS_MAX: usize = 4;
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     server: Arc<ApiServer>,
-    caller: Caller,
+    standing: Standing,
     stop: &CancellationToken,
 ) -> Result<(), BoxError> {
     let (stream, gathered) = gather::gather(stream);
@@ -65,7 +63,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeted) => greeted??,
         () = stop.cancelled() => return Ok(()),
     };
-    let mut serving = Serving::new(connection, gathered, server, caller);
+    let mut serving = Serving::new(connection, gathered, server, standing);
     tokio::select! {
         ended = serving.run() => return ended,
         () = stop.cancelled() => {}
@@ -82,7 +80,7 @@ struct Serving<S> {
     bell: Arc<Bell>,
     waker: Waker,
     server: Arc<ApiServer>,
-    caller: Caller,
+    standing: Standing,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
@@ -90,12 +88,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         mut connection: Connection<Gathering<S>, Owed>,
         gathered: Arc<Mutex<Gathered<S>>>,
         server: Arc<ApiServer>,
-        caller: Caller,
+        standing: Standing,
     ) -> Self {
         let bell = Arc::<Bell>::default();
         let streams = Streams::new(bell.clone(), STREAMS_MAX);
         let keep_alive = connection.ping_pong().map(KeepAlive::new);
-        Self { connection, gathered, streams, keep_alive, waker: bell.clone().into(), bell, server, caller }
+        Self { connection, gathered, streams, keep_alive, waker: bell.clone().into(), bell, server, standing }
     }
 
     async fn run(&mut self) -> Result<(), BoxError> {
@@ -164,7 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     fn stream(&self, request: Request<RecvStream>, reply: SendResponse<Owed>) -> Stream {
         let (head, body) = request.into_parts();
         let body = Received::new(body, &head.headers).boxed_unsync();
-        let handling = self.server.clone().handle(Request::from_parts(head, body), self.caller.clone());
+        let handling = self
+            .server
+            .clone()
+            .handle(Request::from_parts(head, body), self.standing.caller(&self.server.authenticator));
         Stream::Handling { handling: Box::pin(handling), reply }
     }
 }

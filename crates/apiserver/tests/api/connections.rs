@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use apiserver::{ApiServer, NodeConnectError, NodeConnector, SharedTls};
+use apiserver::{ApiServer, ClientKinds, NodeConnectError, NodeConnector, SharedTls, Tls};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, Version};
@@ -11,7 +11,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::{Authority, KeyPair};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::ring,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use serde_json::{Value, json};
 use tokio::{
@@ -45,16 +49,20 @@ fn chain(pair: &KeyPair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static
     (vec![certificate], PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap())
 }
 
+/// Accepts the clients of an authority.
+fn verifier(authority: &Authority) -> Arc<dyn ClientCertVerifier> {
+    let builder = WebPkiClientVerifier::builder_with_provider(roots(authority), Arc::new(ring::default_provider()));
+    builder.allow_unauthenticated().build().unwrap()
+}
+
 /// TLS with a new certificate of an authority, for its clients.
 fn accepting(authority: &Authority) -> Arc<ServerConfig> {
     let pair = authority.server("api", &["localhost".into()], &[], Timestamp::now()).unwrap();
-    let provider = Arc::new(ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority), provider.clone());
     let (chain, key) = chain(&pair);
-    let mut tls = ServerConfig::builder_with_provider(provider)
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+        .with_client_cert_verifier(verifier(authority))
         .with_single_cert(chain, key)
         .unwrap();
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -151,6 +159,16 @@ async fn what_is_replaced_serves_new_connections_while_open_ones_go_on() {
     let driving_new = tokio::spawn(connection);
     for client in [&mut old, &mut new] {
         assert_eq!(client.send_request(get("/api", Version::HTTP_11)).await.unwrap().status(), 200);
+    }
+    // whose root is taken away is nobody any more, on an open connection too
+    let kinds = ClientKinds { clients: verifier(&socket.authority), front_proxies: verifier(&socket.authority) };
+    socket.tls.replace(Tls { config: accepting(&socket.authority), kinds: Some(kinds) });
+    for _ in 0..2 {
+        for (client, status) in [(&mut old, 401), (&mut new, 200)] {
+            let answer = client.send_request(get("/api", Version::HTTP_11)).await.unwrap();
+            assert_eq!(answer.status(), status);
+            body(answer).await;
+        }
     }
     driving_old.abort();
     driving_new.abort();
