@@ -62,6 +62,52 @@ fn addresses_and_ports_are_handed_out_once() {
     assert!(taken.contains("provided IP is already allocated"), "{taken}");
 }
 
+#[test]
+fn a_quota_of_services_holds_whichever_server_is_asked() {
+    if !need_etcd("a_quota_of_services_holds_whichever_server_is_asked") {
+        return;
+    }
+    const EACH: usize = 8;
+    const HARD: usize = 9;
+    let etcd = Etcd::start();
+    let servers = etcd.servers(2, &[]);
+    servers[0].kubectl(&["create", "namespace", "team"]);
+    let quota = |server: &Instance, field: &str| {
+        let quota = server.get(&["quota", "q", "-n", "team"])?;
+        quota["status"][field]["services"].as_str().map(str::to_owned)
+    };
+    servers[0].kubectl(&["create", "quota", "q", "-n", "team", &format!("--hard=services={HARD}")]);
+    eventually("the quota is counted", || quota(&servers[1], "used"));
+    // each write that loses to one of the other server's is judged anew, by the quota as it is then
+    let made: usize = std::thread::scope(|scope| {
+        let create = |number: usize| {
+            let server = &servers[number];
+            move || {
+                let one = |n: usize| {
+                    let name = format!("s-{number}-{n}");
+                    let output =
+                        server.kubectl_output(&["create", "service", "nodeport", &name, "--tcp=80", "-n", "team"]);
+                    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                    assert!(output.status.success() || said.contains("exceeded quota: q"), "{said}");
+                    usize::from(output.status.success())
+                };
+                (0..EACH).map(one).sum::<usize>()
+            }
+        };
+        let threads = [0, 1].map(|number| scope.spawn(create(number)));
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(made, HARD);
+    for server in &servers {
+        let list = server.get(&["services", "-n", "team"]).unwrap();
+        let items = list["items"].as_array().unwrap();
+        let ports: BTreeSet<String> =
+            items.iter().map(|item| item["spec"]["ports"][0]["nodePort"].to_string()).collect();
+        assert_eq!((items.len(), ports.len()), (HARD, HARD));
+        assert_eq!(quota(server, "used"), Some(HARD.to_string()));
+    }
+}
+
 const DEFINITION: &str = "
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
