@@ -72,6 +72,9 @@ pub(crate) struct ServerMetrics {
     terminated: Family<AtomicU64>,
     /// What conversion webhooks took.
     conversions: Family<Histogram>,
+    /// Writes to etcd, where that is the store, how many of them failed, and what they took.
+    etcd: [Family<AtomicU64>; 2],
+    etcd_times: Family<Histogram>,
     /// Aggregated servers that do not answer.
     unavailable: Family<AtomicU64>,
     /// How often they stopped to.
@@ -98,6 +101,15 @@ impl Default for ServerMetrics {
                 "apiserver_crd_conversion_webhook_duration_seconds",
                 "Time that conversion webhooks took, in seconds.",
                 || Histogram::new(&histogram::DOUBLING),
+            ),
+            etcd: [
+                Family::counters("etcd_requests_total", "Writes to etcd, by operation and type of object."),
+                Family::counters("etcd_request_errors_total", "Writes to etcd that failed, by operation and type."),
+            ],
+            etcd_times: Family::new(
+                "etcd_request_duration_seconds",
+                "Time that writes to etcd took, by operation and type of object.",
+                || Histogram::new(&requests::DURATION_BOUNDS),
             ),
             unavailable: Family::counters(
                 "aggregator_unavailable_apiservice",
@@ -157,6 +169,17 @@ impl ServerMetrics {
         self.conversions.took(&labels, took);
     }
 
+    /// Notes a write to etcd.
+    pub(crate) fn asked_etcd(&self, operation: &str, resource: &Resource, failed: bool, took: Duration) {
+        let labels = [("group", &*resource.group), ("operation", operation), ("resource", &*resource.plural)];
+        let [requests, errors] = &self.etcd;
+        requests.count(&labels);
+        if failed {
+            errors.count(&labels);
+        }
+        self.etcd_times.took(&labels, took);
+    }
+
     /// Forgets which aggregated servers answer, before they are asked again: some may be gone.
     pub(crate) fn asks_aggregated(&self) {
         self.unavailable.clear();
@@ -210,6 +233,8 @@ pub(crate) fn render<'a>(
     server.deprecated.render("gauge", &mut out);
     server.terminated.render("counter", &mut out);
     server.conversions.render(&mut out);
+    server.etcd.iter().for_each(|family| family.render("counter", &mut out));
+    server.etcd_times.render(&mut out);
     server.unavailable.render("gauge", &mut out);
     server.unavailable_total.render("counter", &mut out);
     let name = "apiserver_storage_objects";
@@ -239,6 +264,7 @@ mod tests {
         let asked = Counted { verb: "list", applies: false, dry_run: false, subresource: "", scope: Scope::Cluster };
         let deployments = kinds::builtin().iter().find(|row| row.group == "apps" && row.plural == "deployments");
         server.ended_early(deployments.unwrap(), asked, 504);
+        server.asked_etcd("create", deployments.unwrap(), false, Duration::from_millis(3));
         let objects = [("apps".to_owned(), "deployments".to_owned(), 3)];
         let text = render(&server, std::iter::empty(), &objects);
         for line in [
@@ -247,6 +273,8 @@ mod tests {
             "apiserver_resource_objects{group=\"apps\",resource=\"deployments\"} 3",
             "aggregator_unavailable_apiservice{name=\"v1.example.com\"} 1",
             "aggregator_unavailable_apiservice_total{name=\"v1.example.com\",reason=\"ServiceNotFound\"} 1",
+            "etcd_requests_total{group=\"apps\",operation=\"create\",resource=\"deployments\"} 1",
+            "etcd_request_duration_seconds_bucket{group=\"apps\",operation=\"create\",resource=\"deployments\",le=\"0.005\"} 1",
             "apiserver_request_terminations_total{code=\"504\",component=\"apiserver\",group=\"apps\",resource=\"deployments\",scope=\"cluster\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
         ] {
             assert!(text.lines().any(|known| known == line), "{line}\n{text}");

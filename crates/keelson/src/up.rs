@@ -103,6 +103,9 @@ async fn build(
     cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
     let informers = reconcile::Informers::new(api.client("system:kube-controller-manager"));
     api.server.add_metrics(reconcile::render_metrics);
+    if config.store.is_none() {
+        api.server.add_metrics(store::size_metric(&layout.store()));
+    }
     api::start_controllers(config, &api, &informers, supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {

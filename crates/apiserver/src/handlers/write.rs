@@ -1,6 +1,6 @@
 //! What every write shares: options, ownership of fields, the commit, and the answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use http::{Response, StatusCode};
 use schema::apply::{ApplyError, Manager, Operation};
@@ -145,9 +145,26 @@ pub(super) async fn commit(
 
 /// Commits one transaction; one that frees space goes on when the disk is full.
 async fn commit_all(call: &Call, path: &str, writes: Vec<Write>, frees: bool) -> Result<Committed, ApiError> {
-    let store = &call.server.store;
-    let outcome = if frees { store.commit_freeing(writes).await } else { store.commit(writes).await };
+    let outcome = transact(call, writes, frees).await;
     settle(call, path, outcome)
+}
+
+/// Commits one transaction, and notes what that takes where it is another server that commits.
+async fn transact(call: &Call, writes: Vec<Write>, frees: bool) -> Result<store::Committed, CommitError> {
+    let store = &call.server.store;
+    if !store.is_shared() {
+        return if frees { store.commit_freeing(writes).await } else { store.commit(writes).await };
+    }
+    let operation = match writes.first() {
+        Some(Write { mutation: Mutation::Delete(_), .. }) => "delete",
+        Some(Write { precondition: Precondition::Absent, .. }) => "create",
+        _ => "update",
+    };
+    let began = Instant::now();
+    let outcome = if frees { store.commit_freeing(writes).await } else { store.commit(writes).await };
+    let failed = !matches!(outcome, Ok(_) | Err(CommitError::Precondition { .. }));
+    call.server.metrics.asked_etcd(operation, &call.served.resource, failed, began.elapsed());
+    outcome
 }
 
 /// What a transaction came to whose first write is of the object at `path`.
@@ -234,7 +251,7 @@ async fn put_allocated(
         }
         None => None,
     };
-    let outcome = server.store.commit(writes).await;
+    let outcome = transact(call, writes, false).await;
     match &outcome {
         Ok(committed) => server.allocation_turns.written(committed.revision),
         // whatever it was judged by, it is judged anew by what is there now
@@ -254,7 +271,7 @@ async fn put_charged(call: &Call, path: &str, object: Vec<Write>, charge: &Charg
     for _ in 0..charge::ATTEMPTS_MAX {
         let mut writes = object.clone();
         writes.extend(charge.writes(call)?);
-        match call.server.store.commit(writes).await {
+        match transact(call, writes, false).await {
             // a recount came between, or a charge by another server, which is to be seen before the next attempt
             Err(CommitError::Precondition { key: lost, .. }) if lost != key && &*lost.collection != ADDRESSES => {
                 fresh::latest(call).await?;

@@ -30,7 +30,7 @@ const CODES: [u16; 23] =
     [101, 200, 201, 202, 302, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 422, 429, 502, 503, 504, 500];
 
 /// Upstream's bounds, and before them some that tell fast requests apart.
-static DURATION_BOUNDS: Bounds = Bounds::seconds(&[
+pub(super) static DURATION_BOUNDS: Bounds = Bounds::seconds(&[
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0,
     6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ]);
