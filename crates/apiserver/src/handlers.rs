@@ -10,6 +10,7 @@ use crate::{
     body::{self, Body},
     dispatch::Call,
     status::ApiError,
+    strategy,
 };
 
 mod admit;
@@ -55,6 +56,9 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
     }
     if call.subresource.is_empty() && !call.served.resource.verbs.is_empty() && !supported(&call) {
         return Err(ApiError::method_not_allowed(call.group_resource(), call.verb));
+    }
+    if let Some(why) = strategy::path_segment(&call.name, false) {
+        return Err(ApiError::bad_request(format!("Name parameter invalid: {:?}: {why}", call.name)));
     }
     let main = call.subresource.is_empty();
     if !main && !call.served.resource.subresources.iter().any(|known| known.name == call.subresource) {

@@ -268,7 +268,9 @@ impl<'a> Tables<'a> {
             Some("Object") => Include::Object,
             Some(other) => {
                 let rule = "must be 'Metadata', 'Object', 'None', or empty";
-                return Err(ApiError::bad_request(format!("includeObject: Invalid value: {other:?}: {rule}")));
+                return Err(ApiError::bad_request(format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: {rule}"
+                )));
             }
         };
         let columns = if call.subresource == "scale" { Columns::Scale } else { Columns::of(&call.served) };

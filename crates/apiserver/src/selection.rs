@@ -82,7 +82,8 @@ impl Selection {
     pub(crate) fn parse(served: &Served, options: &ListOptions, name: &str) -> Result<Self, ApiError> {
         let bad = |error: schema::selector::SelectorError| ApiError::bad_request(error.to_string());
         let labels = options.label_selector.as_deref().map(LabelSelector::parse).transpose().map_err(bad)?;
-        let text = match (options.field_selector.as_deref(), name) {
+        let given = options.field_selector.as_deref().filter(|given| !given.is_empty());
+        let text = match (given, name) {
             (given, "") => given.map(str::to_owned),
             (None, name) => Some(format!("metadata.name={name}")),
             (Some(given), name) => Some(format!("{given},metadata.name={name}")),
@@ -97,6 +98,12 @@ impl Selection {
                     return Err(ApiError::bad_request(unsupported(served, known.is_empty(), field)));
                 }
                 deep |= !matches!(field, "metadata.name" | "metadata.namespace");
+            }
+        }
+        if let (Some(given), false) = (given, name.is_empty()) {
+            let own = FieldSelector::parse(given).map_err(bad)?;
+            if own.requires_exact("metadata.name") != Some(name) {
+                return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
             }
         }
         let labels = labels.filter(|labels| !labels.is_empty());

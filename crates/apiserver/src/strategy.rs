@@ -44,8 +44,8 @@ mod workloads;
 
 pub(crate) use definition::Approval;
 pub(crate) use metadata::check_embedded as check_embedded_metadata;
-pub(crate) use names::dns_1035;
 pub use names::{NameRule, generate as generate_name};
+pub(crate) use names::{dns_1035, path_segment};
 pub(crate) use quantity::parse as parse_quantity;
 pub(crate) use service::complete_addresses;
 pub(crate) use workloads::selects;

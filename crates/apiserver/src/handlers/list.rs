@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{DecodeError, Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::Response;
 use serde::{Deserialize, Serialize};
@@ -19,25 +19,59 @@ use crate::{
     status::ApiError,
 };
 
-/// What a continue token says, opaque to clients.
+/// What a continue token says, in upstream's form; opaque to clients.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Continue {
+    #[serde(rename = "v", default)]
+    form: String,
     /// Revision of the snapshot the list began with; negative goes on in the newest state.
-    #[serde(rename = "rv")]
+    #[serde(rename = "rv", default)]
     revision: i64,
-    /// Path of the last object of the page before.
+    /// Path of the last object of the page before, and a zero: where the next page begins.
+    #[serde(default)]
     start: String,
 }
 
+const FORM: &str = "meta.k8s.io/v1";
+
 impl Continue {
+    fn after(revision: i64, path: &str) -> Self {
+        Self { form: FORM.to_owned(), revision, start: format!("{path}\0") }
+    }
+
+    /// Path of the last object of the page before.
+    fn path(&self) -> &str {
+        self.start.strip_suffix('\0').unwrap_or(&self.start)
+    }
+
     fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
     fn decode(token: &str) -> Result<Self, ApiError> {
-        let decoded = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
-        let parsed = decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        parsed.ok_or_else(|| ApiError::bad_request(format!("continue key is not valid: {token:?}")))
+        Self::read(token)
+            .map_err(|why| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}")))
+    }
+
+    fn read(token: &str) -> Result<Self, String> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
+            let at = match error {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol { offset: at, .. } => at,
+                DecodeError::InvalidLength(length) => length.saturating_sub(1),
+                DecodeError::InvalidPadding => token.len(),
+            };
+            format!("illegal base64 data at input byte {at}")
+        })?;
+        let read: Self = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        // nobody begins above the collection
+        let climbs = |segment: &str| matches!(segment, "" | "." | "..");
+        match &read {
+            Self { form, .. } if form != FORM => Err(format!("server does not recognize this encoded version {form}")),
+            Self { revision: 0, .. } => Err(format!("incorrect encoded start resourceVersion (version {FORM})")),
+            Self { start, .. } if start.is_empty() => Err(format!("encoded start key empty (version {FORM})")),
+            Self { start, .. } if start.trim_start_matches('/').split('/').any(climbs) => Err(start.clone()),
+            _ => Ok(read),
+        }
     }
 }
 
@@ -72,7 +106,7 @@ pub(super) async fn list(call: &Arc<Call>) -> Result<Response<Body>, ApiError> {
     if let (true, Some(last)) = (more, &last) {
         call.server.store.retain(&snapshot);
         let revision = snapshot.revision().0.cast_signed();
-        meta.continue_token = Some(Continue { revision, start: last.to_string() }.encode());
+        meta.continue_token = Some(Continue::after(revision, last).encode());
         meta.remaining = selection.is_everything().then(|| snapshot.count(collection, &prefix, Some(last)));
     }
     output::list(call, items, &meta)
@@ -164,12 +198,12 @@ async fn start(call: &Call, options: &ListOptions) -> Result<(Arc<Snapshot>, Opt
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
         let Ok(revision) = u64::try_from(token.revision) else {
-            return Ok((call.server.snapshot(), Some(token.start)));
+            return Ok((call.server.snapshot(), Some(token.path().to_owned())));
         };
         return match past(call, revision).await? {
-            Some(snapshot) => Ok((snapshot, Some(token.start))),
+            Some(snapshot) => Ok((snapshot, Some(token.path().to_owned()))),
             None => {
-                let inconsistent = Continue { revision: -1, start: token.start };
+                let inconsistent = Continue::after(-1, token.path());
                 Err(ApiError::expired(TOO_OLD_TO_CONTINUE).with_continue(inconsistent.encode()))
             }
         };
@@ -196,9 +230,25 @@ mod tests {
 
     #[test]
     fn continue_tokens_survive_the_round_trip_and_junk_is_refused() {
-        let token = Continue { revision: 7, start: "default/a".into() };
-        assert_eq!(Continue::decode(&token.encode()).unwrap(), token);
-        assert_eq!(Continue::decode("###").unwrap_err().code, 400);
+        let token = Continue::after(7, "default/a");
+        assert_eq!(
+            URL_SAFE_NO_PAD.decode(token.encode()).unwrap(),
+            br#"{"v":"meta.k8s.io/v1","rv":7,"start":"default/a\u0000"}"#
+        );
+        let read = Continue::decode(&token.encode()).unwrap();
+        assert_eq!((read.path(), &read), ("default/a", &token));
+        for (json, why) in [
+            (r#"{"v":"v2","rv":7,"start":"a"}"#, "server does not recognize this encoded version v2"),
+            (
+                r#"{"v":"meta.k8s.io/v1","start":"a"}"#,
+                "incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+            ),
+            (r#"{"v":"meta.k8s.io/v1","rv":7}"#, "encoded start key empty (version meta.k8s.io/v1)"),
+            (r#"{"v":"meta.k8s.io/v1","rv":7,"start":"../a"}"#, "../a"),
+        ] {
+            assert_eq!(Continue::read(&URL_SAFE_NO_PAD.encode(json)).unwrap_err(), why);
+        }
+        assert_eq!(Continue::read("###").unwrap_err(), "illegal base64 data at input byte 0");
         assert_eq!(Continue::decode("e30").unwrap_err().code, 400);
     }
 }

@@ -178,7 +178,7 @@ async fn tables_are_of_scales_too_and_parameters_are_checked_at_once() {
     let path = format!("{MAPS}?watch=1&includeObject=unrecognized");
     let (code, _, body) = asked(&fixture, Method::GET, &path, table, &Value::Null).await;
     let refused: Value = serde_json::from_slice(&body).unwrap();
-    let wanted = "includeObject: Invalid value: \"unrecognized\": must be 'Metadata', 'Object', 'None', or empty";
+    let wanted = "Unable to convert to Table as requested: includeObject: Invalid value: \"unrecognized\": must be 'Metadata', 'Object', 'None', or empty";
     assert_eq!((code, &refused["message"]), (400, &json!(wanted)));
     let unknown = format!("{MAPS}?watch=1");
     let (_, _, body) =

@@ -309,13 +309,34 @@ async fn lists_of_past_states_keep_to_upstream_s_rules() {
             "resourceVersion=x",
             "resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax",
         ),
-        ("continue=x&resourceVersion=1", "continue key is not valid: \"x\""),
+        (
+            "continue=x&resourceVersion=1",
+            "invalid continue token: continue key is not valid: illegal base64 data at input byte 0",
+        ),
     ] {
         assert_eq!(fixture.get(&format!("{MAPS}?{query}")).await.failed().2, wanted);
     }
     let token = first["metadata"]["continue"].as_str().unwrap();
     let (_, _, message) = fixture.get(&format!("{MAPS}?continue={token}&resourceVersion=1")).await.failed();
     assert_eq!(message, "specifying resource version is not allowed when using continue");
+}
+
+#[tokio::test]
+async fn what_no_object_can_be_called_is_a_bad_request() {
+    let fixture = Fixture::new().await;
+    fixture.post(MAPS, &json!({"metadata": {"name": "m"}})).await.ok();
+    for (path, wanted) in [
+        (format!("{MAPS}/a%25b"), "Name parameter invalid: \"a%b\": may not contain '%'"),
+        (format!("{MAPS}/m?export=1"), "the export parameter, deprecated since v1.14, is no longer supported"),
+    ] {
+        let (code, reason, message) = fixture.get(&path).await.failed();
+        assert_eq!((code, reason.as_str(), message.as_str()), (400, "BadRequest", wanted));
+    }
+    fixture.get(&format!("{MAPS}/m?export=false")).await.ok();
+    assert_eq!(fixture.delete(&format!("{MAPS}/a%2Fb")).await.failed().0, 400);
+    let watch = "/api/v1/watch/namespaces/default/configmaps/m?fieldSelector=metadata.name%3Dother";
+    let (code, _, message) = fixture.get(watch).await.failed();
+    assert_eq!((code, message.as_str()), (400, "fieldSelector metadata.name doesn't match requested name"));
 }
 
 #[tokio::test]
