@@ -16,15 +16,18 @@ use serde_json::Value;
 use store::{Event, Object};
 
 use crate::{
-    codec, convert::Form, dispatch::Call, outbound::ClientConfig, resources::Served, server::ApiServer,
+    codec,
+    convert::Form,
+    dispatch::Call,
+    outbound::{ClientConfig, ReviewVersion},
+    resources::Served,
+    server::ApiServer,
     status::ApiError,
 };
 
 mod exchange;
 #[cfg(test)]
 mod tests;
-
-pub(crate) use exchange::Version;
 
 /// Objects sent to a webhook at once: of the usual size of some KiB they make a review of a few MiB.
 const OBJECTS_AT_ONCE: usize = 500;
@@ -37,7 +40,7 @@ pub(crate) struct Conversion {
     name: String,
     client: Result<ClientConfig, String>,
     /// The newest version of reviews it and this server know.
-    version: Option<Version>,
+    version: Option<ReviewVersion>,
     kept: Mutex<Kept>,
 }
 
@@ -70,7 +73,7 @@ impl Conversion {
         Some(Self {
             name: name.to_owned(),
             client: ClientConfig::decode(&webhook["clientConfig"]).map_err(|error| error.to_string()),
-            version: versions.filter_map(Value::as_str).find_map(Version::parse),
+            version: versions.filter_map(Value::as_str).find_map(ReviewVersion::parse),
             kept: Mutex::default(),
         })
     }

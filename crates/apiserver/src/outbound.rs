@@ -24,6 +24,7 @@ use crate::body::{self, Body};
 
 mod connector;
 mod error;
+mod review;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ mod verifier;
 
 use connector::Connector;
 pub(crate) use error::OutboundError;
+pub(crate) use review::ReviewVersion;
 pub(crate) use verifier::tls;
 
 /// Clients kept, one for each combination of trust and identity; when full, all are forgotten. More than this many

@@ -7,37 +7,12 @@ use serde_json::{Map, Value, json};
 use super::Conversion;
 use crate::{
     field_error::{FieldErrors, Path},
-    outbound::Outbound,
+    outbound::{Outbound, ReviewVersion},
     strategy::metadata,
 };
 
 /// How long a webhook may take for one review, as upstream.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Versions of the review.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Version {
-    V1,
-    V1Beta1,
-}
-
-impl Version {
-    /// A version by its name, `None` when this server does not speak it.
-    pub(super) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "v1" => Some(Self::V1),
-            "v1beta1" => Some(Self::V1Beta1),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::V1 => "v1",
-            Self::V1Beta1 => "v1beta1",
-        }
-    }
-}
 
 /// Version and kind of an object, as failures name them.
 pub(super) fn kind(object: &Value) -> String {
@@ -85,7 +60,7 @@ pub(super) async fn ask(
 
 /// Reads an answer: as many objects as were sent, of the right version, and the same ones.
 pub(super) fn decode(
-    version: Version,
+    version: ReviewVersion,
     uid: &str,
     desired: &str,
     objects: &[&Value],
@@ -93,7 +68,7 @@ pub(super) fn decode(
 ) -> Result<Vec<Value>, String> {
     let failed = |why: String| format!("failed: {why}");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let strict = version == Version::V1;
+    let strict = version == ReviewVersion::V1;
     if strict && (answer["apiVersion"] != "apiextensions.k8s.io/v1" || answer["kind"] != "ConversionReview") {
         let wanted = "apiextensions.k8s.io/v1, Kind=ConversionReview";
         return Err(failed(format!("expected webhook response of {wanted}, got {}", kind(&answer))));

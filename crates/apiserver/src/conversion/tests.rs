@@ -1,9 +1,6 @@
 use serde_json::json;
 
-use super::{
-    exchange::{Version, decode},
-    *,
-};
+use super::{exchange::decode, *};
 
 fn object(version: &str) -> Value {
     json!({"apiVersion": format!("g.io/{version}"), "kind": "Thing",
@@ -16,7 +13,7 @@ fn answer(objects: Vec<Value>) -> Value {
 }
 
 fn read_answer(answer: Value) -> Result<Vec<Value>, String> {
-    decode(Version::V1, "u", "g.io/v2", &[&object("v1")], answer)
+    decode(ReviewVersion::V1, "u", "g.io/v2", &[&object("v1")], answer)
 }
 
 #[test]

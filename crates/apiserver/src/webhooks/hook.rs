@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::review::Version;
-use crate::{admission::MatchConditions, matching::Matcher, outbound::ClientConfig};
+use crate::{
+    admission::MatchConditions,
+    matching::Matcher,
+    outbound::{ClientConfig, ReviewVersion},
+};
 
 /// Time a webhook has when its configuration says nothing, which defaulting keeps from happening.
 const TIMEOUT_SECONDS_DEFAULT: u64 = 10;
@@ -27,7 +30,7 @@ pub(crate) struct Hook {
     pub(crate) takes_dry_run: bool,
     pub(crate) timeout: Duration,
     /// The newest version of reviews it and this server know.
-    pub(super) version: Option<Version>,
+    pub(super) version: Option<ReviewVersion>,
     /// Whether it wants to see again what others changed after it.
     pub(crate) reinvoked: bool,
 }
@@ -51,7 +54,7 @@ impl Hook {
             fails_open: text("failurePolicy") == "Ignore",
             takes_dry_run: matches!(text("sideEffects"), "None" | "NoneOnDryRun"),
             timeout: Duration::from_secs(webhook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_SECONDS_DEFAULT)),
-            version: words(&webhook["admissionReviewVersions"]).iter().find_map(|name| Version::parse(name)),
+            version: words(&webhook["admissionReviewVersions"]).iter().find_map(|name| ReviewVersion::parse(name)),
             reinvoked: text("reinvocationPolicy") == "IfNeeded",
         }
     }

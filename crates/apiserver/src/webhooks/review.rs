@@ -7,40 +7,17 @@ use serde_json::Value;
 
 use crate::{
     admission::AdmissionRequest,
+    outbound::ReviewVersion,
     resources::Served,
     status::{ApiError, Cause},
     user::User,
 };
 
-/// Versions of the review.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    V1,
-    V1Beta1,
-}
-
-impl Version {
-    /// A version by its name, `None` when this server does not speak it.
-    pub(super) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "v1" => Some(Self::V1),
-            "v1beta1" => Some(Self::V1Beta1),
-            _ => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::V1 => "v1",
-            Self::V1Beta1 => "v1beta1",
-        }
-    }
-
-    fn api_version(self) -> &'static str {
-        match self {
-            Self::V1 => "admission.k8s.io/v1",
-            Self::V1Beta1 => "admission.k8s.io/v1beta1",
-        }
+/// The version of a review with its group.
+fn group_version(version: ReviewVersion) -> &'static str {
+    match version {
+        ReviewVersion::V1 => "admission.k8s.io/v1",
+        ReviewVersion::V1Beta1 => "admission.k8s.io/v1beta1",
     }
 }
 
@@ -116,9 +93,9 @@ fn resource_of(resource: &kinds::Resource) -> GroupVersionResource<'_> {
 }
 
 /// The bytes of a review.
-pub(super) fn encode(version: Version, uid: &str, sent: &Sent<'_>) -> Result<Vec<u8>, serde_json::Error> {
+pub(super) fn encode(version: ReviewVersion, uid: &str, sent: &Sent<'_>) -> Result<Vec<u8>, serde_json::Error> {
     let request = Request { uid, object: sent.object, old_object: sent.old, ..describe(sent) };
-    serde_json::to_vec(&Review { kind: "AdmissionReview", api_version: version.api_version(), request })
+    serde_json::to_vec(&Review { kind: "AdmissionReview", api_version: group_version(version), request })
 }
 
 /// The request as expressions see it: without the objects, which are variables of their own.
@@ -168,16 +145,16 @@ pub(super) struct Decision {
 }
 
 /// Reads an answer and checks what it has to say about itself.
-pub(super) fn decode(version: Version, uid: &str, mutating: bool, review: &Value) -> Result<Decision, String> {
+pub(super) fn decode(version: ReviewVersion, uid: &str, mutating: bool, review: &Value) -> Result<Decision, String> {
     let response = &review["response"];
     if !response.is_object() {
         return Err("webhook response was absent".into());
     }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (api_version, kind) = (text(&review["apiVersion"]), text(&review["kind"]));
-    let expected = (version.api_version(), "AdmissionReview");
-    let unnamed = version == Version::V1Beta1 && api_version.is_empty() && kind.is_empty();
-    if version == Version::V1 && response["uid"] != uid {
+    let expected = (group_version(version), "AdmissionReview");
+    let unnamed = version == ReviewVersion::V1Beta1 && api_version.is_empty() && kind.is_empty();
+    if version == ReviewVersion::V1 && response["uid"] != uid {
         return Err(format!("expected response.uid={uid:?}, got {:?}", text(&response["uid"])));
     }
     if (api_version.as_str(), kind.as_str()) != expected && !unnamed {
@@ -197,10 +174,10 @@ pub(super) fn decode(version: Version, uid: &str, mutating: bool, review: &Value
     })
 }
 
-fn patch(version: Version, mutating: bool, response: &Value) -> Result<Option<Vec<u8>>, String> {
+fn patch(version: ReviewVersion, mutating: bool, response: &Value) -> Result<Option<Vec<u8>>, String> {
     let encoded = response["patch"].as_str().filter(|patch| !patch.is_empty());
     let kind = response["patchType"].as_str();
-    if version == Version::V1 {
+    if version == ReviewVersion::V1 {
         match (mutating, encoded, kind) {
             (true, Some(_), None) => return Err("webhook returned response.patch but not response.patchType".into()),
             (true, None, Some(_)) => return Err("webhook returned response.patchType but not response.patch".into()),

@@ -1,13 +1,15 @@
 use serde_json::json;
 
 use super::{
-    review::{Version, decode, refusal},
+    review::{decode, refusal},
     *,
 };
+use crate::outbound::ReviewVersion;
+
 #[test]
 fn an_answer_has_to_fit_its_question() {
     let answer = |version: &str, response: Value| json!({"apiVersion": format!("admission.k8s.io/{version}"), "kind": "AdmissionReview", "response": response});
-    let v1 = |mutating, answer: &Value| decode(Version::V1, "u", mutating, answer).map(|said| said.allowed);
+    let v1 = |mutating, answer: &Value| decode(ReviewVersion::V1, "u", mutating, answer).map(|said| said.allowed);
     assert_eq!(v1(true, &answer("v1", json!({"uid": "u", "allowed": true}))), Ok(true));
     let wrong = |mutating, answer: Value| v1(mutating, &answer).unwrap_err();
     assert_eq!(wrong(true, json!({})), "webhook response was absent");
@@ -20,7 +22,7 @@ fn an_answer_has_to_fit_its_question() {
     assert_eq!(wrong(true, answer("v1", patch.clone())), "webhook returned response.patch but not response.patchType");
     assert_eq!(wrong(false, answer("v1", patch.clone())), "validating webhook may not return response.patch");
     // the older version checks neither identity nor the kind of patch
-    let old = decode(Version::V1Beta1, "u", true, &json!({"response": patch})).unwrap();
+    let old = decode(ReviewVersion::V1Beta1, "u", true, &json!({"response": patch})).unwrap();
     assert_eq!(old.patch.unwrap(), b"[]");
 }
 
