@@ -250,12 +250,12 @@ impl Planner<'_> {
             (names::MODULO, [..]) => return self.binary(args, operators::modulo),
             (names::IN, [..]) => return is_in(self.pair(args)),
             (names::INDEX, [..]) => {
-                let sides = self.pair(args);
-                return Node::Index { cost: index_cost(&sides), sides };
+                let sides = indexed(self.pair(args));
+                return Node::Index { cost: select_cost(&sides[0]), sides };
             }
             (names::INDEX_OPTIONAL, [..]) => {
-                let sides = self.pair(args);
-                return Node::IndexOptional { cost: index_cost(&sides), sides };
+                let sides = indexed(self.pair(args));
+                return Node::IndexOptional { cost: select_cost(&sides[0]), sides };
             }
             (names::SELECT_OPTIONAL, [operand, Expr { kind: Kind::Literal(Value::String(field)), .. }]) => {
                 return Node::SelectOptional(self.select(operand, &Arc::from(&**field)));
@@ -384,9 +384,12 @@ fn select_cost(operand: &Node) -> u64 {
     if is_attribute(operand) { SELECT } else { 2 * SELECT }
 }
 
-/// As [`select_cost`], of an index: the reference does not count a variable that is read to index with.
-fn index_cost([operand, index]: &[Node; 2]) -> u64 {
-    select_cost(operand) - if is_attribute(index) { SELECT } else { 0 }
+/// What is indexed, and an index whose way to a variable is counted as in [`resolved`].
+fn indexed(mut sides: Box<[Node; 2]>) -> Box<[Node; 2]> {
+    if is_attribute(&sides[1]) {
+        resolved(&mut sides[1]);
+    }
+    sides
 }
 
 /// Makes a step one that a conditional answers with: the reference follows the way to a variable without counting where

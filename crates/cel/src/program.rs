@@ -149,7 +149,12 @@ pub struct Bindings<'a> {
 impl<'a> Bindings<'a> {
     /// Bindings for an environment; no variable has a value yet.
     pub fn new(env: &Env) -> Self {
-        Self { slots: vec![Binding::Unset; env.slots()] }
+        Self::with_slots(env.slots())
+    }
+
+    /// The same where only the number of variables is known.
+    pub fn with_slots(slots: usize) -> Self {
+        Self { slots: vec![Binding::Unset; slots] }
     }
 
     /// Gives the variable of a slot ([`Env::slot`]) a value. A slot of another environment is ignored.

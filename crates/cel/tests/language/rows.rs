@@ -457,4 +457,9 @@ pub(crate) const COSTS: &[(&str, u64, u64, u64)] = &[
     ("self.?absent.orValue('a') == 'a'", 4, 4, 2),
     ("self.?labels.?app.or(optional.of('a')).hasValue()", 6, 6, 4),
     ("has({'a': x}.a)", 31, 31, 32),
+    ("self.labels[?self.name].hasValue()", 6, 6, 4),
+    ("self.ports[?x].hasValue()", 5, 5, 3),
+    ("self.ports[?x - 5].hasValue()", 6, 6, 6),
+    ("[1, 2][?x].hasValue() || true", 13, 13, 2),
+    ("[1, 2, 3, 4, 5, 6][x > 0 ? x : 0]", 13, 14, 4),
 ];
