@@ -3,7 +3,7 @@
 use cel::{Bindings, EvalError, Program, Value as Cel};
 use serde_json::{Map, Value};
 
-use super::program::{Node, Rule, ValidationRules};
+use super::program::{Node, OLD_SELF, Rule, SELF, VARIABLES, ValidationRules};
 use crate::{FieldError, path::Path};
 
 /// What all rules may cost for one request.
@@ -129,12 +129,15 @@ impl Run {
             let detail = "cannot be viewed as the type that its schema declares";
             return self.outcome.errors.push(FieldError::invalid(path.bracketed(), node.kind.as_str(), detail));
         };
+        // the rules of a node differ at most in how they see what was there before
+        let mut bound = [None, None];
         for rule in &node.rules {
             if rule.uses_old && before.is_none() && !rule.optional_old {
                 continue;
             }
-            let bindings = bindings(node, rule.optional_old, &this, before.as_ref());
-            self.rule(node, rule, &bindings, (&this, before.as_ref()), unchanged, path);
+            let bindings = bound[usize::from(rule.optional_old)]
+                .get_or_insert_with(|| bindings(rule.optional_old, &this, before.as_ref()));
+            self.rule(node, rule, bindings, unchanged, path);
             if self.budget.is_none() {
                 return;
             }
@@ -146,7 +149,6 @@ impl Run {
         node: &'a Node,
         rule: &'a Rule,
         bound: &Bindings<'a>,
-        (this, before): (&Cel<'a>, Option<&Cel<'a>>),
         unchanged: &dyn Fn() -> bool,
         path: &Path<'_>,
     ) {
@@ -179,10 +181,7 @@ impl Run {
             (path, field) if path.is_empty() => field.to_owned(),
             (path, field) => format!("{path}.{field}"),
         };
-        let detail = match rule.message_program.as_ref().map(|program| {
-            let bindings = bindings(node, false, this, before);
-            self.message(program, &bindings)
-        }) {
+        let detail = match rule.message_program.as_ref().map(|program| self.message(program, bound)) {
             Some(Message::Made(message)) => message,
             Some(Message::Stop(detail)) => {
                 let error = FieldError::invalid(place, node.kind.as_str(), detail);
@@ -250,18 +249,13 @@ fn run_message<'a>(program: &'a Program, bindings: &Bindings<'a>, left: &mut u64
     Ok(fits.then(|| text.to_owned()))
 }
 
-fn bindings<'a>(node: &Node, optional: bool, this: &Cel<'a>, before: Option<&Cel<'a>>) -> Bindings<'a> {
-    let env = if optional { &node.optional_env } else { &node.env };
-    let mut bindings = Bindings::new(env);
-    let mut set = |name: &str, value: Cel<'a>| {
-        if let Some(slot) = env.slot(name) {
-            bindings.set(slot, value);
-        }
-    };
-    set("self", this.clone());
+/// The variables of rules; those with an optional `oldSelf` have one even where nothing was there before.
+fn bindings<'a>(optional: bool, this: &Cel<'a>, before: Option<&Cel<'a>>) -> Bindings<'a> {
+    let mut bindings = Bindings::with_slots(VARIABLES);
+    bindings.set(SELF, this.clone());
     match (optional, before) {
-        (true, before) => set("oldSelf", before.map_or_else(Cel::none, |before| Cel::some(before.clone()))),
-        (false, Some(before)) => set("oldSelf", before.clone()),
+        (true, before) => bindings.set(OLD_SELF, before.map_or_else(Cel::none, |before| Cel::some(before.clone()))),
+        (false, Some(before)) => bindings.set(OLD_SELF, before.clone()),
         (false, None) => {}
     }
     bindings

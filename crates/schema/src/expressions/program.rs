@@ -1,5 +1,7 @@
 //! Rules compiled: where they stand in a schema, and what is wrong with them or their cost.
 
+use std::cell::LazyCell;
+
 use cel::{CompileError, Env, Program, Type};
 use serde_json::Value;
 
@@ -49,9 +51,25 @@ pub(super) struct Node {
     pub(super) properties: Vec<(String, Node)>,
     pub(super) additional: Option<Box<Node>>,
     pub(super) items: Option<Box<Node>>,
-    /// Variables of the rules.
-    pub(super) env: Env,
-    pub(super) optional_env: Env,
+}
+
+/// Slots of the variables of rules, in the order in which they are declared.
+pub(super) const SELF: usize = 0;
+pub(super) const OLD_SELF: usize = 1;
+pub(super) const VARIABLES: usize = 2;
+
+/// What the rules of one node are compiled in.
+struct Scope {
+    plain: Env,
+    /// `oldSelf` is an optional.
+    optional: Env,
+}
+
+impl Scope {
+    fn of(ty: &Type) -> Self {
+        let with_old = |old| environment().extend().variable("self", ty.clone()).variable("oldSelf", old).build();
+        Self { plain: with_old(ty.clone()), optional: with_old(Type::optional(ty.clone())) }
+    }
 }
 
 /// The compiled rules of a schema.
@@ -154,10 +172,6 @@ impl Compiler {
                 &own
             }
         };
-        let variables =
-            |old: Type| environment().extend().variable("self", declared.ty.clone()).variable("oldSelf", old);
-        let env = variables(declared.ty.clone()).build();
-        let optional_env = variables(Type::optional(declared.ty.clone())).build();
         let mut node = Node {
             rules: Vec::new(),
             ty: declared.ty.clone(),
@@ -166,14 +180,13 @@ impl Compiler {
             properties: Vec::new(),
             additional: None,
             items: None,
-            env,
-            optional_env,
         };
         self.children(schema, &place, declared, path, &mut node);
         let list = Path::Field(path, "x-kubernetes-validations");
+        let scope = LazyCell::new(|| Scope::of(&declared.ty));
         for (at, rule) in schema.list("x-kubernetes-validations").enumerate() {
             let path = Path::Item(&list, at);
-            if let Some(rule) = self.rule(schema, rule, &place, declared, &node, &path) {
+            if let Some(rule) = self.rule(schema, rule, &place, declared, &scope, &path) {
                 node.rules.push(rule);
             }
         }
@@ -241,13 +254,13 @@ impl Compiler {
         rule: Document<'_>,
         place: &Place<'_>,
         declared: &Declared,
-        node: &Node,
+        scope: &Scope,
         path: &Path<'_>,
     ) -> Option<Rule> {
         let source = rule.text("rule");
         let at = |name: &str| Path::Field(path, name).bracketed();
         let optional_old = rule.flag("optionalOldSelf");
-        let env = if optional_old { &node.optional_env } else { &node.env };
+        let env = if optional_old { &scope.optional } else { &scope.plain };
         if source.trim().is_empty() {
             // said of the definition's form
             return None;
@@ -264,7 +277,7 @@ impl Compiler {
             }
         };
         self.charge(&program, place, declared, at("rule"), "estimated rule cost");
-        let uses_old = env.slot("oldSelf").is_some_and(|slot| program.uses_slot(slot));
+        let uses_old = program.uses_slot(OLD_SELF);
         if let Some(within) = place.uncorrelatable.as_ref().filter(|_| uses_old) {
             let detail = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
             self.errors.push(FieldError::invalid(at("rule"), rule.text("rule"), detail));
@@ -275,7 +288,7 @@ impl Compiler {
         }
         let field = rule.text("fieldPath");
         Some(Rule {
-            message_program: self.message(rule, place, declared, node, path),
+            message_program: self.message(rule, place, declared, env, path),
             program,
             source: source.trim().to_owned(),
             message: rule.text("message").trim().to_owned(),
@@ -291,7 +304,7 @@ impl Compiler {
         rule: Document<'_>,
         place: &Place<'_>,
         declared: &Declared,
-        node: &Node,
+        env: &Env,
         path: &Path<'_>,
     ) -> Option<Program> {
         let source = rule.text("messageExpression");
@@ -299,7 +312,7 @@ impl Compiler {
             return None;
         }
         let at = Path::Field(path, "messageExpression").bracketed();
-        match node.env.compile(source, &[Type::String]) {
+        match env.compile(source, &[Type::String]) {
             Ok(program) => {
                 self.charge(&program, place, declared, at, "estimated messageExpression cost");
                 Some(program)
