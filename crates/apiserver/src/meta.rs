@@ -83,6 +83,23 @@ pub(crate) fn tidy(object: &mut Value) {
     });
 }
 
+/// Puts a condition into a status, in the place of the one of its type. It begins now, unless its status was the same.
+pub(crate) fn put_condition(status: &mut Value, mut condition: Value, now: &str) {
+    condition["lastTransitionTime"] = now.into();
+    let Some(conditions) = status["conditions"].as_array_mut() else {
+        status["conditions"] = Value::Array(vec![condition]);
+        return;
+    };
+    let Some(known) = conditions.iter_mut().find(|known| known["type"] == condition["type"]) else {
+        conditions.push(condition);
+        return;
+    };
+    if known["status"] == condition["status"] && known["lastTransitionTime"].is_string() {
+        condition["lastTransitionTime"] = known["lastTransitionTime"].take();
+    }
+    *known = condition;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

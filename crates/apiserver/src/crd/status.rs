@@ -117,17 +117,6 @@ pub(crate) fn mark_terminating(object: &mut Value, now: Timestamp) {
 }
 
 fn set_condition(object: &mut Value, kind: &str, now: &str, (status, reason, message): (&str, &str, &str)) {
-    if !object["status"]["conditions"].is_array() {
-        object["status"]["conditions"] = json!([]);
-    }
-    let Some(conditions) = object["status"]["conditions"].as_array_mut() else { return };
-    let new = json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
-    match conditions.iter_mut().find(|condition| condition["type"] == kind) {
-        Some(old) if old["status"] == status => {
-            old["reason"] = reason.into();
-            old["message"] = message.into();
-        }
-        Some(old) => *old = new,
-        None => conditions.push(new),
-    }
+    let condition = json!({"type": kind, "status": status, "reason": reason, "message": message});
+    crate::meta::put_condition(&mut object["status"], condition, now);
 }

@@ -197,7 +197,8 @@ fn on_mark(call: &Call, marked: &mut Value) {
     }
 }
 
-fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> Result<(), ApiError> {
+/// Refuses the deletion of another state or object than the one that is meant.
+pub(super) fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value) -> Result<(), ApiError> {
     let resource = &call.served.resource;
     let refused = |why: String| {
         // upstream names the kind where others name the resource

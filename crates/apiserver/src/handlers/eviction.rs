@@ -66,6 +66,7 @@ async fn evict(call: &Call, options: &DeleteOptions) -> Result<(), ApiError> {
         let stored = snapshot.get(&call.served.collection, &call.path());
         let stored = stored.ok_or_else(|| ApiError::not_found(call.group_resource(), &call.name))?;
         let pod = codec::stored(&stored.bytes)?;
+        delete::check_preconditions(call, options, &pod)?;
         let budget = if is_over(&pod) { None } else { budget_of(call, &snapshot, &pod)? };
         let insists = match &budget {
             Some((_, budget)) if verdict(budget, &pod) == Verdict::Uncounted => true,
@@ -81,17 +82,47 @@ async fn evict(call: &Call, options: &DeleteOptions) -> Result<(), ApiError> {
         if insists {
             options.resource_version = Some(stored.revision.0.to_string());
         }
-        match delete::delete_object(&main, &options, Gate::Open).await {
+        let gone = match announce(call, &mut options).await {
+            Ok(()) => delete::delete_object(&main, &options, Gate::Open).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match gone {
             // somebody changed the pod since it was judged
             Err(error) if error.reason == "Conflict" && insists => {
                 if let Some((_, budget)) = &budget {
                     return Err(unsettled(meta::name(budget)));
                 }
             }
-            outcome => return outcome.map(drop),
+            outcome => return outcome,
         }
     }
     Err(ApiError::modified(call.group_resource(), &call.name))
+}
+
+/// Writes into the pod's status why it goes. Who insists on the pod's version goes on with the one this makes.
+async fn announce(call: &Call, options: &mut DeleteOptions) -> Result<(), ApiError> {
+    let mut own = call.about(&call.served, &call.path());
+    own.verb = "update";
+    own.subresource = "status".into();
+    let change = |old: &Value| {
+        let mut object = old.clone();
+        let why = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting"});
+        meta::put_condition(&mut object["status"], why, &meta::time(call.now));
+        match &options.resource_version {
+            Some(version) => meta::of(&mut object).insert("resourceVersion".into(), version.as_str().into()),
+            None => meta::of(&mut object).remove("resourceVersion"),
+        };
+        Ok(Change { object, ownership: Ownership::Applied })
+    };
+    let mut write_options = write::options(call)?;
+    write_options.dry_run = options.dry_run;
+    let outcome = update::change_object(&own, &write_options, Gate::Open, change).await?;
+    if options.resource_version.is_some() && !options.dry_run {
+        let pod = output::served(call, outcome.object)?;
+        options.resource_version = Some(tree::text_at(&pod, &["metadata", "resourceVersion"]).to_owned());
+    }
+    Ok(())
 }
 
 fn phase(pod: &Value) -> &str {
@@ -171,8 +202,8 @@ fn spent(budget: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, ApiEr
     if tree::map(&budget["status"], "disruptedPods").len() > DISRUPTED_PODS_MAX {
         return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
     }
-    let conditions = tree::list(&budget["status"], "conditions");
     if allowed == 0 {
+        let conditions = tree::list(&budget["status"], "conditions");
         let failed = |known: &&Value| known["type"] == "DisruptionAllowed" && known["reason"] == "SyncFailed";
         let (desired, healthy) = (count(budget, "desiredHealthy"), count(budget, "currentHealthy"));
         let what = match conditions.iter().find(failed) {
@@ -189,23 +220,12 @@ fn spent(budget: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, ApiEr
     status["disruptionsAllowed"] = (allowed - 1).into();
     status["disruptedPods"][pod] = meta::time(now).into();
     if allowed == 1 {
-        refuse_further(status, now);
+        let mut none_left =
+            json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": ""});
+        none_left["observedGeneration"] = status["observedGeneration"].clone();
+        meta::put_condition(status, none_left, &meta::time(now));
     }
     Ok(budget)
-}
-
-/// Says in the condition of a budget that it allows no more.
-fn refuse_further(status: &mut Value, now: jiff::Timestamp) {
-    let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
-        "observedGeneration": status["observedGeneration"], "lastTransitionTime": meta::time(now)});
-    let Some(conditions) = status["conditions"].as_array_mut() else {
-        status["conditions"] = json!([condition]);
-        return;
-    };
-    match conditions.iter_mut().find(|known| known["type"] == "DisruptionAllowed") {
-        Some(known) => *known = condition,
-        None => conditions.push(condition),
-    }
 }
 
 /// Takes one disruption off the stored budget, or refuses.

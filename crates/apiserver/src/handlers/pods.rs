@@ -118,16 +118,11 @@ fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Optio
     if let Some(status) = status.as_object_mut() {
         status.remove("nominatedNodeName");
     }
-    let conditions = &mut status["conditions"];
-    let scheduled =
-        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now)});
-    match conditions.as_array_mut() {
-        Some(conditions) => match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
-            Some(condition) => *condition = scheduled,
-            None => conditions.push(scheduled),
-        },
-        None => *conditions = json!([scheduled]),
-    }
+    meta::put_condition(
+        &mut status,
+        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null}),
+        &meta::time(now),
+    );
     splice::set(&bound, &["status"], status.to_string().as_bytes())
 }
 

@@ -112,7 +112,16 @@ async fn an_eviction_asks_the_disruption_budget() {
     let message = refused.body["details"]["causes"][0]["message"].clone();
     assert_eq!(message, "The disruption budget b needs 1 healthy pods and has 0 currently");
     status(json!({"disruptionsAllowed": 1})).await;
+    // the pod is not ready and one more than enough are: nothing is spent
+    status(json!({"currentHealthy": 1})).await;
+    let held = json!({"metadata": {"finalizers": ["example.com/held"]}});
+    fixture.patch(&format!("{PODS}/p"), MERGE, &held).await.ok();
     assert_eq!(fixture.post(&format!("{PODS}/p/eviction"), &eviction).await.status, 201);
+    let evicted = fixture.get(&format!("{PODS}/p")).await.ok();
+    assert_eq!(evicted["status"]["conditions"][0]["reason"], "EvictionByEvictionAPI");
+    assert!(evicted["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(fixture.get(&format!("{budgets}/b")).await.ok()["status"]["disruptionsAllowed"], 1);
+    fixture.patch(&format!("{PODS}/p"), MERGE, &json!({"metadata": {"finalizers": null}})).await.ok();
     assert_eq!(fixture.get(&format!("{PODS}/p")).await.failed().0, 404);
 }
 
