@@ -78,6 +78,11 @@ where
             (latencies, None)
         });
     }
+    together(tasks, start).await
+}
+
+/// What the tasks of a measurement that began at `start` came to.
+async fn together(mut tasks: JoinSet<(Latencies, Option<String>)>, start: Instant) -> Outcome {
     let mut outcome = Outcome::default();
     while let Some(ended) = tasks.join_next().await {
         let (latencies, failure) = ended.unwrap_or_else(|error| (Latencies::default(), Some(error.to_string())));
@@ -116,14 +121,7 @@ where
             (latencies, failure)
         });
     }
-    let mut outcome = Outcome::default();
-    while let Some(ended) = tasks.join_next().await {
-        let (latencies, failure) = ended.unwrap_or_else(|error| (Latencies::default(), Some(error.to_string())));
-        outcome.latencies.extend(latencies);
-        outcome.failure = outcome.failure.or(failure);
-    }
-    outcome.took = start.elapsed();
-    outcome
+    together(tasks, start).await
 }
 
 /// The table, and the processes it is about.
