@@ -61,13 +61,18 @@ impl Servers {
 
     /// A server that is up, from a number on.
     async fn any(&self, from: usize) -> Api<ConfigMap> {
+        Api::default_namespaced(self.client(from).await)
+    }
+
+    /// A client of whichever server is up, from this number on; waits for one.
+    pub async fn client(&self, from: usize) -> Client {
         loop {
             let found = {
                 let clients = self.0.read().unwrap_or_else(PoisonError::into_inner);
                 (0..clients.len()).find_map(|step| clients[(from + step) % clients.len()].clone())
             };
             if let Some(client) = found {
-                return Api::default_namespaced(client);
+                return client;
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -23,6 +23,7 @@ scenarios!(
     edit,
     explain,
     get,
+    jobs,
     migration,
     namespaces,
     nodes,

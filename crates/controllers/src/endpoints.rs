@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::discovery::v1::Endpoint;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use reconcile::{Index, Informer, Key, Queue, feed, run_controller};
@@ -12,7 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, is_namespace_terminating, run_with_feeds, synced};
-use crate::endpointslice::{self, Group, HEADLESS};
+use crate::endpointslice::{self, Group, HEADLESS, Place};
 
 /// Services reconciled at once, upstream's default is 5.
 const WORKERS: usize = 4;
@@ -70,16 +71,15 @@ fn wanted(service: &Service, groups: Vec<Group>) -> Endpoints {
         labels.insert(HEADLESS.into(), String::new());
     }
     labels.insert(MANAGED_BY.into(), MANAGER.into());
-    let mut room = ADDRESSES_MAX;
-    let mut truncated = false;
-    let mut subsets = Vec::new();
     // Endpoints have one address per pod: the service's first family.
-    let family = groups.first().map(|group| group.address_type.clone()).unwrap_or_default();
-    for group in groups.into_iter().filter(|group| group.address_type == family) {
-        let (subset, cut) = subset(group, &mut room);
-        truncated |= cut;
-        subsets.extend(subset);
-    }
+    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+    let first = families.first().or(groups.first().map(|group| &group.address_type)).cloned().unwrap_or_default();
+    let groups: Vec<Group> = groups.into_iter().filter(|group| group.address_type == first).collect();
+    let ready = groups.iter().flat_map(|group| &group.endpoints).filter(|endpoint| is_ready(endpoint)).count();
+    // What is ready comes first where there is not room for all.
+    let mut room = Room { ready: ADDRESSES_MAX, unready: ADDRESSES_MAX.saturating_sub(ready), truncated: false };
+    let subsets: Vec<EndpointSubset> = groups.into_iter().filter_map(|group| subset(group, &mut room)).collect();
+    let truncated = room.truncated;
     let annotations = truncated.then(|| BTreeMap::from([(OVER_CAPACITY.into(), "truncated".into())]));
     Endpoints {
         metadata: kube::core::ObjectMeta {
@@ -93,30 +93,42 @@ fn wanted(service: &Service, groups: Vec<Group>) -> Endpoints {
     }
 }
 
-fn subset(group: Group, room: &mut usize) -> (Option<EndpointSubset>, bool) {
-    let (mut ready, mut unready, mut truncated) = (Vec::new(), Vec::new(), false);
+/// For how many more addresses there is room.
+struct Room {
+    ready: usize,
+    unready: usize,
+    /// Something was left out.
+    truncated: bool,
+}
+
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(true))
+}
+
+fn subset(group: Group, room: &mut Room) -> Option<EndpointSubset> {
+    let (mut ready, mut unready) = (Vec::new(), Vec::new());
     for endpoint in group.endpoints {
-        let conditions = endpoint.conditions.unwrap_or_default();
-        let is_ready = conditions.ready == Some(true);
+        let is_ready = is_ready(&endpoint);
         // A pod that is on its way out is no endpoint at all here, unless the service publishes all.
-        if conditions.terminating == Some(true) && !is_ready {
+        let terminating = endpoint.conditions.as_ref().is_some_and(|conditions| conditions.terminating == Some(true));
+        if terminating && !is_ready {
             continue;
         }
-        if *room == 0 {
-            truncated = true;
-            break;
-        }
-        *room -= 1;
-        let address = EndpointAddress {
+        let (list, left) = if is_ready { (&mut ready, &mut room.ready) } else { (&mut unready, &mut room.unready) };
+        let Some(fewer) = left.checked_sub(1) else {
+            room.truncated = true;
+            continue;
+        };
+        *left = fewer;
+        list.push(EndpointAddress {
             ip: endpoint.addresses.into_iter().next().unwrap_or_default(),
             hostname: endpoint.hostname,
             node_name: endpoint.node_name,
             target_ref: endpoint.target_ref,
-        };
-        if is_ready { ready.push(address) } else { unready.push(address) }
+        });
     }
     if ready.is_empty() && unready.is_empty() {
-        return (None, truncated);
+        return None;
     }
     let ports = group.ports.into_iter().map(|port| EndpointPort {
         app_protocol: port.app_protocol,
@@ -127,7 +139,7 @@ fn subset(group: Group, room: &mut usize) -> (Option<EndpointSubset>, bool) {
     let some = |addresses: Vec<EndpointAddress>| (!addresses.is_empty()).then_some(addresses);
     let ports: Vec<EndpointPort> = ports.collect();
     let ports = (!ports.is_empty()).then_some(ports);
-    (Some(EndpointSubset { addresses: some(ready), not_ready_addresses: some(unready), ports }), truncated)
+    Some(EndpointSubset { addresses: some(ready), not_ready_addresses: some(unready), ports })
 }
 
 impl Controller {
@@ -142,7 +154,7 @@ impl Controller {
             return Ok(None);
         };
         let pods = endpointslice::pods_of(&self.pods_by_label, &service);
-        let Some(groups) = endpointslice::groups(&service, &pods) else { return Ok(None) };
+        let Some(groups) = endpointslice::groups(&service, &pods, |_| Place::Zone(None)) else { return Ok(None) };
         let wanted = wanted(&service, groups);
         let Some(current) = current else {
             return match api.create(&PostParams::default(), &wanted).await {
@@ -208,5 +220,9 @@ mod tests {
         let endpoints = wanted(&service, vec![group(1001, |_| (true, false))]);
         assert_eq!(endpoints.subsets.as_ref().unwrap()[0].addresses.as_ref().unwrap().len(), ADDRESSES_MAX);
         assert_eq!(endpoints.annotations()[OVER_CAPACITY], "truncated");
+        let endpoints = wanted(&service, vec![group(1500, |at| (at >= 600, false))]);
+        let subset = &endpoints.subsets.as_ref().unwrap()[0];
+        let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
+        assert_eq!((count(&subset.addresses), count(&subset.not_ready_addresses)), (900, 100), "the ready ones first");
     }
 }

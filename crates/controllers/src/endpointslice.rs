@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -13,12 +13,13 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, is_namespace_terminating, run_with_feeds, synced};
+use crate::node_lifecycle::by_node;
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pods;
 use crate::selector::contains_all;
 use slices::Write;
 
-pub(crate) use endpoints::{Group, groups};
+pub(crate) use endpoints::{Group, Place, groups};
 
 mod endpoints;
 mod slices;
@@ -31,6 +32,8 @@ const WORKERS: usize = 8;
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Names the service of a slice.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Names a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// Names who keeps a slice.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`] for slices kept here: upstream's, whose work this is.
@@ -39,6 +42,7 @@ const MANAGER: &str = "endpointslice-controller.k8s.io";
 struct Controller {
     context: Context,
     services: Informer<Service>,
+    nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
     pods_by_label: Index<Pod>,
     slices_by_service: Index<EndpointSlice>,
@@ -87,23 +91,27 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
     let services = context.informers.of::<Service>();
     let pods = context.informers.of::<Pod>();
+    let nodes = context.informers.of::<Node>();
     let slices = context.informers.of::<EndpointSlice>();
-    let all = async { services.synced().await && pods.synced().await && slices.synced().await };
+    let all = async { services.synced().await && pods.synced().await && nodes.synced().await && slices.synced().await };
     if !synced(&stop, all).await {
         return;
     }
     let services_by_pair = services_by_pair(&services);
+    let pods_by_node = pods.index("node", by_node);
     let controller = Arc::new(Controller {
         pods_by_label: pods_by_label(&pods),
         slices_by_service: slices
             .index("service", |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect()),
         pending: PendingWrites::default(),
         services: services.clone(),
+        nodes: nodes.clone(),
         slices: slices.clone(),
         context,
     });
     let queue: Queue<Key> = Queue::new();
-    let feeds = futures::future::join3(
+    let feeds = futures::future::join4(
+        feed(&nodes, &queue, |change| affected_by_node(&services_by_pair, &pods_by_node, change)),
         feed(&services, &queue, |change| [Key::of(change.object().as_ref())]),
         feed(&slices, &queue, |change| service_of(change.object())),
         feed(&pods, &queue, |change| affected_services(&services_by_pair, change)),
@@ -113,6 +121,34 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         async move { controller.reconcile(&key).await }
     };
     run_with_feeds(run_controller("endpointslice", queue.clone(), WORKERS, stop, reconcile), feeds).await;
+}
+
+fn zone(node: &Node) -> Option<&String> {
+    node.labels().get(ZONE).filter(|zone| !zone.is_empty())
+}
+
+/// The services with pods on a node that came, or was said to be in another zone. Pods of nodes that go are deleted.
+fn affected_by_node(services_by_pair: &Index<Service>, pods_by_node: &Index<Pod>, change: &Change<Node>) -> Vec<Key> {
+    let Change::Applied { old, new } = change else { return Vec::new() };
+    if old.as_ref().is_some_and(|old| zone(old) == zone(new)) {
+        return Vec::new();
+    }
+    let mut keys = Vec::new();
+    for pod in pods_by_node.get(&new.name_any()) {
+        let more = services_of(services_by_pair, &pod).into_iter().filter(|key| !keys.contains(key));
+        keys.extend(more.collect::<Vec<_>>());
+    }
+    keys
+}
+
+/// The services that select a pod.
+fn services_of(services_by_pair: &Index<Service>, pod: &Pod) -> Vec<Key> {
+    let candidates = label_pairs(pod).into_iter().flat_map(|pair| services_by_pair.get(&pair));
+    let selects = |service: &Arc<Service>| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| contains_all(pod.metadata.labels.as_ref(), selector))
+    };
+    candidates.filter(selects).map(|service| Key::of(service.as_ref())).collect()
 }
 
 /// The services whose endpoints a pod change may alter.
@@ -126,11 +162,8 @@ pub(crate) fn affected_services(services_by_pair: &Index<Service>, change: &Chan
     }
     let mut keys = Vec::new();
     for pod in old.into_iter().chain([new]) {
-        for service in label_pairs(pod).iter().flat_map(|pair| services_by_pair.get(pair)) {
-            let key = Key::of(service.as_ref());
-            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            let selected = selector.is_some_and(|selector| contains_all(pod.metadata.labels.as_ref(), selector));
-            if selected && !keys.contains(&key) {
+        for key in services_of(services_by_pair, pod) {
+            if !keys.contains(&key) {
                 keys.push(key);
             }
         }
@@ -172,7 +205,11 @@ impl Controller {
             }
             Some(service) if service.metadata.deletion_timestamp.is_some() => return Ok(None),
             Some(service) => {
-                let Some(wanted) = groups(service, &pods_of(&self.pods_by_label, service)) else {
+                let place = |name: &str| match self.nodes.get("", name) {
+                    Some(node) => Place::Zone(zone(&node).cloned()),
+                    None => Place::Missing,
+                };
+                let Some(wanted) = groups(service, &pods_of(&self.pods_by_label, service), place) else {
                     return Ok(None);
                 };
                 slices::decide(service, wanted, &existing)
@@ -193,11 +230,16 @@ impl Controller {
                 Err(error) => return Err(failed("create endpointslice of service", key)(error)),
             },
             Write::Update(slice) => {
+                let known = self.slices.get(&key.namespace, &slice.name_any());
+                let known = known.iter().flat_map(|known| known.labels().keys());
+                // a label that the service has lost goes from its slices too
+                let mut labels: BTreeMap<&String, Option<&String>> = known.map(|name| (name, None)).collect();
+                labels.extend(slice.labels().iter().map(|(name, value)| (name, Some(value))));
                 let patch = json!({
                     "metadata": {
                         "uid": slice.metadata.uid,
                         "resourceVersion": slice.metadata.resource_version,
-                        "labels": slice.metadata.labels,
+                        "labels": labels,
                         "ownerReferences": slice.metadata.owner_references,
                     },
                     "endpoints": slice.endpoints,

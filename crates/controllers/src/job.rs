@@ -28,10 +28,12 @@ use scale::{NewPod, Operation};
 use tracking::{Acted, Tracking};
 use view::View;
 
+pub(crate) use metrics::render as render_metrics;
 pub(crate) use verdict::terminal;
 
 mod backoff;
 mod indexes;
+mod metrics;
 mod pod;
 mod policy;
 mod scale;
@@ -334,8 +336,12 @@ impl Controller {
         };
         self.write_status(key, &mut job, &tracking.status).await?;
         for (kind, reason, message) in told {
+            if reason != verdict::TOO_MANY {
+                metrics::finished(view.spec, &reason);
+            }
             self.recorder.about(view.job, kind, &reason, message);
         }
+        metrics::counted(view.spec, &view.status, &tracking.status);
         result
     }
 

@@ -4,7 +4,7 @@
 //! `run` function and one line in [`registry`]; its decisions are pure functions of (desired, observed, now), its loop only
 //! reads shared informers and carries decisions out through the API. They work against any cluster's API server.
 //!
-//! Main types: [`run`] and [`ControllersConfig`].
+//! Main types: [`run`] and [`ControllersConfig`]; [`render_metrics`] for monitoring.
 //!
 //! Invariants:
 //! - a controller writes only what is its own: other owners' objects are adopted only when they have no controller;
@@ -23,6 +23,7 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod garbage_collector;
 mod history;
 mod job;
@@ -59,6 +60,11 @@ use reconcile::Informers;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// Appends what the controllers of this process tell monitoring, in Prometheus' text format.
+pub fn render_metrics(out: &mut String) {
+    job::render_metrics(out);
+}
+
 type Start = fn(Context, CancellationToken) -> BoxFuture<'static, ()>;
 
 /// Name, service account in `kube-system` and start of every controller; adding one is a module and a line here.
@@ -77,6 +83,9 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("disruption", "disruption-controller", |context, stop| disruption::run(context, stop).boxed()),
         ("endpoints", "endpoint-controller", |context, stop| endpoints::run(context, stop).boxed()),
         ("endpointslice", "endpointslice-controller", |context, stop| endpointslice::run(context, stop).boxed()),
+        ("endpointslice-mirroring", "endpointslicemirroring-controller", |context, stop| {
+            endpointslice_mirroring::run(context, stop).boxed()
+        }),
         ("garbage-collector", "generic-garbage-collector", |context, stop| {
             garbage_collector::run(context, stop).boxed()
         }),

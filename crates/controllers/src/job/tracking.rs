@@ -241,7 +241,7 @@ impl Tracking {
         let mut told = Vec::new();
         if completions.is_some_and(|completions| number(self.status.succeeded) > number(Some(completions))) {
             let message = "Too many succeeded pods running after completion count reached";
-            told.push((EventType::Warning, "TooManySucceededPods".to_owned(), message.to_owned()));
+            told.push((EventType::Warning, verdict::TOO_MANY.to_owned(), message.to_owned()));
         }
         told.push((EventType::Normal, "Completed".to_owned(), "Job completed".to_owned()));
         told

@@ -17,6 +17,8 @@ pub(super) const FAILURE_TARGET: &str = "FailureTarget";
 pub(super) const SUCCESS_CRITERIA_MET: &str = "SuccessCriteriaMet";
 pub(super) const COMPLETE: &str = "Complete";
 pub(super) const FAILED: &str = "Failed";
+/// The event of a Job that has more successes than it asked for.
+pub(super) const TOO_MANY: &str = "TooManySucceededPods";
 pub(super) const SUSPENDED: &str = "Suspended";
 
 /// A condition that is true.

@@ -100,7 +100,7 @@ impl Cluster {
 
     /// Bound pods run and become ready unless their image is `broken`; those whose image is `exit:N` end at once with that
     /// code, those of `odd-fails` with success unless their completion index is odd, of `zero-ends` only the one with index 0; deleted ones
-    /// end.
+    /// end. Those of `restarts` end with success at their second try.
     fn play_kubelet(mut self) -> Self {
         let mut changes = self.informers.of::<Pod>().subscribe();
         let client = self.client.clone();
@@ -209,6 +209,7 @@ fn ended(pod: &Pod, ip: &str) -> Option<Value> {
     let index = pod.annotations().get("batch.kubernetes.io/job-completion-index");
     let code: i32 = match image.strip_prefix("exit:") {
         Some(code) => code.parse().unwrap(),
+        None if image == "restarts" => 0,
         None if image == "odd-fails" => index?.parse::<i32>().unwrap() % 2,
         None if image == "zero-ends" && index?.as_str() == "0" => 0,
         None => return None,
@@ -216,8 +217,8 @@ fn ended(pod: &Pod, ip: &str) -> Option<Value> {
     let now = jiff::Timestamp::now();
     Some(
         json!({"status": {"phase": if code == 0 { "Succeeded" } else { "Failed" }, "podIP": ip, "podIPs": [{"ip": ip}],
-        "containerStatuses": [{"name": "c", "image": image, "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}}]}}),
+        "containerStatuses": [{"name": "c", "image": image, "imageID": "", "ready": false,
+            "restartCount": i32::from(image == "restarts"), "state": {"terminated": {"exitCode": code, "startedAt": now, "finishedAt": now}}}]}}),
     )
 }
 

@@ -78,6 +78,17 @@ async fn a_job_runs_as_often_as_asked_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_that_are_restarted_in_place_get_a_job_to_its_end() {
+    let cluster = Cluster::start(1).await;
+    let mut tries = job("tries", "restarts", json!({"completions": 4, "parallelism": 2, "backoffLimit": 6}));
+    tries["spec"]["template"]["spec"]["restartPolicy"] = json!("OnFailure");
+    cluster.create::<Job>(tries).await;
+    let ended = done(&cluster, "tries", "Complete").await;
+    assert_eq!((status(&ended).succeeded, status(&ended).failed), (Some(4), None));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_indexed_job_has_one_pod_for_each_index() {
     let cluster = Cluster::start(1).await;
     let spec = json!({"completions": 4, "parallelism": 2, "completionMode": "Indexed"});
@@ -129,7 +140,8 @@ async fn a_failure_policy_fails_early_or_ignores_a_disruption() {
     let ignore = json!({"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]});
     cluster.create::<Job>(job("late", "web:1", json!({"podFailurePolicy": ignore}))).await;
     let of_late = |pod: &Pod| pod.labels().get("job-name").map(String::as_str) == Some("late");
-    let pods = cluster.until::<Pod>("a pod runs", |pods| pods.iter().any(|pod| of_late(pod))).await;
+    cluster.until_one::<Job>("late", "runs", |job| status(job).ready == Some(1)).await;
+    let pods = cluster.until::<Pod>("its pod", |pods| pods.iter().any(|pod| of_late(pod))).await;
     let first = pods.iter().find(|pod| of_late(pod)).unwrap().name_any();
     // it ended a while ago, so that its successor need not wait
     let disrupted = json!({"status": {"phase": "Failed", "conditions": [

@@ -16,6 +16,8 @@ mod deployments;
 #[cfg(test)]
 mod disruption;
 #[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod jobs;
 #[cfg(test)]
 mod nodes;

@@ -76,3 +76,10 @@ fn what_is_no_schedule_is_told_why() {
         assert_eq!(Schedule::parse(text).unwrap_err().to_string(), reason, "{text}");
     }
 }
+
+#[test]
+fn time_zones_are_known_on_a_machine_that_has_none() {
+    let zone = built_in("Asia/Kolkata").unwrap();
+    assert_eq!(zone.to_offset(at("2026-01-01T00:00:00Z")).seconds(), 19_800);
+    assert!(built_in("Nowhere/Here").is_none());
+}

@@ -168,9 +168,9 @@ fn networking() -> Vec<Case> {
 }
 
 fn workloads() -> Vec<Case> {
-    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]});
+    let pod = || json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]});
     let cron = json!({"spec": {"schedule": "* */1 * * ?", "suspend": true, "jobTemplate": {"spec": {"template":
-        {"spec": pod}}}}});
+        {"spec": pod()}}}}});
     let scheduled = json!({"lastScheduleTime": "2024-01-01T00:00:00Z"});
     let budget = json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
     let lease = json!({"spec": {"holderIdentity": "holder", "leaseDurationSeconds": 30, "leaseTransitions": 0,
@@ -185,6 +185,15 @@ fn workloads() -> Vec<Case> {
             cron,
             Some(("/spec/concurrencyPolicy", json!("Forbid"), json!("Replace"))),
             Some(scheduled),
+        ),
+        case(
+            "batch/v1",
+            "jobs",
+            "Job",
+            true,
+            json!({"spec": {"suspend": true, "template": {"spec": pod()}}}),
+            Some(("/spec/parallelism", json!(2), json!(3))),
+            Some(json!({"conditions": [{"type": "CustomConditionType", "status": "True"}]})),
         ),
         case(
             "policy/v1",
