@@ -156,12 +156,6 @@ impl NodeTerm {
             && self.expressions.iter().all(|requirement| requirement.selects(labels))
             && self.fields.iter().all(|field| field.matches((field.key == NAME_FIELD).then_some(name)))
     }
-
-    /// The only nodes this term can match, when it names them.
-    pub(crate) fn names(&self) -> Option<&[String]> {
-        let named = |field: &&Requirement| field.key == NAME_FIELD && field.operator == Operator::In;
-        self.fields.iter().find(named).map(|field| field.values.as_slice())
-    }
 }
 
 /// The nodes a pod demands: all labels, and one of the terms where there are any.

@@ -1,11 +1,12 @@
 //! The loop: changes in, decisions, and what follows from them out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PodStatus};
 use kube::Client;
-use reconcile::{Change, EventType, Informers, Key, Recorder};
+use reconcile::{EventType, Informers, Key, Recorder};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -21,9 +22,11 @@ use crate::schedule::{Placement, Planner};
 use crate::shape::Shape;
 use crate::snapshot::Snapshot;
 use crate::unschedulable::Unschedulable;
+use changes::node_of;
 use inputs::{Caches, Input, Inputs};
 use requests::{Done, bind, bind_volumes, send_away, unscheduled, write_status};
 
+mod changes;
 mod inputs;
 mod objects;
 mod requests;
@@ -56,6 +59,8 @@ pub struct Scheduler {
     queue: PodQueue,
     requests: JoinSet<Done>,
     volume_waits: JoinSet<Done>,
+    /// Victims that have yet to be sent away, by the pod that room is made for.
+    preempting: HashMap<Arc<str>, usize>,
     seed: u64,
 }
 
@@ -78,6 +83,7 @@ impl Scheduler {
             queue: PodQueue::new(configuration.backoff()),
             requests: JoinSet::new(),
             volume_waits: JoinSet::new(),
+            preempting: HashMap::new(),
             seed,
         }
     }
@@ -161,6 +167,10 @@ impl Scheduler {
     }
 
     fn attempt(&mut self, pod: &Arc<PodInfo>, now: Instant) {
+        if self.preempting.contains_key(&pod.uid) {
+            self.queue.back_off(pod, now);
+            return;
+        }
         self.seed = self.seed.wrapping_add(1);
         match self.planner.decide(&mut self.snapshot, pod, self.seed) {
             Placement::Node { name, volumes } => {
@@ -232,6 +242,9 @@ impl Scheduler {
             let (key, uid) = (displaced.key.clone(), Arc::clone(&displaced.uid));
             self.requests.spawn(write_status(self.client.clone(), key, uid, json!({"nominatedNodeName": ""})));
         }
+        if !preemption.victims.is_empty() {
+            self.preempting.insert(Arc::clone(&pod.uid), preemption.victims.len());
+        }
         for victim in &preemption.victims {
             let (client, node) = (self.client.clone(), preemption.node.clone());
             self.requests.spawn(send_away(client, victim.clone(), Arc::clone(pod), node));
@@ -260,12 +273,14 @@ impl Scheduler {
                 self.unbound(&pod);
             }
             Done::Left { victim, by, node, result: Ok(()) } => {
+                self.sent_away(&by.uid);
                 let message = format!("Preempted by pod {} on node {node}", by.uid);
                 let about = reference_to(&victim.key, &victim.uid);
                 self.recorder.event(&about, EventType::Normal, "Preempted", "Preempting", message);
             }
             Done::Left { victim, by, result: Err(error), .. } => {
                 tracing::warn!(pod = %victim.key, by = %by.key, %error, "cannot preempt");
+                self.sent_away(&by.uid);
                 // Nothing will make room: the pod must look again.
                 let now = Instant::now();
                 self.snapshot.denominate(&by.uid);
@@ -273,6 +288,15 @@ impl Scheduler {
             }
             Done::StatusWritten(Ok(())) => {}
             Done::StatusWritten(Err(error)) => tracing::debug!(%error, "cannot write a pod's status"),
+        }
+    }
+
+    fn sent_away(&mut self, by: &str) {
+        if let Some(left) = self.preempting.get_mut(by) {
+            *left -= 1;
+            if *left == 0 {
+                self.preempting.remove(by);
+            }
         }
     }
 
@@ -295,79 +319,6 @@ impl Scheduler {
         }
     }
 
-    fn pod(&mut self, change: Change<Pod>) {
-        let now = Instant::now();
-        let (pod, old) = match &change {
-            Change::Applied { new, old } => (new, old.as_ref()),
-            Change::Deleted(last) => return self.gone(last, now),
-        };
-        if is_terminal(pod) {
-            return self.gone(pod, now);
-        }
-        if old.is_some_and(|old| same_for_scheduling(old, pod)) {
-            return;
-        }
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if let Some(node) = node_of(pod) {
-            self.queue.remove(&Key::of(pod.as_ref()), now);
-            let info = PodInfo::of(pod);
-            let before = self.snapshot.placed_shape(uid);
-            let node = node.to_owned();
-            if self.snapshot.place(&info, &node) {
-                let slot = self.snapshot.node(&node).map(|node| node.slot);
-                if let Some(shape) = before {
-                    self.happened(&Event::PodGone { shape, slot }, now);
-                }
-                self.happened(&Event::PodPlaced { shape: info.shape }, now);
-            }
-        } else if !self.is_ours(pod) {
-            self.queue.remove(&Key::of(pod.as_ref()), now);
-            self.snapshot.denominate(uid);
-        } else if self.snapshot.node_of(uid).is_none() {
-            let info = self.snapshot.share(PodInfo::of(pod));
-            if self.snapshot.nomination(uid).is_none()
-                && let Some(node) = &info.nominated
-            {
-                self.snapshot.nominate(&info, node);
-            }
-            self.queue.update(info, now);
-        }
-    }
-
-    fn gone(&mut self, pod: &Pod, now: Instant) {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        self.queue.remove(&Key::of(pod), now);
-        self.snapshot.denominate(uid);
-        self.release(uid, now);
-    }
-
-    /// Takes a pod off its node, where it has one.
-    fn release(&mut self, uid: &str, now: Instant) {
-        let Some(shape) = self.snapshot.placed_shape(uid) else { return };
-        if let Some(name) = self.snapshot.remove_pod(uid) {
-            let slot = self.snapshot.node(&name).map(|node| node.slot);
-            self.happened(&Event::PodGone { shape, slot }, now);
-        }
-    }
-
-    fn node(&mut self, change: Change<Node>) {
-        let now = Instant::now();
-        match change {
-            Change::Applied { new, .. } => {
-                let change = self.snapshot.set_node(&new);
-                let name = new.metadata.name.as_deref().unwrap_or_default();
-                if let Some(node) = self.snapshot.node(name).filter(|_| change.any()) {
-                    let event = Event::Node { slot: node.slot, change };
-                    self.happened(&event, now);
-                }
-            }
-            Change::Deleted(last) => {
-                self.snapshot.remove_node(last.metadata.name.as_deref().unwrap_or_default());
-                self.happened(&Event::NodeGone, now);
-            }
-        }
-    }
-
     /// Wakes the pods that an event may help.
     fn happened(&mut self, event: &Event, now: Instant) {
         if self.queue.has_parked() {
@@ -375,51 +326,14 @@ impl Scheduler {
             self.queue.happened(now, |shape: &Shape, plugins| planner.may_help(snapshot, shape, plugins, event));
         }
     }
-
-    /// Whether a pod without a node is for one of the profiles, and may be tried.
-    fn is_ours(&self, pod: &Pod) -> bool {
-        let Some(spec) = &pod.spec else { return false };
-        let scheduler = spec.scheduler_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(SCHEDULER_NAME);
-        let Some(profile) = self.planner.profile(scheduler) else { return false };
-        let gated = profile.gates && spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-        pod.metadata.deletion_timestamp.is_none() && !gated
-    }
 }
 
-/// Whether a change of a pod changes nothing that the scheduler looks at; most are of its status.
-fn same_for_scheduling(old: &Pod, new: &Pod) -> bool {
-    let (was, is) = (&old.metadata, &new.metadata);
-    let given = |pod: &Pod| {
-        let status = pod.status.as_ref();
-        status.and_then(|s| s.container_statuses.as_ref()).is_some_and(|statuses| {
-            statuses.iter().any(|status| status.allocated_resources.is_some() || status.resources.is_some())
-        })
-    };
-    let nominated = |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
-    was.uid == is.uid
-        && was.labels == is.labels
-        && was.deletion_timestamp == is.deletion_timestamp
-        && !is_terminal(old)
-        && nominated(old) == nominated(new)
-        && !given(new)
-        && old.spec == new.spec
-}
-
-fn says(status: &k8s_openapi::api::core::v1::PodStatus, message: &str) -> bool {
+fn says(status: &PodStatus, message: &str) -> bool {
     status.conditions.iter().flatten().any(|condition| {
         condition.type_ == "PodScheduled"
             && condition.reason.as_deref() == Some("Unschedulable")
             && condition.message.as_deref() == Some(message)
     })
-}
-
-fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
-}
-
-fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn reference(pod: &PodInfo) -> ObjectReference {

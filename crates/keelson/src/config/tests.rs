@@ -134,3 +134,19 @@ fn a_range_of_services_is_for_servers_without_a_node() {
     assert_eq!(range("false").unwrap().0.service_block.unwrap().prefix, 16);
     assert!(range("true").err().unwrap().to_string().contains("must not be set where node.enabled is true"));
 }
+
+#[test]
+fn what_is_wrong_with_scheduling_names_the_file_and_the_field() {
+    let kind = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+    let resolved = |text: &str| {
+        let file = written(&format!("{kind}{text}"));
+        let value = file.path().display().to_string();
+        let flags = vec![Flag { key: "scheduler.config", name: "scheduler-config", value: value.clone() }];
+        (value, resolve(&Sources { flags, ..sources() }).map(drop))
+    };
+    resolved("profiles:\n- schedulerName: own\n").1.unwrap();
+    let (file, outcome) = resolved("profiles:\n- plugins:\n    filter:\n      enabled:\n      - name: Magic\n");
+    let expected =
+        format!("scheduler.config: {file}: profiles[0].plugins.filter.enabled[0].name: there is no plugin \"Magic\"");
+    assert!(outcome.err().unwrap().to_string().contains(&expected));
+}

@@ -27,7 +27,7 @@ impl Plugin for ImageLocality {
     }
 
     fn stamp(&self, snapshot: &Snapshot, _: &Shape) -> u64 {
-        snapshot.images_version
+        (snapshot.images_version << 24) + snapshot.node_count() as u64
     }
 
     fn score(&self, snapshot: &mut Snapshot, shape: &Arc<Shape>) -> Option<Box<dyn Score>> {

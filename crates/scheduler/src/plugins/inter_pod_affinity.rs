@@ -9,7 +9,7 @@ use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, SCORE_MAX, Scope, Score};
 use crate::shape::{PodSelection, PodTerm, Shape};
 use crate::snapshot::Snapshot;
-use crate::snapshot::counters::{Bond, Counted, CounterId, CounterKey, Eligibility};
+use crate::snapshot::counters::{Bond, Counted, CounterId, CounterKey, Eligibility, NO_DOMAIN};
 
 const NOT_BESIDE: &str = "node(s) didn't match pod affinity rules";
 const BESIDE_SHUNNED: &str = "node(s) didn't match pod anti-affinity rules";
@@ -41,8 +41,8 @@ impl InterPodAffinity {
 }
 
 struct Rules {
-    /// Topology key and count of the pods that all required terms mean.
-    required: Vec<(String, CounterId)>,
+    /// For each required term a count of the pods that all of them mean.
+    required: Vec<CounterId>,
     /// Whether the pod is what it requires itself, and so may be the first.
     own: bool,
     /// Counts of the pods it must not be beside.
@@ -81,11 +81,9 @@ impl Plugin for InterPodAffinity {
         let affinities = &shape.affinities;
         let all: Vec<PodSelection> = affinities.required.iter().map(|term| term.pods.clone()).collect();
         let own = all.iter().all(|pods| means(snapshot, pods, shape));
-        let required = affinities.required.iter().map(|term| {
-            let counter = snapshot.counter(key(Counted::Selected(all.clone()), term));
-            (term.topology_key.clone(), counter)
-        });
-        let required: Vec<_> = required.collect();
+        let required = affinities.required.iter();
+        let required: Vec<_> =
+            required.map(|term| snapshot.counter(key(Counted::Selected(all.clone()), term))).collect();
         let forbidden = affinities.forbidden.iter();
         let forbidden: Vec<_> =
             forbidden.map(|term| snapshot.counter(key(Counted::Selected(vec![term.pods.clone()]), term))).collect();
@@ -144,17 +142,18 @@ impl Plugin for InterPodAffinity {
 
 impl Filter for Rules {
     fn begin(&mut self, snapshot: &Snapshot) {
-        let empty = |(_, id): &(String, CounterId)| snapshot.count_of(*id).is_none_or(|counter| counter.total() == 0);
+        let empty = |id: &CounterId| snapshot.count_of(*id).is_none_or(|counter| counter.total() == 0);
         self.none_yet = self.required.iter().all(empty);
     }
 
     fn check(&self, snapshot: &Snapshot, node: &NodeInfo) -> Result<(), Refusal> {
         let beside = |id: &CounterId| snapshot.count_of(*id).map_or(0, |counter| counter.beside(node.slot));
-        if self.required.iter().any(|(key, _)| !node.labels.contains_key(key)) {
-            return Err(vec![Reason::lasting(NOT_BESIDE)]);
-        }
         let first = self.none_yet && self.own;
-        if !first && self.required.iter().any(|(_, id)| beside(id) == 0) {
+        let missing = |id: &CounterId| {
+            let domain = snapshot.count_of(*id).map_or(NO_DOMAIN, |counter| counter.domain(node.slot));
+            domain == NO_DOMAIN || !first && beside(id) == 0
+        };
+        if self.required.iter().any(missing) {
             return Err(vec![Reason::lasting(NOT_BESIDE)]);
         }
         if self.forbidden.iter().any(|id| beside(id) > 0) {

@@ -43,16 +43,9 @@ impl Plugin for NodeAffinity {
         Scope::Node
     }
 
-    fn filter(&self, snapshot: &mut Snapshot, shape: &Arc<Shape>) -> Filtering {
+    fn filter(&self, _: &mut Snapshot, shape: &Arc<Shape>) -> Filtering {
         if shape.demand.is_empty() && self.added.required.is_none() {
             return Filtering::Nothing;
-        }
-        let terms = shape.demand.terms.as_deref().unwrap_or_default();
-        let names: Option<Vec<&[String]>> = terms.iter().map(NodeTerm::names).collect();
-        let absent = |names: &[&[String]]| names.iter().copied().flatten().all(|name| snapshot.node(name).is_none());
-        if names.is_some_and(|names| !names.is_empty() && absent(&names)) && snapshot.node_count() > 0 {
-            // Said before any node is looked at; each term names nodes and none of them is there.
-            return Filtering::Refused(Reason::lasting(REFUSED));
         }
         let added = NodeDemand { terms: self.added.required.clone(), ..NodeDemand::default() };
         Filtering::check(Accepts { shape: Arc::clone(shape), added })

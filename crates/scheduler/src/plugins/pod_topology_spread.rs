@@ -9,10 +9,13 @@ use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, SCORE_MAX, Scope, Score};
 use crate::shape::{PodSelection, Shape, Spread};
 use crate::snapshot::Snapshot;
-use crate::snapshot::counters::{Counted, CounterId, CounterKey, Eligibility, NO_DOMAIN};
+use crate::snapshot::counters::{Counted, Counter, CounterId, CounterKey, Eligibility, NO_DOMAIN};
 
 const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
 const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
+
+/// The value of a node that is left out.
+const IGNORED: i64 = -1;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -100,12 +103,22 @@ struct Constraint {
 }
 
 impl Constraint {
-    fn pods(&self, snapshot: &Snapshot, node: &NodeInfo, label: &str) -> i64 {
-        let counter = self.counter.and_then(|id| snapshot.count_of(id));
-        i64::from(counter.map_or(0, |counter| match counter.domain(node.slot) {
-            NO_DOMAIN => counter.in_domain(label),
-            _ => counter.beside(node.slot),
-        }))
+    fn counter<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Counter> {
+        self.counter.and_then(|id| snapshot.count_of(id))
+    }
+
+    /// Pods in the node's domain; none where it lacks the label.
+    fn pods(&self, snapshot: &Snapshot, node: &NodeInfo) -> Option<i64> {
+        let counter = self.counter(snapshot);
+        // Nodes that do not count may be in a domain all the same.
+        let by_label = || {
+            let label = node.labels.get(&self.spread.topology_key)?;
+            Some(i64::from(counter.map_or(0, |counter| counter.in_domain(label))))
+        };
+        match counter.filter(|counter| counter.domain(node.slot) != NO_DOMAIN) {
+            Some(counter) => Some(i64::from(counter.beside(node.slot))),
+            None => by_label(),
+        }
     }
 }
 
@@ -171,7 +184,7 @@ impl Plugin for PodTopologySpread {
 impl Filter for Hard {
     fn begin(&mut self, snapshot: &Snapshot) {
         let smallest = self.constraints.iter().map(|constraint| {
-            let Some(counter) = constraint.counter.and_then(|id| snapshot.count_of(id)) else { return 0 };
+            let Some(counter) = constraint.counter(snapshot) else { return 0 };
             let (domains, smallest) = counter.smallest();
             let few = i64::try_from(domains).unwrap_or(i64::MAX) < i64::from(constraint.spread.min_domains);
             if few { 0 } else { i64::from(smallest) }
@@ -182,11 +195,10 @@ impl Filter for Hard {
 
     fn check(&self, snapshot: &Snapshot, node: &NodeInfo) -> Result<(), Refusal> {
         for (constraint, smallest) in self.constraints.iter().zip(&self.smallest) {
-            let Some(label) = node.labels.get(&constraint.spread.topology_key) else {
+            let Some(pods) = constraint.pods(snapshot, node) else {
                 return Err(vec![Reason::lasting(NO_LABEL)]);
             };
-            let pods = constraint.pods(snapshot, node, label) + i64::from(constraint.own);
-            if pods - smallest > i64::from(constraint.spread.max_skew) {
+            if pods + i64::from(constraint.own) - smallest > i64::from(constraint.spread.max_skew) {
                 return Err(vec![Reason::passing(UNEVEN)]);
             }
         }
@@ -196,22 +208,26 @@ impl Filter for Hard {
 
 impl Soft {
     /// Whether the node is left out.
-    fn ignores(&self, node: &NodeInfo) -> bool {
-        self.all_keys && self.constraints.iter().any(|c| !node.labels.contains_key(&c.spread.topology_key))
+    fn ignores(&self, snapshot: &Snapshot, node: &NodeInfo) -> bool {
+        let lacks = |constraint: &Constraint| {
+            let counted = constraint.counter(snapshot).is_some_and(|counter| counter.domain(node.slot) != NO_DOMAIN);
+            !counted && !node.labels.contains_key(&constraint.spread.topology_key)
+        };
+        self.all_keys && self.constraints.iter().any(lacks)
     }
 }
 
 impl Score for Soft {
     #[expect(clippy::cast_precision_loss, reason = "numbers of domains are small")]
     fn begin(&mut self, snapshot: &Snapshot, nodes: &[u32]) {
-        let node = |slot: &u32| snapshot.nodes().get(*slot as usize);
-        let scored: Vec<&NodeInfo> = nodes.iter().filter_map(node).filter(|node| !self.ignores(node)).collect();
+        let scored = |slot: &&u32| !self.ignores(snapshot, &snapshot.nodes()[**slot as usize]);
+        let scored: Vec<u32> = nodes.iter().filter(scored).copied().collect();
         let weight = |constraint: &Constraint| {
-            let key = &constraint.spread.topology_key;
-            let domains = if key == HOSTNAME {
-                scored.len()
-            } else {
-                scored.iter().map(|node| node.labels.get(key)).collect::<BTreeSet<_>>().len()
+            let domains = match constraint.counter(snapshot) {
+                // Without a counter nothing counts, whatever the weight.
+                None => 0,
+                Some(_) if constraint.spread.topology_key == HOSTNAME => scored.len(),
+                Some(counter) => counter.domains_of(&scored),
             };
             ((domains + 2) as f64).ln()
         };
@@ -220,26 +236,24 @@ impl Score for Soft {
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "counts of pods are small")]
     fn raw(&self, snapshot: &Snapshot, node: &NodeInfo) -> i64 {
-        if self.ignores(node) {
-            return 0;
+        if self.ignores(snapshot, node) {
+            return IGNORED;
         }
         let mut sum = 0.0;
         for (constraint, weight) in self.constraints.iter().zip(&self.weights) {
-            if let Some(label) = node.labels.get(&constraint.spread.topology_key) {
-                let pods = constraint.pods(snapshot, node, label);
+            if let Some(pods) = constraint.pods(snapshot, node) {
                 sum += pods as f64 * weight + f64::from(constraint.spread.max_skew - 1);
             }
         }
         sum.round() as i64
     }
 
-    fn normalise(&self, snapshot: &Snapshot, nodes: &[u32], values: &mut [i64]) {
-        let ignored = |slot: u32| snapshot.nodes().get(slot as usize).is_none_or(|node| self.ignores(node));
-        let scored = || nodes.iter().zip(&*values).filter(|(slot, _)| !ignored(**slot)).map(|(_, value)| *value);
+    fn normalise(&self, _: &Snapshot, _: &[u32], values: &mut [i64]) {
+        let scored = || values.iter().copied().filter(|value| *value != IGNORED);
         let (least, most) = (scored().min().unwrap_or(0), scored().max().unwrap_or(0));
-        for (slot, value) in nodes.iter().zip(values) {
+        for value in values {
             *value = match most {
-                _ if ignored(*slot) => 0,
+                _ if *value == IGNORED => 0,
                 0 => SCORE_MAX,
                 _ => SCORE_MAX * (most + least - *value) / most,
             };

@@ -113,6 +113,16 @@ impl Counter {
         present.fold((0, u32::MAX), |(count, least), (_, pods)| (count + 1, least.min(*pods)))
     }
 
+    /// How many domains these nodes are in; to lack the label is to be in one more.
+    pub(crate) fn domains_of(&self, slots: &[u32]) -> usize {
+        // Domains that nobody is in any more keep their numbers, and the last place is for nodes without one.
+        let mut seen = vec![false; self.pods.len() + 1];
+        for slot in slots {
+            seen[(self.domain(*slot) as usize).min(self.pods.len())] = true;
+        }
+        seen.into_iter().filter(|seen| *seen).count()
+    }
+
     /// Whether a pod of that shape counts.
     fn counts(&self, shape: &ShapeParts, namespaces: &HashMap<String, Labels>) -> bool {
         let none = Labels::new();
