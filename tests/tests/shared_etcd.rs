@@ -123,6 +123,21 @@ spec:
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 ";
 
+const POLICY: &str = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: small}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]
+  validations: [{expression: '!has(object.data.size) || int(object.data.size) < 10'}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: small}
+spec: {policyName: small, validationActions: [Deny]}
+";
+
 #[test]
 fn what_one_server_is_told_the_other_knows() {
     if !need_etcd("what_one_server_is_told_the_other_knows") {
@@ -156,6 +171,14 @@ fn what_one_server_is_told_the_other_knows() {
     eventually("the other server grants it", || may(&servers[1]).then_some(()));
     servers[0].kubectl(&["delete", "clusterrolebinding", "jane"]);
     eventually("the other server takes it back", || (!may(&servers[1])).then_some(()));
+    servers[0].apply(POLICY);
+    let tries = |server: &Instance| {
+        let maps = ["create", "configmap", "big", "--dry-run=server", "--from-literal=size=11"];
+        server.kubectl_output(&maps).status.success()
+    };
+    eventually("the other server keeps to the policy", || (!tries(&servers[1])).then_some(()));
+    servers[0].kubectl(&["delete", "validatingadmissionpolicybinding", "small"]);
+    eventually("the other server forgets the policy", || tries(&servers[1]).then_some(()));
 }
 
 /// The content of all files below a folder.
