@@ -57,6 +57,66 @@ pub fn set(document: &[u8], path: &[&str], value: &[u8]) -> Option<Vec<u8>> {
     Some(whole)
 }
 
+/// The values of several members of the object at `place`, each found in the one pass over it.
+///
+/// ```
+/// let document = br#"{"metadata": {"uid": "u", "name": "a"}}"#;
+/// let metadata = splice::find(document, &["metadata"]).unwrap();
+/// let [name, none] = splice::find_each(document, metadata, ["name", "labels"]);
+/// assert_eq!((&document[name.unwrap()], none), (&br#""a""#[..], None));
+/// ```
+pub fn find_each<const N: usize>(document: &[u8], place: Range<usize>, names: [&str; N]) -> [Option<Range<usize>>; N] {
+    let mut found = [const { None }; N];
+    // what was found before the bytes ceased to be an object stays found, as with `find`
+    if let Some(object) = document.get(..place.end) {
+        let mut scan = Scan { bytes: object, at: place.start };
+        let _ = scan.each(&names, &mut found);
+    }
+    found
+}
+
+/// A value to stand at a place, or what is put in there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What it replaces; an empty range replaces nothing.
+    pub place: Range<usize>,
+    /// The bytes that stand there.
+    pub bytes: Vec<u8>,
+}
+
+impl Edit {
+    /// Puts a member into the object at `object`, which must not have it, in front of all others.
+    pub fn adding(document: &[u8], object: Range<usize>, name: &str, value: &[u8]) -> Option<Self> {
+        let mut scan = Scan { bytes: document.get(..object.end)?, at: object.start };
+        scan.expect(b'{')?;
+        let start = scan.at;
+        let comma: &[u8] = if scan.peek()? == b'}' { b"" } else { b"," };
+        let bytes = [b"\"", name.as_bytes(), b"\":", value, comma].concat();
+        Some(Self { place: start..start, bytes })
+    }
+}
+
+/// The document with each edit made; they must be in the order of their places, which do not overlap. Nothing where they
+/// are not.
+///
+/// ```
+/// let document = br#"{"a":1,"b":2}"#;
+/// let edits = [splice::Edit { place: 5..6, bytes: b"7".to_vec() }, splice::Edit { place: 11..12, bytes: b"8".to_vec() }];
+/// assert_eq!(splice::edited(document, &edits).unwrap(), br#"{"a":7,"b":8}"#);
+/// ```
+pub fn edited(document: &[u8], edits: &[Edit]) -> Option<Vec<u8>> {
+    let added: usize = edits.iter().map(|edit| edit.bytes.len()).sum();
+    let mut whole = Vec::with_capacity(document.len() + added);
+    let mut at = 0;
+    for Edit { place, bytes } in edits {
+        whole.extend_from_slice(document.get(at..place.start)?);
+        whole.extend_from_slice(bytes);
+        at = place.end.max(place.start);
+    }
+    whole.extend_from_slice(document.get(at..)?);
+    Some(whole)
+}
+
 struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -88,6 +148,28 @@ impl Scan<'_> {
             self.expect(b',')?;
         }
         None
+    }
+
+    /// Passes over an object until all of these members are found.
+    fn each(&mut self, names: &[&str], found: &mut [Option<Range<usize>>]) -> Option<()> {
+        let mut missing = names.len();
+        self.expect(b'{')?;
+        while missing > 0 && self.peek()? == b'"' {
+            let key = self.string()?;
+            self.expect(b':')?;
+            self.peek()?;
+            let start = self.at;
+            self.skip()?;
+            let name = &self.bytes[key];
+            if let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name)
+                && found[at].is_none()
+            {
+                found[at] = Some(start..self.at);
+                missing -= 1;
+            }
+            self.expect(b',')?;
+        }
+        Some(())
     }
 
     /// The place between the quotes of a string.
@@ -182,6 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn members_are_added_and_replaced_in_one_go() {
+        let document = br#"{"a":{"x":1},"b":2,"c":{}}"#;
+        let [a, b, c, d] = find_each(document, 0..document.len(), ["a", "b", "c", "d"]);
+        assert_eq!(d, None);
+        let edits = [
+            Edit::adding(document, a.unwrap(), "y", b"7").unwrap(),
+            Edit { place: b.unwrap(), bytes: b"[]".to_vec() },
+            Edit::adding(document, c.unwrap(), "z", b"8").unwrap(),
+        ];
+        let expected = br#"{"a":{"y":7,"x":1},"b":[],"c":{"z":8}}"#;
+        assert_eq!(edited(document, &edits).as_deref(), Some(&expected[..]));
+        let [last, first] = [edits[2].clone(), edits[0].clone()];
+        assert_eq!(edited(document, &[last, first]), None, "out of order");
+        assert_eq!(Edit::adding(document, 0..1, "z", b"8"), None);
+    }
+
+    #[test]
     fn what_is_no_object_has_no_members() {
         for document in
             ["", "k8s\0\n", "[]", "{}", r#"{"a":1}"#, r#"{"metadata":"#, r#"{"metadata"}"#, r#"{"a"#, "\"\\"]
@@ -199,6 +298,9 @@ mod tests {
                 }
                 let _ = set(text.as_bytes(), path, b"1");
             }
+            let [a, metadata] = find_each(text.as_bytes(), 0..text.len(), ["a", "metadata"]);
+            prop_assert_eq!(a, find(text.as_bytes(), &["a"]), "one pass finds what two find");
+            prop_assert_eq!(metadata, find(text.as_bytes(), &["metadata"]));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Binding a pod to a node.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
+use splice::Edit;
 use store::{Mutation, Precondition};
 
 use super::{
@@ -72,49 +73,81 @@ fn check_target(binding: &Value) -> Result<(), ApiError> {
     Err(ApiError::invalid("", "Binding", meta::name(binding), errors.as_causes()))
 }
 
-/// A value of a stored pod, `null` where there is none.
-fn part(pod: &[u8], path: &[&str]) -> Value {
-    splice::find(pod, path).and_then(|place| serde_json::from_slice(&pod[place]).ok()).unwrap_or_default()
+/// The value at a place in a stored pod, `null` where there is none.
+fn value(pod: &[u8], place: Option<Range<usize>>) -> Value {
+    place.and_then(|place| serde_json::from_slice(&pod[place]).ok()).unwrap_or_default()
+}
+
+/// Values of some members of a member of a stored pod.
+fn values<const N: usize>(pod: &[u8], of: Option<Range<usize>>, names: [&str; N]) -> [Value; N] {
+    splice::find_each(pod, of.unwrap_or_default(), names).map(|place| value(pod, place))
 }
 
 /// Refuses what cannot be bound (any more), or is not what the binding means.
 fn refuse(pod: &[u8], binding: &Value, name: &str) -> Result<(), ApiError> {
     let refused =
         |why: String| Err(ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why));
-    for (field, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
+    let [metadata, spec] = splice::find_each(pod, 0..pod.len(), ["metadata", "spec"]);
+    let [version, uid, deletion] = values(pod, metadata, ["resourceVersion", "uid", "deletionTimestamp"]);
+    for (field, what, live) in [("uid", "UID", uid), ("resourceVersion", "ResourceVersion", version)] {
         let wanted = binding["metadata"][field].as_str().unwrap_or_default();
-        let live = part(pod, &["metadata", field]);
         let live = live.as_str().unwrap_or_default();
         if !wanted.is_empty() && wanted != live {
             let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {live}");
             return refused(why);
         }
     }
-    if part(pod, &["metadata", "deletionTimestamp"]).is_string() {
+    if deletion.is_string() {
         return refused(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
-    if let Some(bound) = part(pod, &["spec", "nodeName"]).as_str().filter(|bound| !bound.is_empty()) {
+    let [node, gates] = values(pod, spec, ["nodeName", "schedulingGates"]);
+    if let Some(bound) = node.as_str().filter(|bound| !bound.is_empty()) {
         return refused(format!("pod {name} is already assigned to node {bound:?}"));
     }
-    if part(pod, &["spec", "schedulingGates"]).as_array().is_some_and(|gates| !gates.is_empty()) {
+    if gates.as_array().is_some_and(|gates| !gates.is_empty()) {
         return refused(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     Ok(())
 }
 
-/// The stored pod on its node. A binding touches little of a pod and happens to every one, so only that little is decoded.
-/// As with upstream no field gets an owner and no generation counts: the scheduler only fills in what was left open.
+/// The stored pod on its node. A binding touches little of a pod and happens to every one, so only that little is decoded,
+/// and the bytes are copied once. As with upstream no field gets an owner and no generation counts: the scheduler only fills
+/// in what was left open.
 fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Option<Vec<u8>> {
-    let mut bound = splice::set(pod, &["spec", "nodeName"], Value::from(node).to_string().as_bytes())?;
-    for field in ["annotations", "labels"] {
+    let whole = 0..pod.len();
+    let [metadata, spec, status] = splice::find_each(pod, whole.clone(), ["metadata", "spec", "status"]);
+    let mut edits = Vec::with_capacity(4);
+    let mut set = |object: &Range<usize>, name: &str, place: Option<Range<usize>>, value: Value| {
+        let bytes = value.to_string().into_bytes();
+        edits.push(match place {
+            Some(place) => Edit { place, bytes },
+            None => Edit::adding(pod, object.clone(), name, &bytes)?,
+        });
+        Some(())
+    };
+    let metadata = metadata?;
+    let places = splice::find_each(pod, metadata.clone(), ADDED);
+    for (field, place) in ADDED.into_iter().zip(places) {
         let Some(added) = binding["metadata"][field].as_object().filter(|added| !added.is_empty()) else { continue };
-        let mut all = part(&bound, &["metadata", field]);
+        let mut all = value(pod, place.clone());
         for (key, value) in added {
             all[key] = value.clone();
         }
-        bound = splice::set(&bound, &["metadata", field], all.to_string().as_bytes())?;
+        set(&metadata, field, place, all)?;
     }
-    let mut status = part(&bound, &["status"]);
+    let spec = spec?;
+    let [place] = splice::find_each(pod, spec.clone(), ["nodeName"]);
+    set(&spec, "nodeName", place, node.into())?;
+    set(&whole, "status", status.clone(), scheduled(value(pod, status), now))?;
+    edits.sort_by_key(|edit| edit.place.start);
+    splice::edited(pod, &edits)
+}
+
+/// Members of a pod's metadata to which a binding may add.
+const ADDED: [&str; 2] = ["annotations", "labels"];
+
+/// The status of a pod that has found its node.
+fn scheduled(mut status: Value, now: jiff::Timestamp) -> Value {
     if let Some(status) = status.as_object_mut() {
         status.remove("nominatedNodeName");
     }
@@ -123,7 +156,7 @@ fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Optio
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null}),
         &meta::time(now),
     );
-    splice::set(&bound, &["status"], status.to_string().as_bytes())
+    status
 }
 
 #[cfg(test)]
