@@ -17,6 +17,8 @@ pub(crate) struct Selection {
     fields: Option<FieldSelector>,
     /// Some field besides name and namespace is asked for, so that objects have to be decoded.
     deep: bool,
+    /// Whether all fields besides are texts that are what stands in the bytes.
+    plain: bool,
     /// Texts that stand in every selected object, so that most others need not be decoded.
     traits: Vec<Finder<'static>>,
 }
@@ -28,6 +30,43 @@ fn written(value: &str) -> Option<Finder<'static>> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':');
     let is_text = value.bytes().any(|byte| byte.is_ascii_alphabetic()) && !matches!(value, "true" | "false");
     (is_text && value.bytes().all(plain)).then(|| Finder::new(&format!("\"{value}\"")).into_owned())
+}
+
+/// The collection that every scheduler and every node select from.
+const PODS: &str = "core/pods";
+
+/// Where the text of a field of pods stands that is the field's value, and nothing else makes it.
+fn plain_path(field: &str) -> Option<[&str; 2]> {
+    match field {
+        "spec.nodeName" => Some(["spec", "nodeName"]),
+        "spec.schedulerName" => Some(["spec", "schedulerName"]),
+        "status.phase" => Some(["status", "phase"]),
+        _ => None,
+    }
+}
+
+/// Whether fields that [`plain_path`] knows match; `None` where one is not written as a text without escapes.
+fn plain_fields_match(selector: &FieldSelector, namespace: &str, name: &str, bytes: &[u8]) -> Option<bool> {
+    let mut readable = true;
+    let matches = selector.requirements().iter().all(|term| {
+        let value = match term.field.as_str() {
+            "metadata.name" => name,
+            "metadata.namespace" => namespace,
+            field => plain_path(field).and_then(|path| plain_text(bytes, &path)).unwrap_or_else(|| {
+                readable = false;
+                ""
+            }),
+        };
+        (value == term.value) == term.equal
+    });
+    readable.then_some(matches)
+}
+
+/// The text at a path, empty where there is none; `None` where it takes a decoder to tell.
+fn plain_text<'a>(bytes: &'a [u8], path: &[&str]) -> Option<&'a str> {
+    let Some(place) = splice::find(bytes, path) else { return Some("") };
+    let text = bytes[place].strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    str::from_utf8(text).ok().filter(|text| !text.contains('\\'))
 }
 
 /// The part of an object that label selectors read.
@@ -89,7 +128,7 @@ impl Selection {
             (Some(given), name) => Some(format!("{given},metadata.name={name}")),
         };
         let fields = text.as_deref().map(FieldSelector::parse).transpose().map_err(bad)?;
-        let mut deep = false;
+        let (mut deep, mut plain) = (false, &*served.collection == PODS && served.form == Form::Stored);
         if let Some(fields) = &fields {
             let known = selectable(served, &Value::Null);
             for requirement in fields.requirements() {
@@ -97,7 +136,9 @@ impl Selection {
                 if !supports(served, &known, field) {
                     return Err(ApiError::bad_request(unsupported(served, known.is_empty(), field)));
                 }
-                deep |= !matches!(field, "metadata.name" | "metadata.namespace");
+                let from_path = matches!(field, "metadata.name" | "metadata.namespace");
+                deep |= !from_path;
+                plain &= from_path || plain_path(field).is_some();
             }
         }
         if let (Some(given), false) = (given, name.is_empty()) {
@@ -114,7 +155,7 @@ impl Selection {
         let of_fields = of_fields.filter(|field| field.equal && !field.field.starts_with("metadata."));
         let of_fields = of_fields.map(|field| field.value.as_str());
         let traits = of_labels.chain(of_fields).filter_map(written).collect();
-        Ok(Self { labels, fields, deep, traits })
+        Ok(Self { labels, fields, deep, plain, traits })
     }
 
     /// What the paths of all selected objects start with, of those in a namespace (or in all, if it is empty).
@@ -168,6 +209,11 @@ impl Selection {
     fn fields_match(&self, served: &Served, path: &str, bytes: &Bytes) -> bool {
         let Some(selector) = &self.fields else { return true };
         let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+        if self.plain
+            && let Some(matches) = plain_fields_match(selector, namespace, name, bytes)
+        {
+            return matches;
+        }
         let decode = || match served.form {
             // what selectors of the kind itself read; a definition's may lie anywhere
             Form::Stored if served.version().is_none() => outline::of(bytes),
@@ -234,6 +280,11 @@ mod tests {
         assert!(selected("pods", None, Some("spec.hostNetwork=true"), &pod));
         assert!(selected("pods", None, Some("status.phase="), &pod));
         assert!(selected("pods", None, Some("spec.nodeName=node-1,metadata.namespace=a"), &pod));
+        assert!(selected("pods", None, Some("spec.nodeName!=node-2,status.phase!=Failed"), &pod));
+        assert!(!selected("pods", None, Some("spec.nodeName!=node-1,status.phase!=Failed"), &pod));
+        let odd = json!({"metadata": {"name": "b"}, "spec": {"nodeName": "n\\1"}, "status": {"phase": null}});
+        assert!(selected("pods", None, Some("spec.nodeName=n\\\\1,status.phase="), &odd));
+        assert!(!selected("pods", None, Some("spec.nodeName!=n\\\\1"), &odd));
     }
 
     #[test]
