@@ -34,6 +34,10 @@ const WORKERS: usize = 4;
 /// Pods created and pods deleted in one reconcile, upstream's value: a registry may be behind each of them.
 const BURST: usize = 250;
 
+/// How many templates the set has had, as the API server counts them, and the label that pods have it in.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+const POD_GENERATION: &str = "pod-template-generation";
+
 struct Controller {
     context: Context,
     recorder: Recorder,
@@ -222,7 +226,10 @@ impl Controller {
     async fn execute(&self, key: &Key, daemon: &DaemonSet, hash: &str, plan: Plan) -> Result<(), ReconcileError> {
         let template = daemon.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
         let mut pod = pods::from_template(template, daemon);
-        pod.metadata.labels.get_or_insert_default().insert(REVISION_HASH.into(), hash.to_owned());
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.insert(REVISION_HASH.into(), hash.to_owned());
+        let generation = daemon.annotations().get(TEMPLATE_GENERATION).filter(|count| count.parse::<i64>().is_ok());
+        labels.extend(generation.map(|count| (POD_GENERATION.to_owned(), count.clone())));
         let (pod, spec) = (&pod, &eligibility::daemon_spec(daemon));
         let control = &PodControl::new(&self.context, daemon, key, &self.recorder, &self.pending);
         let created = batch::slow_start(plan.create.into_iter().take(BURST), |node| async move {

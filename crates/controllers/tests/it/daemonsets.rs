@@ -149,6 +149,7 @@ async fn an_update_is_rolled_out_and_a_broken_one_undone_without_restarts() {
     let pods =
         cluster.until::<Pod>("three pods", |pods| pods.len() == 3 && pods.iter().all(|p| image(p) == "web:2")).await;
     let hash = pods[0].labels()["controller-revision-hash"].clone();
+    assert!(pods.iter().all(|pod| pod.labels()["pod-template-generation"] == "2"));
     let revisions = cluster.until::<ControllerRevision>("two revisions", |revisions| revisions.len() == 2).await;
     let current = revisions.iter().find(|revision| revision.revision == 2).unwrap();
     assert_eq!(
