@@ -135,7 +135,9 @@ impl Cluster {
                     continue;
                 }
                 let ready = if spec.containers[0].image.as_deref() == Some("broken") { "False" } else { "True" };
-                let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                // What somebody else has said of the pod meanwhile stands.
+                let seen = json!({"resourceVersion": pod.resource_version()});
+                let status = json!({"metadata": seen, "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
                     "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": jiff::Timestamp::now()}]}});
                 let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status)).await;
             }
