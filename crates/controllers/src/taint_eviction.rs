@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use kinds::node_match::tolerates;
+use kinds::matching;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
 use reconcile::{Change, EventType, Informer, Key, Queue, Recorder, feed, run_controller};
@@ -29,11 +29,11 @@ enum Stay {
 fn decide(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
     let mut stay = Stay::Forever;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
-        let mut matching = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
-        if matching.peek().is_none() {
+        let mut covering = tolerations.iter().filter(|given| matching::Toleration::of(given).covers(taint)).peekable();
+        if covering.peek().is_none() {
             return Stay::Over;
         }
-        let Some(seconds) = matching.filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
+        let Some(seconds) = covering.filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
         let allowed = Duration::from_secs(seconds.max(0).unsigned_abs());
         let since = taint.time_added.as_ref().map_or(now, |time| time.0);
         let elapsed = Duration::try_from(now.duration_since(since)).unwrap_or_default();

@@ -15,7 +15,6 @@
 
 mod config;
 mod evaluation;
-mod matching;
 mod node;
 mod plugin;
 mod plugins;

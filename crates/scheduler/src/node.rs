@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::matching::Labels;
 use crate::resources::Resources;
 use crate::shape::{HostPort, ShapeParts, VolumeUse};
+use kinds::matching::Labels;
 
 /// A node.
 #[derive(Clone, Debug, Default)]

@@ -9,12 +9,12 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use reconcile::Key;
 
 use crate::evaluation::Evaluation;
-use crate::matching::Selector;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
 use crate::schedule::{mix, takes};
 use crate::snapshot::Snapshot;
 use crate::unschedulable::Histogram;
+use kinds::matching::Selector;
 
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
     Affinity, Container, NodeAffinity, Pod, PodAffinityTerm, PodSpec, TopologySpreadConstraint, Volume,
 };
 
-use crate::matching::{Labels, NodeDemand, NodeTerm, Requirement, Selector, Toleration};
 use crate::resources::Requests;
+use kinds::matching::{Labels, NodeDemand, NodeTerm, Requirement, Selector, Toleration};
 
 /// A port of the node that a pod occupies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -226,7 +226,7 @@ impl Default for Shape {
 impl ShapeParts {
     fn read(&mut self, spec: &PodSpec, pod: &str) {
         self.scheduler = spec.scheduler_name.clone().unwrap_or_default();
-        self.demand.labels = spec.node_selector.clone().unwrap_or_default();
+        self.demand = NodeDemand::of(spec);
         if let Some(affinity) = &spec.affinity {
             self.read_affinity(affinity);
         }
@@ -246,7 +246,7 @@ impl ShapeParts {
 
     fn read_affinity(&mut self, affinity: &Affinity) {
         if let Some(node) = &affinity.node_affinity {
-            (self.demand.terms, self.preferences) = node_affinity(node);
+            self.preferences = preferences(node);
         }
         let term = |term: &PodAffinityTerm| pod_term(term, &self.namespace, &self.labels);
         if let Some(pods) = &affinity.pod_affinity {
@@ -265,14 +265,10 @@ impl ShapeParts {
     }
 }
 
-/// Required terms and preferences of a node affinity.
-pub(crate) fn node_affinity(affinity: &NodeAffinity) -> (Option<Vec<NodeTerm>>, Vec<(i32, NodeTerm)>) {
-    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref();
+/// The nodes that a node affinity likes, with how much.
+pub(crate) fn preferences(affinity: &NodeAffinity) -> Vec<(i32, NodeTerm)> {
     let preferred = affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten();
-    (
-        required.map(|required| required.node_selector_terms.iter().map(NodeTerm::of).collect()),
-        preferred.map(|preferred| (preferred.weight, NodeTerm::of(&preferred.preference))).collect(),
-    )
+    preferred.map(|preferred| (preferred.weight, NodeTerm::of(&preferred.preference))).collect()
 }
 
 fn host_ports(container: &Container) -> impl Iterator<Item = HostPort> {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use reconcile::Key;
 
-use crate::matching::Labels;
 use crate::node::{NodeChange, NodeInfo, NodeObject};
 use crate::pod::PodInfo;
 use crate::preemption::Budget;
 use crate::shape::{Shape, VolumeUse};
 use counters::{Counted, Counter, CounterId, CounterKey, Counters, Eligibility, bonds};
+use kinds::matching::Labels;
 use shapes::{ShapeId, Shapes};
 use volumes::Volumes;
 use workloads::Workloads;

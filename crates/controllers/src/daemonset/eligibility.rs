@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Affinity, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration};
-use kinds::node_match;
+use kinds::matching::{self, Labels, NodeDemand};
 
 use crate::pods;
 
@@ -61,15 +61,17 @@ pub(super) fn daemon_spec(daemon: &DaemonSet) -> PodSpec {
 
 /// What a DaemonSet whose pods have `spec` has to do with the node.
 pub(super) fn of(spec: &PodSpec, node: &Node) -> Eligibility {
-    let elsewhere =
-        spec.node_name.as_ref().is_some_and(|name| !name.is_empty() && Some(name) != node.metadata.name.as_ref());
-    if elsewhere || !node_match::is_selected(spec, node) {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let none = Labels::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+    let elsewhere = spec.node_name.as_ref().is_some_and(|wanted| !wanted.is_empty() && wanted != name);
+    if elsewhere || !NodeDemand::of(spec).accepts(name, labels) {
         return Eligibility::Leaves;
     }
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let mut eligibility = Eligibility::Runs;
     for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
-        if tolerations.iter().any(|toleration| node_match::tolerates(toleration, taint)) {
+        if tolerations.iter().any(|given| matching::Toleration::of(given).covers(taint)) {
             continue;
         }
         match taint.effect.as_str() {

@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use super::PluginArgs;
 use super::reader::{Reader, at};
-use crate::matching::Labels;
 use crate::plugins::node_affinity::NodeAffinityArgs;
 use crate::plugins::node_resources_fit::{ResourceWeight, Strategy};
 use crate::plugins::pod_topology_spread::SpreadArgs;
-use crate::shape::{node_affinity, spread};
+use crate::shape::{preferences, spread};
+use kinds::matching::{Labels, NodeTerm};
 
 /// A shape's scores go to 10, a node's to 100.
 const CURVE_SCALE: i64 = 10;
@@ -104,7 +104,7 @@ impl PluginArgs {
         let path = at(path, "addedAffinity");
         let Some(added) = fields.get("addedAffinity").filter(|added| !added.is_null()) else { return };
         if let Some(affinity) = reader.typed::<NodeAffinity>(&path, added) {
-            let (required, preferred) = node_affinity(&affinity);
+            let (required, preferred) = (NodeTerm::required(&affinity), preferences(&affinity));
             self.node_affinity = NodeAffinityArgs { required, preferred };
         }
     }

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::matching::Labels;
 use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, SCORE_MAX, Scope, Score};
 use crate::shape::{PodSelection, PodTerm, Shape};
 use crate::snapshot::Snapshot;
 use crate::snapshot::counters::{Bond, Counted, CounterId, CounterKey, Eligibility, NO_DOMAIN};
+use kinds::matching::Labels;
 
 const NOT_BESIDE: &str = "node(s) didn't match pod affinity rules";
 const BESIDE_SHUNNED: &str = "node(s) didn't match pod anti-affinity rules";

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::matching::{NodeDemand, NodeTerm};
 use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, Scope, Score, normalise_by_largest};
 use crate::shape::Shape;
 use crate::snapshot::Snapshot;
+use kinds::matching::{NodeDemand, NodeTerm};
 
 const REFUSED: &str = "node(s) didn't match Pod's node affinity/selector";
 const REFUSED_BY_PROFILE: &str = "node(s) didn't match scheduler-enforced node affinity";

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Taint;
 
-use crate::matching::tolerated;
 use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, Scope};
 use crate::shape::Shape;
 use crate::snapshot::Snapshot;
+use kinds::matching::tolerated;
 
 /// What the node lifecycle controller puts on cordoned nodes.
 const TAINT: &str = "node.kubernetes.io/unschedulable";

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::matching::Selector;
 use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, SCORE_MAX, Scope, Score};
 use crate::shape::{PodSelection, Shape, Spread};
 use crate::snapshot::Snapshot;
 use crate::snapshot::counters::{Counted, Counter, CounterId, CounterKey, Eligibility, NO_DOMAIN};
+use kinds::matching::Selector;
 
 const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
 const NO_LABEL: &str = "node(s) didn't match pod topology spread constraints (missing required label)";

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::matching::{forbids, tolerated};
 use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, Scope, Score, normalise_by_largest};
 use crate::shape::Shape;
 use crate::snapshot::Snapshot;
+use kinds::matching::{forbids, tolerated};
 
 pub(crate) struct TaintToleration;
 

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::Scheduler;
 use super::inputs::Input;
-use crate::matching::Selector;
 use crate::plugin::Event;
 use crate::preemption::Budget;
 use crate::snapshot::volumes::{Claim, Class, Volume};
 use crate::snapshot::workloads::WorkloadKind;
+use kinds::matching::Selector;
 
 /// The object, when it is still there.
 fn applied<K>(change: &Change<K>) -> Option<&K> {

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use crate::matching::{Labels, NodeDemand, Toleration, forbids, tolerated};
 use crate::node::NodeInfo;
 use crate::shape::{PodSelection, PodTerm, ShapeParts};
+use kinds::matching::{Labels, NodeDemand, Toleration, forbids, tolerated};
 
 /// Counters kept for later; beyond, those that no placed pod needs and nobody asked for lately are dropped. A counter costs
 /// a number per domain, and a check per new shape.

@@ -2,9 +2,9 @@ use serde_json::json;
 
 use super::counters::Bond;
 use super::*;
-use crate::matching::Selector;
 use crate::shape::{PodSelection, PodTerm};
 use crate::testing::{labelled, pod, pod_with};
+use kinds::matching::Selector;
 
 fn web(name: &str) -> PodInfo {
     pod_with(name, &json!({"app": "web"}), &json!({}))

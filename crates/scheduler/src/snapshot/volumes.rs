@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, StorageClass};
 
-use crate::matching::{Labels, NodeDemand, NodeTerm, Selector};
 use crate::quantity;
+use kinds::matching::{Labels, NodeDemand, NodeTerm, Selector};
 
 /// Says that a claim and its volume are bound for good.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";

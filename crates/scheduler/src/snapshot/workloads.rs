@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::matching::{Labels, Selector};
 use crate::shape::ShapeParts;
+use kinds::matching::{Labels, Selector};
 
 /// Kinds whose selector tells which pods are one workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

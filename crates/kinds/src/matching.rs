@@ -3,21 +3,23 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration as ApiToleration};
+use k8s_openapi::api::core::v1::{
+    NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration as ApiToleration,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 #[cfg(test)]
 mod tests;
 
 /// Labels of a node or a pod.
-pub(crate) type Labels = BTreeMap<String, String>;
+pub type Labels = BTreeMap<String, String>;
 
 /// The field of a node that `matchFields` can name.
 const NAME_FIELD: &str = "metadata.name";
 
 /// How a requirement compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Operator {
+pub enum Operator {
     /// The value is listed.
     In,
     /// The value is absent or not listed.
@@ -36,13 +38,13 @@ pub(crate) enum Operator {
 
 /// A condition on the value of one label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Requirement {
+pub struct Requirement {
     /// The label.
-    pub(crate) key: String,
+    pub key: String,
     /// How it is compared.
-    pub(crate) operator: Operator,
+    pub operator: Operator,
     /// With what.
-    pub(crate) values: Vec<String>,
+    pub values: Vec<String>,
 }
 
 impl Requirement {
@@ -60,12 +62,12 @@ impl Requirement {
     }
 
     /// The label has exactly this value.
-    pub(crate) fn equals(key: &str, value: &str) -> Self {
+    pub fn equals(key: &str, value: &str) -> Self {
         Self { key: key.to_owned(), operator: Operator::In, values: vec![value.to_owned()] }
     }
 
     /// The label has any other value or none.
-    pub(crate) fn differs(key: &str, value: &str) -> Self {
+    pub fn differs(key: &str, value: &str) -> Self {
         Self { operator: Operator::NotIn, ..Self::equals(key, value) }
     }
 
@@ -90,11 +92,11 @@ impl Requirement {
 
 /// A label selector; an absent one selects nothing, an empty one everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Selector(Option<Vec<Requirement>>);
+pub struct Selector(Option<Vec<Requirement>>);
 
 impl Selector {
     /// Reads the API's selector.
-    pub(crate) fn of(selector: Option<&LabelSelector>) -> Self {
+    pub fn of(selector: Option<&LabelSelector>) -> Self {
         let Some(selector) = selector else { return Self(None) };
         let labels = selector.match_labels.iter().flatten().map(|(key, value)| Requirement::equals(key, value));
         let expressions = selector.match_expressions.iter().flatten();
@@ -103,12 +105,12 @@ impl Selector {
     }
 
     /// Selects objects with all these labels.
-    pub(crate) fn labels(labels: &Labels) -> Self {
+    pub fn labels(labels: &Labels) -> Self {
         Self(Some(labels.iter().map(|(key, value)| Requirement::equals(key, value)).collect()))
     }
 
     /// Narrows the selection; one that selects nothing stays so.
-    pub(crate) fn and(&mut self, requirement: Requirement) {
+    pub fn and(&mut self, requirement: Requirement) {
         if let Some(requirements) = &mut self.0
             && !requirements.contains(&requirement)
         {
@@ -117,41 +119,47 @@ impl Selector {
     }
 
     /// Narrows the selection to what `other` selects as well.
-    pub(crate) fn and_all(&mut self, other: &Self) {
+    pub fn and_all(&mut self, other: &Self) {
         for requirement in other.0.iter().flatten() {
             self.and(requirement.clone());
         }
     }
 
     /// Whether the selector has no requirement, absent or not.
-    pub(crate) fn is_trivial(&self) -> bool {
+    pub fn is_trivial(&self) -> bool {
         self.0.as_ref().is_none_or(Vec::is_empty)
     }
 
     /// Whether these labels are selected.
-    pub(crate) fn selects(&self, labels: &Labels) -> bool {
+    pub fn selects(&self, labels: &Labels) -> bool {
         self.0.as_ref().is_some_and(|requirements| requirements.iter().all(|r| r.selects(labels)))
     }
 }
 
 /// One alternative of a node selector.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct NodeTerm {
+pub struct NodeTerm {
     expressions: Vec<Requirement>,
     fields: Vec<Requirement>,
 }
 
 impl NodeTerm {
     /// Reads the API's term.
-    pub(crate) fn of(term: &NodeSelectorTerm) -> Self {
+    pub fn of(term: &NodeSelectorTerm) -> Self {
         let read = |list: &Option<Vec<NodeSelectorRequirement>>| {
             list.iter().flatten().map(|r| Requirement::new(&r.key, &r.operator, r.values.as_ref())).collect()
         };
         Self { expressions: read(&term.match_expressions), fields: read(&term.match_fields) }
     }
 
+    /// The alternatives that a node affinity requires, `None` where it requires nothing.
+    pub fn required(affinity: &NodeAffinity) -> Option<Vec<Self>> {
+        let required = affinity.required_during_scheduling_ignored_during_execution.as_ref();
+        required.map(|required| required.node_selector_terms.iter().map(Self::of).collect())
+    }
+
     /// Whether the node matches; an empty term matches nothing.
-    pub(crate) fn matches(&self, name: &str, labels: &Labels) -> bool {
+    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
         (!self.expressions.is_empty() || !self.fields.is_empty())
             && self.expressions.iter().all(|requirement| requirement.selects(labels))
             && self.fields.iter().all(|field| field.matches((field.key == NAME_FIELD).then_some(name)))
@@ -160,21 +168,28 @@ impl NodeTerm {
 
 /// The nodes a pod demands: all labels, and one of the terms where there are any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct NodeDemand {
+pub struct NodeDemand {
     /// `nodeSelector`.
-    pub(crate) labels: Labels,
+    pub labels: Labels,
     /// Required node affinity; `None` accepts every node, an empty list none.
-    pub(crate) terms: Option<Vec<NodeTerm>>,
+    pub terms: Option<Vec<NodeTerm>>,
 }
 
 impl NodeDemand {
+    /// What a pod of this spec demands.
+    pub fn of(spec: &PodSpec) -> Self {
+        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        let terms = affinity.and_then(NodeTerm::required);
+        Self { labels: spec.node_selector.clone().unwrap_or_default(), terms }
+    }
+
     /// Whether every node will do.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.terms.is_none()
     }
 
     /// Whether the node will do.
-    pub(crate) fn accepts(&self, name: &str, labels: &Labels) -> bool {
+    pub fn accepts(&self, name: &str, labels: &Labels) -> bool {
         self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self.terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(name, labels)))
     }
@@ -182,7 +197,7 @@ impl NodeDemand {
 
 /// A toleration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Toleration {
+pub struct Toleration {
     key: String,
     operator: String,
     value: String,
@@ -191,7 +206,7 @@ pub(crate) struct Toleration {
 
 impl Toleration {
     /// Reads the API's toleration.
-    pub(crate) fn of(toleration: &ApiToleration) -> Self {
+    pub fn of(toleration: &ApiToleration) -> Self {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         Self {
             key: text(&toleration.key),
@@ -201,7 +216,8 @@ impl Toleration {
         }
     }
 
-    fn covers(&self, taint: &Taint) -> bool {
+    /// Whether it covers the taint.
+    pub fn covers(&self, taint: &Taint) -> bool {
         if !self.effect.is_empty() && self.effect != taint.effect || !self.key.is_empty() && self.key != taint.key {
             return false;
         }
@@ -218,11 +234,11 @@ impl Toleration {
 }
 
 /// Whether one of `tolerations` covers `taint`.
-pub(crate) fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
+pub fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
     tolerations.iter().any(|toleration| toleration.covers(taint))
 }
 
 /// Whether a taint of this effect keeps pods away, or drives them out.
-pub(crate) fn forbids(taint: &Taint) -> bool {
+pub fn forbids(taint: &Taint) -> bool {
     matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
 }
