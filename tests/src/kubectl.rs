@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsString,
     io::Write,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -11,9 +12,12 @@ use serde_json::Value;
 
 use crate::Instance;
 
-/// The kubectl that tests use.
+/// The kubectl that tests use, by its whole path: scenarios put a wrapper of that name first on PATH.
 pub fn binary() -> OsString {
-    env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into())
+    let named = env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into());
+    let directories = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&directories).map(|directory| directory.join(&named)).find(|path| path.is_file());
+    found.map_or(named, PathBuf::into_os_string)
 }
 
 impl Instance {
