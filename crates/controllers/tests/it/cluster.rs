@@ -113,9 +113,10 @@ impl Cluster {
                 if spec.node_name.is_none() {
                     continue;
                 }
+                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+                let over = matches!(phase, Some("Succeeded" | "Failed"));
                 if pod.metadata.deletion_timestamp.is_some() {
-                    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-                    if !matches!(phase, Some("Succeeded" | "Failed")) {
+                    if !over {
                         let status = json!({"status": {"phase": "Failed"}});
                         let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
                     }
@@ -125,7 +126,8 @@ impl Cluster {
                     continue;
                 }
                 let started = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
-                if started {
+                // a pod that somebody declared over does not begin
+                if started || over {
                     continue;
                 }
                 address += 1;
