@@ -18,7 +18,7 @@ use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, run_co
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, ReconcileError, failed, is_not_found, run_with_feeds, synced};
+use crate::context::{Context, ReconcileError, failed, is_conflict, is_not_found, run_with_feeds, synced};
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pod_control::PodControl;
@@ -381,14 +381,19 @@ impl Controller {
         }
     }
 
-    /// Takes the finalizer off a pod that nobody counts.
+    /// Takes the finalizer off a pod that nobody counts. The patch holds for the state that was seen: a Job that takes the
+    /// pod over meanwhile gives it a finalizer that has to stay.
     async fn let_go(&self, key: &Key) -> Result<(), ReconcileError> {
         let found = self.pods.get(&key.namespace, &key.name);
         let Some(pod) = found.filter(|pod| is_orphan(&self.jobs, pod)) else { return Ok(()) };
-        let patch = owners::without_finalizer(json!({"metadata": {"uid": pod.metadata.uid}}), pod::FINALIZER);
+        let seen = json!({"metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}});
+        let patch = owners::without_finalizer(seen, pod::FINALIZER);
         let api = self.context.api::<Pod>(&key.namespace);
         match api.patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Err(error) if !is_not_found(&error) => Err(failed("remove finalizer of pod", key)(error)),
+            // a pod that changed comes here again with its change
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => {
+                Err(failed("remove finalizer of pod", key)(error))
+            }
             _ => Ok(()),
         }
     }

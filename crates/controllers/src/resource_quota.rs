@@ -21,7 +21,7 @@ use reconcile::{Change, Informer, Key, Metadata, Queue, Subscription, run_contro
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, ReconcileError, failed, is_not_found, run_with_feeds, synced};
+use crate::context::{Context, ReconcileError, failed, is_conflict, is_not_found, run_with_feeds, synced};
 use crate::discovery;
 
 /// Quotas counted at once.
@@ -211,7 +211,7 @@ async fn count(client: Client, key: Key) -> Result<Option<Duration>, ReconcileEr
         quota.status = Some(status);
         match quotas.replace_status(&key.name, &PostParams::default(), &quota).await {
             Err(error) if is_not_found(&error) => return Ok(None),
-            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(error) if is_conflict(&error) => {}
             Err(error) => return Err(failed("write status of", &name)(error)),
             Ok(_) => return Ok(Some(RESYNC)),
         }
