@@ -84,10 +84,14 @@ fn families(spec: &Value) -> Vec<Value> {
     families
 }
 
-/// A write that names no families, or no policy, keeps those there were.
+/// A write that names no families, or no policy, keeps those there were. Where it changes the first address alone, as one
+/// does who knows of no more, the list follows.
 pub(super) fn keep(spec: &mut Value, old: &Value) {
     if [&*spec, old].into_iter().any(|spec| text(spec, "type") == "ExternalName") {
         return;
+    }
+    if !text(spec, "clusterIP").is_empty() && !same(spec, old, "clusterIP") && same(spec, old, "clusterIPs") {
+        tree::remove(spec, "clusterIPs");
     }
     for key in ["ipFamilies", "ipFamilyPolicy"] {
         if tree::some(spec, key).is_none_or(tree::is_empty) {
@@ -346,5 +350,11 @@ mod tests {
         let mut kept = json!({"clusterIP": "10.0.0.9"});
         keep(&mut kept, &old);
         assert_eq!(kept["ipFamilies"], json!(["IPv4"]));
+        let mut moved = json!({"clusterIP": "10.0.0.8", "clusterIPs": ["10.0.0.9"], "ipFamilies": ["IPv4"]});
+        keep(&mut moved, &old);
+        assert_eq!(
+            changed(completed(moved)),
+            "spec.clusterIPs[0]: Invalid value: [\"10.0.0.8\"]: may not change once set"
+        );
     }
 }
