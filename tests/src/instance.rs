@@ -129,10 +129,12 @@ impl Instance {
             let (log, ready) = (self.log.clone(), ready.clone());
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    if line.contains("keelson is ready") {
+                    // Who waits for this line may look for it in the log at once.
+                    let is_ready = line.contains("keelson is ready");
+                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                    if is_ready {
                         let _ = ready.send(());
                     }
-                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                 }
             });
         }
