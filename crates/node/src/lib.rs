@@ -6,8 +6,8 @@
 //! - [`Node`] is the whole: [`Node::new`] puts it together, [`Node::run`] runs it.
 //! - [`NodeServer`] answers the kubelet's HTTP paths (logs, exec, attach, port-forward); the API server calls it in
 //!   process.
-//! - `pod` is the pure core: it decides what to do next with a pod and renders its status, from a view of the world.
-//! - `worker` is one task per pod that observes, asks the core, acts and reports; `pods` feeds the workers.
+//! - `worker` is one task per pod that observes, asks the pure core (`pod_lifecycle`) what to do next and what to report,
+//!   acts and writes; `pods` feeds the workers.
 //! - `container`, `volumes`, `sources` turn specs into what the runtime takes; `probes` and `logs` are what they say.
 //! - `registration` keeps the Node object and its lease; `housekeeping` rotates logs and removes images when the disk
 //!   fills.
@@ -20,12 +20,11 @@ mod config;
 mod container;
 mod followed;
 mod housekeeping;
+mod limits;
 mod logs;
-mod pod;
 mod pods;
 mod probes;
 pub mod provisioner;
-mod quantity;
 mod registration;
 mod server;
 mod sources;

@@ -23,10 +23,10 @@ use kube::{Api, Client};
 
 pub(crate) use mounts::container_mounts;
 use payload::PayloadError;
+use pod_lifecycle::quantity::whole;
 
 use crate::{
     container::fields::PodFacts,
-    quantity::whole,
     sources::{References, Sources, api_message},
 };
 

@@ -17,6 +17,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, Service};
 use kube::Client;
 use network::PodNetwork;
+use pod_lifecycle::{
+    backoff::Backoff,
+    ending,
+    lost::lost_run,
+    plan::{Action, Plan, StopReason, plan},
+    status::{Facts, status},
+    view::{Activity, ContainerView, Ending, PodView, Role, Run, Sandbox, containers},
+};
 use reconcile::{EventType, Informer, Recorder};
 use runtime::{
     Runtime,
@@ -31,13 +39,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::NodeConfig,
     container::fields::PodFacts,
-    pod::{
-        backoff::Backoff,
-        lost::lost_run,
-        plan::{Action, Plan, StopReason, plan},
-        status::{Facts, status},
-        view::{Activity, ContainerView, Ending, PodView, Role, Run, Sandbox, containers},
-    },
     probes::{self, Report},
     server::PodTable,
     volumes::{self, Volumes},
@@ -58,8 +59,6 @@ const IMAGE_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(2);
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// Until a pod's volumes are refreshed after an error.
 const REFRESH_RETRY: SignedDuration = SignedDuration::from_secs(30);
-/// The grace a pod has when its spec names none, as upstream.
-const GRACE_SECONDS: i64 = 30;
 
 /// What all pods of a node share.
 pub(crate) struct Shared {
@@ -314,8 +313,7 @@ impl Worker {
     }
 
     fn deadline(&self) -> Option<Timestamp> {
-        let seconds = self.spec()?.active_deadline_seconds?;
-        self.start_time.checked_add(SignedDuration::from_secs(seconds)).ok()
+        ending::deadline(&self.pod, self.start_time)
     }
 
     fn act(&mut self, action: Action, now: Timestamp) {
@@ -352,14 +350,7 @@ impl Worker {
     }
 
     fn ending(&self, now: Timestamp) -> Option<Ending> {
-        if self.removed || self.pod.metadata.deletion_timestamp.is_some() {
-            return Some(Ending::Deleted);
-        }
-        let phase = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(phase, Some("Succeeded" | "Failed")) {
-            return Some(Ending::AlreadyFinal);
-        }
-        self.deadline().filter(|deadline| *deadline <= now).map(|_| Ending::DeadlineExceeded)
+        if self.removed { Some(Ending::Deleted) } else { ending::ending(&self.pod, self.start_time, now) }
     }
 
     /// Computes the status and sends it when it differs from what the API has.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, ResourceFieldSelector};
 
-use crate::quantity::milli;
+use pod_lifecycle::quantity::milli;
 
 /// What the downward API can tell besides the pod itself.
 #[derive(Clone, Debug, Default)]

@@ -1,26 +1,24 @@
 //! What the worker makes of news: a changed pod, findings of probes, operations that ended, back-off.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use pod_lifecycle::{
+    backoff::{Backoff, crash_loop},
+    ending::grace_seconds,
+    plan::Plan,
+    view::{Activity, Sandbox, Waiting},
+};
 use reconcile::EventType;
 
 use super::{
-    CONFIG_RETRY, Done, GRACE_SECONDS, IMAGE_ERROR_SHOWN, REFRESH_RETRY, Slot, Worker,
+    CONFIG_RETRY, Done, IMAGE_ERROR_SHOWN, REFRESH_RETRY, Slot, Worker,
     start::{Class, StartError, Started},
 };
-use crate::{
-    pod::{
-        backoff::Backoff,
-        plan::Plan,
-        view::{Activity, Sandbox, Waiting},
-    },
-    probes::{Finding, Kind, Report},
-};
+use crate::probes::{Finding, Kind, Report};
 
 impl Worker {
     pub(super) fn take_desired(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
-        let shorter = self.grace_of(&desired.pod) < self.grace_of(&self.pod) || (desired.removed && !self.removed);
+        let shorter = grace_seconds(&desired.pod) < grace_seconds(&self.pod) || (desired.removed && !self.removed);
         self.pod = desired.pod;
         self.removed = desired.removed;
         if desired.sources != self.sources {
@@ -41,14 +39,9 @@ impl Worker {
         }
     }
 
-    fn grace_of(&self, pod: &Pod) -> i64 {
-        let spec = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(GRACE_SECONDS)
-    }
-
     /// Seconds the pod's containers have left.
     pub(super) fn grace(&self) -> i64 {
-        if self.removed { 0 } else { self.grace_of(&self.pod) }
+        if self.removed { 0 } else { grace_seconds(&self.pod) }
     }
 
     pub(super) fn take_report(&mut self, report: Report) {
@@ -155,15 +148,7 @@ impl Worker {
         let (namespace, pod_name) = self.names();
         let full = format!("{pod_name}_{namespace}({})", self.uid());
         for (name, seconds) in &decision.backing_off {
-            let delay = if seconds % 60 == 0 {
-                format!("{}m0s", seconds / 60)
-            } else if *seconds > 60 {
-                format!("{}m{}s", seconds / 60, seconds % 60)
-            } else {
-                format!("{seconds}s")
-            };
-            let message = format!("back-off {delay} restarting failed container={name} pod={full}");
-            let waiting = Waiting { reason: "CrashLoopBackOff".to_owned(), message };
+            let waiting = crash_loop(name, &full, *seconds);
             if self.seen(name).waiting.as_ref() != Some(&waiting) {
                 let text = format!("Back-off restarting failed container {name} in pod {full}");
                 self.container_event(name, EventType::Warning, "BackOff", text);

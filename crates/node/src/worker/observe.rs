@@ -8,16 +8,14 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
+use pod_lifecycle::{
+    lost::{UNKNOWN_EXIT_CODE, UNKNOWN_MESSAGE, UNKNOWN_REASON},
+    view::{Activity, Exit, Run, RunState, Sandbox, containers},
+};
 use runtime::api::{ContainerId, ContainerState, ContainerStatus, SandboxState};
 
 use super::{Slot, Worker};
-use crate::{
-    pod::{
-        lost::{UNKNOWN_EXIT_CODE, UNKNOWN_MESSAGE, UNKNOWN_REASON},
-        view::{Activity, Exit, Run, RunState, Sandbox, containers},
-    },
-    server::{ContainerRecord, PodRecord},
-};
+use crate::server::{ContainerRecord, PodRecord};
 
 /// Label of the pod's UID on sandboxes and containers.
 pub(crate) const UID_LABEL: &str = "io.kubernetes.pod.uid";

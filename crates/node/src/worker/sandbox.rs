@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use pod_lifecycle::{ending::GRACE_SECONDS, qos::qos_class, view::Sandbox};
 use reconcile::EventType;
 use runtime::{
     Runtime,
@@ -13,7 +14,7 @@ use runtime::{
 use super::{Done, SANDBOX_RETRY, SANDBOX_RETRY_MAX, Shared, Worker, observe};
 use crate::{
     container::{fields::PodFacts, netfiles},
-    pod::{qos::qos_class, view::Sandbox},
+    limits::cgroup_parent,
     volumes::{self, Volumes},
 };
 
@@ -188,7 +189,7 @@ fn sandbox_config(shared: &Shared, pod: &Pod, spec: &PodSpec, attempt: u32) -> S
     } else {
         netfiles::hostname(pod)
     };
-    let grace = spec.termination_grace_period_seconds.unwrap_or(super::GRACE_SECONDS);
+    let grace = spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS);
     SandboxConfig {
         attempt,
         hostname,
@@ -199,7 +200,7 @@ fn sandbox_config(shared: &Shared, pod: &Pod, spec: &PodSpec, attempt: u32) -> S
         host_ipc: spec.host_ipc == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
-        cgroup_parent: qos_class(spec).cgroup_parent(&uid),
+        cgroup_parent: cgroup_parent(qos_class(spec), &uid),
         labels: BTreeMap::from([(observe::UID_LABEL.to_owned(), uid.clone())]),
         annotations: BTreeMap::from([(observe::GRACE_ANNOTATION.to_owned(), grace.to_string())]),
         name,
@@ -213,7 +214,7 @@ pub(crate) async fn stop_orphan(shared: &Shared, uid: &str) -> Option<std::path:
     let mut logs = None;
     for sandbox in shared.runtime.sandboxes().into_iter().filter(|sandbox| sandbox.config.uid == uid) {
         let grace = sandbox.config.annotations.get(observe::GRACE_ANNOTATION).and_then(|text| text.parse().ok());
-        let grace = Duration::from_secs(grace.unwrap_or(super::GRACE_SECONDS.unsigned_abs()));
+        let grace = Duration::from_secs(grace.unwrap_or(GRACE_SECONDS.unsigned_abs()));
         let own = shared.runtime.containers().into_iter().filter(|container| container.sandbox == sandbox.id);
         let stops = own.map(|container| async move {
             if let Err(error) = shared.runtime.stop_container(&container.id, grace).await {

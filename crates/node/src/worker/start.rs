@@ -8,6 +8,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret, Service};
 use kube::{Api, Resource};
+use pod_lifecycle::{
+    qos::qos_class,
+    view::{Activity, spec_hash},
+};
 use reconcile::{EventType, Recorder};
 use runtime::{
     PullErrorKind, RuntimeError,
@@ -24,11 +28,8 @@ use crate::{
         fields::PodFacts,
         security::security,
     },
+    limits::resources,
     logs,
-    pod::{
-        qos::{qos_class, resources},
-        view::{Activity, spec_hash},
-    },
     probes::{Target, run_handler},
     sources::{References, Sources, api_message},
     volumes::{Volumes, container_mounts},

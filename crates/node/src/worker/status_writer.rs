@@ -8,7 +8,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
-use serde_json::{Value, json};
+use pod_lifecycle::status::patch;
 
 use super::{Done, StatusState, Worker};
 
@@ -108,41 +108,5 @@ async fn is_another(pods: &Api<Pod>, name: &str, uid: &str) -> bool {
     match pods.get_opt(name).await {
         Ok(found) => found.is_none_or(|pod| pod.metadata.uid.as_deref() != Some(uid)),
         Err(_) => false,
-    }
-}
-
-/// The strategic merge patch: lists whose elements merge by a key are replaced as a whole where the node owns them.
-fn patch(uid: &str, status: &PodStatus) -> Value {
-    let mut rendered = json!(status);
-    if let Some(items) = rendered.get_mut("podIPs").and_then(Value::as_array_mut) {
-        items.push(json!({"$patch": "replace"}));
-    }
-    for condition in rendered.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
-        for field in ["reason", "message"] {
-            // A merged condition keeps what the patch does not name.
-            if let Some(condition) = condition.as_object_mut() {
-                condition.entry(field).or_insert(Value::Null);
-            }
-        }
-    }
-    json!({"metadata": {"uid": uid}, "status": rendered})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_patch_names_the_pod_and_clears_what_is_gone() {
-        let status = serde_json::from_value(json!({
-            "podIPs": [{"ip": "10.0.0.2"}],
-            "conditions": [{"type": "Ready", "status": "True"}],
-        }))
-        .unwrap();
-        let patch = patch("u", &status);
-        assert_eq!(patch["metadata"]["uid"], "u");
-        assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
-        assert!(patch["status"]["conditions"][0]["reason"].is_null());
-        assert!(patch["status"]["conditions"][0].as_object().unwrap().contains_key("message"));
     }
 }

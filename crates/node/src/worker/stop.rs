@@ -2,15 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use pod_lifecycle::{plan::StopReason, view::Activity};
 use reconcile::EventType;
 use runtime::api::ContainerId;
 use tokio::time::Instant;
 
 use super::{Done, Worker};
-use crate::{
-    pod::{plan::StopReason, view::Activity},
-    probes::{Target, run_handler},
-};
+use crate::probes::{Target, run_handler};
 
 /// A container gets at least this after its preStop hook, as upstream.
 const GRACE_AFTER_HOOK_MIN: Duration = Duration::from_secs(2);

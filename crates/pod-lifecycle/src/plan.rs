@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::view::{Activity, ContainerView, PodView, Role, RunState, Sandbox, containers, spec_hash};
+use crate::view::{Activity, ContainerView, PodView, Role, RunState, Sandbox, containers, spec_hash};
 
 /// Why a container is stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StopReason {
+pub enum StopReason {
     /// The pod ends.
     PodEnds,
     /// A probe wants it restarted; the text is the event's.
@@ -18,15 +18,28 @@ pub(crate) enum StopReason {
 
 /// One step the worker takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Make a sandbox and attach the network.
     CreateSandbox,
     /// Pull, create and start; the number is the restart count of the new run.
-    Start { container: String, attempt: u32 },
+    Start {
+        /// Its name.
+        container: String,
+        /// The restart count.
+        attempt: u32,
+    },
     /// Run the preStop hook, then stop.
-    Stop { container: String, reason: StopReason },
+    Stop {
+        /// Its name.
+        container: String,
+        /// Why.
+        reason: StopReason,
+    },
     /// Give up starting: the pod ends.
-    Abandon { container: String },
+    Abandon {
+        /// Its name.
+        container: String,
+    },
     /// Nothing lives any more: end the sandbox.
     StopSandbox,
     /// All is over.
@@ -35,12 +48,13 @@ pub(crate) enum Action {
 
 /// The decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) actions: Vec<Action>,
+pub struct Plan {
+    /// What to do now.
+    pub actions: Vec<Action>,
     /// Look again at this time even if nothing happens.
-    pub(crate) wake_at: Option<Timestamp>,
+    pub wake_at: Option<Timestamp>,
     /// Containers whose restart is held back, with the wait in seconds.
-    pub(crate) backing_off: Vec<(String, i64)>,
+    pub backing_off: Vec<(String, i64)>,
 }
 
 impl Plan {
@@ -51,14 +65,18 @@ impl Plan {
 
 /// The restart policy that applies to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RestartPolicy {
+pub enum RestartPolicy {
+    /// Whatever its exit code.
     Always,
+    /// When its exit code is not 0.
     OnFailure,
+    /// Never.
     Never,
 }
 
 impl RestartPolicy {
-    pub(crate) fn of(spec: &PodSpec, role: Role) -> Self {
+    /// Of a container that plays this role in a pod.
+    pub fn of(spec: &PodSpec, role: Role) -> Self {
         match (role, spec.restart_policy.as_deref()) {
             (Role::Sidecar, _) => Self::Always,
             (_, Some("Never")) => Self::Never,
@@ -79,7 +97,7 @@ impl RestartPolicy {
 }
 
 /// Whether the pod has run its course: its main containers are done for good, or an init container failed for good.
-pub(crate) fn is_over(spec: &PodSpec, view: &PodView) -> bool {
+pub fn is_over(spec: &PodSpec, view: &PodView) -> bool {
     let done = |role: Role, container: &Container| {
         let exit = view.containers.get(&container.name).and_then(|seen| seen.current.as_ref()?.exit());
         exit.is_some_and(|exit| !RestartPolicy::of(spec, role).restarts(exit.code))
@@ -95,7 +113,7 @@ pub(crate) fn is_over(spec: &PodSpec, view: &PodView) -> bool {
 }
 
 /// Decides the next steps.
-pub(crate) fn plan(spec: &PodSpec, view: &PodView, now: Timestamp) -> Plan {
+pub fn plan(spec: &PodSpec, view: &PodView, now: Timestamp) -> Plan {
     if view.ending.is_some() || is_over(spec, view) {
         return plan_end(spec, view);
     }

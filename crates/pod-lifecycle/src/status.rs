@@ -11,7 +11,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{
+use serde_json::{Value, json};
+
+use crate::{
     plan::{RestartPolicy, is_over},
     qos::qos_class,
     view::{ContainerView, Ending, PodView, Role, Run, RunState, Sandbox, containers},
@@ -19,15 +21,20 @@ use super::{
 
 /// The pod's phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub enum Phase {
+    /// Not all main containers have run yet.
     Pending,
+    /// All main containers have run, and it is not over.
     Running,
+    /// It is over, without failure.
     Succeeded,
+    /// It is over, and something failed.
     Failed,
 }
 
 impl Phase {
-    pub(crate) fn name(self) -> &'static str {
+    /// As the API spells it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
             Self::Running => "Running",
@@ -38,14 +45,17 @@ impl Phase {
 }
 
 /// What the report needs besides pod and view.
-pub(crate) struct Facts<'a> {
-    pub(crate) host_ip: &'a str,
-    pub(crate) start_time: Timestamp,
-    pub(crate) now: Timestamp,
+pub struct Facts<'a> {
+    /// The node's address.
+    pub host_ip: &'a str,
+    /// When the node first saw the pod.
+    pub start_time: Timestamp,
+    /// The present moment, in whole seconds as the API's times are.
+    pub now: Timestamp,
 }
 
 /// Renders the status.
-pub(crate) fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus {
+pub fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus {
     let Some(spec) = &pod.spec else { return PodStatus::default() };
     let old = pod.status.clone().unwrap_or_default();
     // A final phase is the last word, also when the runtime has forgotten the containers since.
@@ -93,7 +103,7 @@ pub(crate) fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus 
 }
 
 /// The phase. A final one is reported only when nothing of the pod lives any more.
-pub(crate) fn phase(spec: &PodSpec, view: &PodView) -> Phase {
+pub fn phase(spec: &PodSpec, view: &PodView) -> Phase {
     let runs = |role: fn(Role) -> bool| {
         containers(spec)
             .filter(move |(own, _)| role(*own))
@@ -211,6 +221,23 @@ fn states(
             }
         }
     }
+}
+
+/// The strategic merge patch: lists whose elements merge by a key are replaced as a whole where the node owns them.
+pub fn patch(uid: &str, status: &PodStatus) -> Value {
+    let mut rendered = json!(status);
+    if let Some(items) = rendered.get_mut("podIPs").and_then(Value::as_array_mut) {
+        items.push(json!({"$patch": "replace"}));
+    }
+    for condition in rendered.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        for field in ["reason", "message"] {
+            // A merged condition keeps what the patch does not name.
+            if let Some(condition) = condition.as_object_mut() {
+                condition.entry(field).or_insert(Value::Null);
+            }
+        }
+    }
+    json!({"metadata": {"uid": uid}, "status": rendered})
 }
 
 #[cfg(test)]

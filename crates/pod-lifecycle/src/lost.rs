@@ -3,17 +3,17 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus};
 
-use super::view::{Exit, Run, RunState};
+use crate::view::{Exit, Run, RunState};
 
 /// Reason of an exit nobody saw, as upstream.
-pub(crate) const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
+pub const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
 /// Message of an exit nobody saw, as upstream.
-pub(crate) const UNKNOWN_MESSAGE: &str = "The container could not be located when the pod was terminated";
+pub const UNKNOWN_MESSAGE: &str = "The container could not be located when the pod was terminated";
 /// Exit code of a container that vanished, as upstream.
-pub(crate) const UNKNOWN_EXIT_CODE: i32 = 137;
+pub const UNKNOWN_EXIT_CODE: i32 = 137;
 
 /// The last run by what was reported of it; one that was running has ended by `now`, how is not known.
-pub(crate) fn lost_run(known: &ContainerStatus, now: Timestamp) -> Option<Run> {
+pub fn lost_run(known: &ContainerStatus, now: Timestamp) -> Option<Run> {
     let id = known.container_id.as_deref()?;
     let state = known.state.as_ref()?;
     let running = state.running.as_ref();

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 
 use super::Phase;
-use crate::pod::view::{PodView, Role, Sandbox, containers};
+use crate::view::{PodView, Role, Sandbox, containers};
 
 /// Status, reason and message of one condition.
 struct Verdict {

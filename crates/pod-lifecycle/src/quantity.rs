@@ -1,12 +1,12 @@
 //! Kubernetes quantities as integers: `500m`, `1.5Gi`, `2e3`.
 
 /// Thousandths, rounded up; `None` when it is not a quantity.
-pub(crate) fn milli(text: &str) -> Option<i128> {
+pub fn milli(text: &str) -> Option<i128> {
     parse(text.trim(), 1000)
 }
 
 /// Whole units, rounded up.
-pub(crate) fn whole(text: &str) -> Option<i64> {
+pub fn whole(text: &str) -> Option<i64> {
     i64::try_from(parse(text.trim(), 1)?).ok()
 }
 

@@ -1,14 +1,11 @@
-//! Quality-of-service class, kernel resource limits and cgroup parent of a pod.
+//! Kernel resource limits and cgroup parent of a pod.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::{
-    api::core::v1::{Container, PodSpec},
-    apimachinery::pkg::api::resource::Quantity,
+use k8s_openapi::api::core::v1::Container;
+use pod_lifecycle::{
+    qos::{QosClass, amount},
+    quantity::whole,
 };
 use runtime::api::Resources;
-
-use crate::quantity::{milli, whole};
 
 /// Period of the CPU quota, the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -19,55 +16,12 @@ const CPU_SHARES: (u64, u64) = (2, 262_144);
 /// Processes a container may have: enough for any server, far from the machine's limit.
 const PIDS_MAX: i64 = 4096;
 
-/// The class (`status.qosClass`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QosClass {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
-
-impl QosClass {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Guaranteed => "Guaranteed",
-            Self::Burstable => "Burstable",
-            Self::BestEffort => "BestEffort",
-        }
-    }
-
-    /// The pod's cgroup below the instance's.
-    pub(crate) fn cgroup_parent(self, uid: &str) -> String {
-        match self {
-            Self::Guaranteed => format!("pod{uid}"),
-            Self::Burstable => format!("burstable/pod{uid}"),
-            Self::BestEffort => format!("besteffort/pod{uid}"),
-        }
-    }
-}
-
-type Amounts = Option<BTreeMap<String, Quantity>>;
-
-fn amount(amounts: Option<&Amounts>, name: &str) -> Option<i128> {
-    amounts?.as_ref()?.get(name).and_then(|quantity| milli(&quantity.0)).filter(|amount| *amount > 0)
-}
-
-/// The class of a pod, from the requests and limits of its containers.
-pub(crate) fn qos_class(spec: &PodSpec) -> QosClass {
-    let (mut any, mut guaranteed) = (false, true);
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        let resources = container.resources.as_ref();
-        for name in ["cpu", "memory"] {
-            let limit = amount(resources.map(|resources| &resources.limits), name);
-            let request = amount(resources.map(|resources| &resources.requests), name).or(limit);
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && request == limit;
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => QosClass::BestEffort,
-        (true, true) => QosClass::Guaranteed,
-        (true, false) => QosClass::Burstable,
+/// The pod's cgroup below the instance's.
+pub(crate) fn cgroup_parent(class: QosClass, uid: &str) -> String {
+    match class {
+        QosClass::Guaranteed => format!("pod{uid}"),
+        QosClass::Burstable => format!("burstable/pod{uid}"),
+        QosClass::BestEffort => format!("besteffort/pod{uid}"),
     }
 }
 
@@ -111,6 +65,8 @@ fn oom_score_adj(class: QosClass, memory_request: i64, node_memory_bytes: u64) -
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+    use pod_lifecycle::qos::qos_class;
     use serde_json::json;
 
     use super::*;

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 
 /// The part a container plays in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     /// Runs to its end before the next one starts.
     Init,
     /// An init container with `restartPolicy: Always`: runs beside the main containers and ends after them.
@@ -19,7 +19,7 @@ pub(crate) enum Role {
 }
 
 /// All containers of a pod in starting order.
-pub(crate) fn containers(spec: &PodSpec) -> impl DoubleEndedIterator<Item = (Role, &Container)> {
+pub fn containers(spec: &PodSpec) -> impl DoubleEndedIterator<Item = (Role, &Container)> {
     let early = spec.init_containers.iter().flatten().map(|container| {
         let sidecar = container.restart_policy.as_deref() == Some("Always");
         (if sidecar { Role::Sidecar } else { Role::Init }, container)
@@ -29,50 +29,67 @@ pub(crate) fn containers(spec: &PodSpec) -> impl DoubleEndedIterator<Item = (Rol
 
 /// How a container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) code: i32,
-    pub(crate) signal: Option<i32>,
-    pub(crate) reason: String,
-    pub(crate) message: String,
-    pub(crate) started_at: Option<Timestamp>,
-    pub(crate) finished_at: Timestamp,
+pub struct Exit {
+    /// The exit code.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// One word for why.
+    pub reason: String,
+    /// What it said last.
+    pub message: String,
+    /// When it began, if it did.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Timestamp,
 }
 
 /// The state of one run of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RunState {
+pub enum RunState {
     /// Made but not started.
     Created,
+    /// It runs.
     Running {
+        /// Since when.
         started_at: Timestamp,
     },
+    /// It has ended.
     Exited(Exit),
 }
 
 /// One container the runtime made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) id: String,
-    pub(crate) attempt: u32,
-    pub(crate) image_ref: String,
-    pub(crate) image_digest: String,
+pub struct Run {
+    /// The runtime's name for it.
+    pub id: String,
+    /// How many runs of the container came before.
+    pub attempt: u32,
+    /// The image as it was asked for.
+    pub image_ref: String,
+    /// The image that was found.
+    pub image_digest: String,
     /// Hash of the spec it was made from.
-    pub(crate) spec_hash: String,
+    pub spec_hash: String,
     /// Whether it lives in the pod's present sandbox.
-    pub(crate) in_current_sandbox: bool,
-    pub(crate) state: RunState,
+    pub in_current_sandbox: bool,
+    /// What became of it.
+    pub state: RunState,
 }
 
 impl Run {
-    pub(crate) fn is_live(&self) -> bool {
+    /// Whether it has not ended.
+    pub fn is_live(&self) -> bool {
         matches!(self.state, RunState::Created | RunState::Running { .. })
     }
 
-    pub(crate) fn is_running(&self) -> bool {
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
         matches!(self.state, RunState::Running { .. })
     }
 
-    pub(crate) fn exit(&self) -> Option<&Exit> {
+    /// How it ended, if it has.
+    pub fn exit(&self) -> Option<&Exit> {
         match &self.state {
             RunState::Exited(exit) => Some(exit),
             RunState::Created | RunState::Running { .. } => None,
@@ -82,49 +99,66 @@ impl Run {
 
 /// What the worker is doing with a container right now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Activity {
+pub enum Activity {
+    /// Nothing.
     #[default]
     Idle,
+    /// A run is being made.
     Starting,
+    /// The run is being stopped.
     Stopping,
 }
 
 /// Why a container waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) reason: String,
-    pub(crate) message: String,
+pub struct Waiting {
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
 }
 
 /// One container as the node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ContainerView {
-    pub(crate) current: Option<Run>,
-    pub(crate) previous: Option<Run>,
-    pub(crate) activity: Activity,
+pub struct ContainerView {
+    /// The newest run.
+    pub current: Option<Run>,
+    /// The one before.
+    pub previous: Option<Run>,
+    /// What is being done with it.
+    pub activity: Activity,
     /// Set by the last attempt to start that failed.
-    pub(crate) waiting: Option<Waiting>,
+    pub waiting: Option<Waiting>,
     /// Before this, no new attempt to start (image pulls, configuration errors).
-    pub(crate) retry_at: Option<Timestamp>,
-    pub(crate) crashes: Backoff,
+    pub retry_at: Option<Timestamp>,
+    /// Back-off of restarts.
+    pub crashes: Backoff,
     /// The startup probe passed, or there is none and postStart is done.
-    pub(crate) started: bool,
+    pub started: bool,
     /// The readiness probe passes, or there is none.
-    pub(crate) ready: bool,
+    pub ready: bool,
     /// Why a probe wants it restarted.
-    pub(crate) unhealthy: Option<String>,
+    pub unhealthy: Option<String>,
 }
 
 /// The pod's sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Sandbox {
+pub enum Sandbox {
     /// None yet, or its shim is gone.
     #[default]
     Absent,
     /// Being made, before this no new attempt.
-    Pending { retry_at: Option<Timestamp>, making: bool },
+    Pending {
+        /// When to try again.
+        retry_at: Option<Timestamp>,
+        /// Whether a try is under way.
+        making: bool,
+    },
     /// Ready, with the pod's addresses.
-    Ready { ips: Vec<String> },
+    Ready {
+        /// The addresses.
+        ips: Vec<String>,
+    },
     /// Being stopped.
     Stopping,
     /// Stopped for good.
@@ -133,7 +167,7 @@ pub(crate) enum Sandbox {
 
 /// Why a pod must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// It is being deleted.
     Deleted,
     /// It ran longer than `activeDeadlineSeconds`.
@@ -144,14 +178,17 @@ pub(crate) enum Ending {
 
 /// Everything the decision needs.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct PodView {
-    pub(crate) sandbox: Sandbox,
-    pub(crate) containers: BTreeMap<String, ContainerView>,
-    pub(crate) ending: Option<Ending>,
+pub struct PodView {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// The containers by name; one nobody has looked at yet may be missing.
+    pub containers: BTreeMap<String, ContainerView>,
+    /// Why the pod must end, if it must.
+    pub ending: Option<Ending>,
 }
 
 /// Identifies the fields of a container whose change means a restart: its name and image, as upstream.
-pub(crate) fn spec_hash(container: &Container) -> String {
+pub fn spec_hash(container: &Container) -> String {
     // FNV-1a, because the value is kept on disk across versions of the standard library's hasher.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in container.name.bytes().chain([0]).chain(container.image.iter().flat_map(|image| image.bytes())) {

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::pod::view::{Exit, Waiting};
+use crate::view::{Exit, Waiting};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -141,4 +141,18 @@ fn a_crashing_container_shows_its_last_end() {
     assert_eq!(container.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
     let status = render(&pod("Always"), vec![("init", exited(0)), ("a", crashing)], Some(Ending::Deleted));
     assert!(status.container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.is_some());
+}
+
+#[test]
+fn the_patch_names_the_pod_and_clears_what_is_gone() {
+    let status = serde_json::from_value(json!({
+        "podIPs": [{"ip": "10.0.0.2"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }))
+    .unwrap();
+    let patch = patch("u", &status);
+    assert_eq!(patch["metadata"]["uid"], "u");
+    assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
+    assert!(patch["status"]["conditions"][0]["reason"].is_null());
+    assert!(patch["status"]["conditions"][0].as_object().unwrap().contains_key("message"));
 }

@@ -2,7 +2,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::*;
-use crate::pod::{
+use crate::{
     backoff::Backoff,
     view::{Ending, Exit, Run},
 };
