@@ -95,12 +95,12 @@ fn kubectl_does_what_it_does_upstream() {
 }
 
 fn logs_follow(instance: &Instance) {
-    let all = instance.kubectl(&["-n", "settlement", "logs", "deployment/ledger"]);
+    let all = instance.kubectl(&["-n", "settlement", "logs", "statefulset/ledger"]);
     assert!(all.contains("\"message\":\"listening\""), "{all}");
-    let tail = instance.kubectl(&["-n", "settlement", "logs", "deployment/ledger", "--tail=1"]);
+    let tail = instance.kubectl(&["-n", "settlement", "logs", "statefulset/ledger", "--tail=1"]);
     assert_eq!(tail.lines().count(), 1, "{tail}");
-    assert!(instance.kubectl(&["-n", "settlement", "logs", "deployment/ledger", "--since=1h"]).contains("listening"));
-    let mut follow = instance.kubectl_spawn(&["-n", "settlement", "logs", "-f", "deployment/ledger", "--tail=0"]);
+    assert!(instance.kubectl(&["-n", "settlement", "logs", "statefulset/ledger", "--since=1h"]).contains("listening"));
+    let mut follow = instance.kubectl_spawn(&["-n", "settlement", "logs", "-f", "statefulset/ledger", "--tail=0"]);
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
     // The stream may open after the first of these orders; a later one is then seen.
     let mut number = 0;
@@ -120,13 +120,15 @@ fn logs_follow(instance: &Instance) {
 }
 
 fn exec_runs_and_reports_exit_codes(instance: &Instance) {
-    // The example's images have no shell: what can be run is the service itself, which refuses a taken port.
-    let again = instance.kubectl_output(&["-n", "settlement", "exec", "deployment/ledger", "--", "/ledger"]);
+    // The example's images have no shell: what can be run is the service itself.
+    let ledger = ["-n", "settlement", "exec", "ledger-0", "--", "/ledger"];
+    assert!(instance.kubectl(&[&ledger[..], &["migrate"]].concat()).contains("nothing to migrate"));
+    let again = instance.kubectl_output(&[&ledger[..], &["no-such-command"]].concat());
     assert!(!again.status.success());
     let printed = String::from_utf8_lossy(&again.stdout).into_owned();
     assert!(printed.contains("failed"), "{printed}{}", String::from_utf8_lossy(&again.stderr));
     assert!(String::from_utf8_lossy(&again.stderr).contains("exit code 1"), "{:?}", again.stderr);
-    let missing = instance.kubectl_output(&["-n", "settlement", "exec", "deployment/ledger", "--", "/no/such"]);
+    let missing = instance.kubectl_output(&["-n", "settlement", "exec", "ledger-0", "--", "/no/such"]);
     assert!(!missing.status.success());
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no such file"), "{missing:?}");
 }

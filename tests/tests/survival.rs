@@ -9,6 +9,9 @@ use system_tests::{
     leftovers, need_root,
 };
 
+/// The pods that stay; those of Jobs end.
+const SERVICES: &str = "app.kubernetes.io/name in (ledger, orders, web)";
+
 fn with_example() -> Instance {
     let instance = Instance::start(Options { node: true, ..Options::default() });
     instance.install_example();
@@ -17,7 +20,7 @@ fn with_example() -> Instance {
 
 /// Container id and restart count of every container, by pod.
 fn containers(instance: &Instance) -> BTreeMap<String, (String, i64)> {
-    let pods = instance.get(&["pods", "-n", "settlement"]).expect("pods are listed");
+    let pods = instance.get(&["pods", "-n", "settlement", "-l", SERVICES]).expect("pods are listed");
     let status = |pod: &Value| {
         let container = &pod["status"]["containerStatuses"][0];
         let id = container["containerID"].as_str().unwrap_or_default().to_owned();
@@ -27,16 +30,6 @@ fn containers(instance: &Instance) -> BTreeMap<String, (String, i64)> {
         )
     };
     pods["items"].as_array().into_iter().flatten().map(status).collect()
-}
-
-fn settled_keys(instance: &Instance) -> Vec<String> {
-    // The ledger is not behind the gateway: its journal is read where it lies.
-    let claim = instance.get(&["pvc", "ledger", "-n", "settlement"]).unwrap();
-    let volume = instance.get(&["pv", claim["spec"]["volumeName"].as_str().unwrap()]).unwrap();
-    let path = volume["spec"]["local"]["path"].as_str().or(volume["spec"]["hostPath"]["path"].as_str()).unwrap();
-    let journal = std::fs::read_to_string(format!("{path}/settlements.jsonl")).unwrap();
-    let key = |line: &str| serde_json::from_str::<Value>(line).unwrap()["idempotency_key"].as_str().unwrap().to_owned();
-    journal.lines().map(key).collect()
 }
 
 #[test]
@@ -62,7 +55,7 @@ fn kill_9_under_load_loses_nothing_and_restarts_no_container() {
     assert_eq!(pod_to_pod.failed, 0, "{:?}", pod_to_pod.failures);
     eventually("the same containers are reported", || (containers(&instance) == before).then_some(()));
 
-    let keys = settled_keys(&instance);
+    let keys = instance.ledger_journal().keys;
     let unique: BTreeSet<&String> = keys.iter().collect();
     assert_eq!(unique.len(), keys.len(), "a key settles once");
     for key in through_gateway.answered.iter().chain(&pod_to_pod.answered) {

@@ -1,5 +1,7 @@
 //! Deployments, ReplicaSets, StatefulSets, DaemonSets and ReplicationControllers: what keeps pods of a template running.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -121,8 +123,9 @@ impl Strategy for Workload {
         if template.is_null() {
             errors.required(&path, "");
         } else if old.and_then(|old| old.pointer("/spec/template")) != Some(template) {
-            pod_spec::validate_template(template, &path, errors);
-            validate_restart_policy(template, &path, errors);
+            let template = with_claimed_volumes(template, list(spec, "volumeClaimTemplates"));
+            pod_spec::validate_template(&template, &path, errors);
+            validate_restart_policy(&template, &path, errors);
         }
         match self {
             Self::Deployment => validate_deployment(spec, errors),
@@ -437,6 +440,24 @@ fn validate_stateful_set(spec: &Value, errors: &mut FieldErrors) {
     if let Some(ordinals) = some(spec, "ordinals") {
         validate_number(ordinals, "start", &SPEC.child("ordinals"), errors);
     }
+}
+
+/// The template as its pods will be: each claim of a StatefulSet is a volume, in the place of one of the same name.
+fn with_claimed_volumes<'a>(template: &'a Value, claims: &[Value]) -> Cow<'a, Value> {
+    if claims.is_empty() || !tree::at(template, &["spec"]).is_some_and(Value::is_object) {
+        return Cow::Borrowed(template);
+    }
+    let mut template = template.clone();
+    let mut volumes = tree::at(&template, &["spec", "volumes"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    for name in claims.iter().map(tree::name).filter(|name| !name.is_empty()) {
+        let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        match volumes.iter_mut().find(|volume| text(volume, "name") == name) {
+            Some(same) => *same = volume,
+            None => volumes.push(volume),
+        }
+    }
+    template["spec"]["volumes"] = Value::Array(volumes);
+    Cow::Owned(template)
 }
 
 /// The fields of a StatefulSet's specification that may change.

@@ -1,9 +1,14 @@
 //! The system of record: an append-only file of settlements. A settlement that was answered with 201 is on the disk,
-//! and an idempotency key settles once.
+//! an idempotency key settles once, and a day is closed once.
+//!
+//! `ledger` serves, `ledger migrate` brings the file to the version that this ledger writes, and `ledger close-day` has
+//! the running ledger close the day that is over.
 
+mod closing;
+mod format;
 mod journal;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{env, io, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use axum::{
     Json, Router,
@@ -11,34 +16,92 @@ use axum::{
     http::{StatusCode, header::AUTHORIZATION},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use jiff::{civil::Date, tz::TimeZone};
 use serde_json::json;
 use service::{Refusal, StartError};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
-use crate::journal::{AppendError, Journal, Settlement};
+use crate::journal::{AppendError, CloseError, Journal, Settlement};
 
 /// Longest idempotency key that is kept.
 const KEY_BYTES_MAX: usize = 255;
+/// How long a ledger waits for its predecessor to end; an orderly one drains for some seconds.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a migration waits for the old ledger to end before it leaves that to its next try.
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     service::run("ledger", || async {
         let directory: PathBuf = service::setting("LEDGER_DIR", PathBuf::from("/data"))?;
-        let journal = Journal::open(&directory.join("settlements.jsonl"))
-            .map_err(|e| StartError::from(format!("ledger in {}: {e}", directory.display())))?;
-        tracing::info!(settlements = journal.len(), "journal read");
-        let token: String = service::setting("LEDGER_TOKEN", String::new())?;
-        if token.is_empty() {
-            return Err("LEDGER_TOKEN is not set: callers must prove who they are".into());
+        let zone: String = service::setting("TIME_ZONE", "UTC".to_owned())?;
+        let zone = TimeZone::get(&zone).map_err(|e| format!("TIME_ZONE={zone:?}: {e}"))?;
+        match env::args().nth(1).as_deref() {
+            None => serve(directory, zone).await,
+            Some("migrate") => migrate(directory, zone).await,
+            Some("close-day") => closing::close_day(zone, &token()?).await,
+            Some(other) => Err(format!("{other:?} is no command: migrate and close-day are").into()),
         }
-        service::serve("ledger", routes(journal, token)).await
     })
+}
+
+fn token() -> Result<String, StartError> {
+    let token: String = service::setting("LEDGER_TOKEN", String::new())?;
+    if token.is_empty() {
+        return Err("LEDGER_TOKEN is not set: callers must prove who they are".into());
+    }
+    Ok(token)
+}
+
+async fn serve(directory: PathBuf, zone: TimeZone) -> Result<(), StartError> {
+    let token = token()?;
+    let place = directory.display().to_string();
+    let open = move || Journal::open(&directory, PREDECESSOR_PATIENCE, move || format::today(&zone));
+    let Some(journal) = unless_terminated(open).await.map_err(|e| format!("ledger in {place}: {e}"))? else {
+        return Ok(());
+    };
+    tracing::info!(settlements = journal.len(), "journal read");
+    service::serve("ledger", routes(journal, token)).await
+}
+
+async fn migrate(directory: PathBuf, zone: TimeZone) -> Result<(), StartError> {
+    let place = directory.display().to_string();
+    let migrate = move || format::migrate(&directory, &zone, MIGRATION_PATIENCE);
+    match unless_terminated(migrate).await.map_err(|e| format!("journal in {place}: {e}"))? {
+        Some(Some(did)) => {
+            tracing::info!(from = did.from, to = format::VERSION, settlements = did.settlements, "migrated");
+        }
+        Some(None) => tracing::info!(version = format::VERSION, "nothing to migrate"),
+        None => return Err("was told to stop before it could migrate".into()),
+    }
+    Ok(())
+}
+
+/// Does work that may wait for another process; `None` when SIGTERM came first. The first process of a container ignores
+/// signals that it does not handle.
+async fn unless_terminated<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<Option<T>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (done, outcome) = oneshot::channel();
+    // Not one of the runtime's threads: it would be waited for at the end.
+    thread::Builder::new().name("waiting".to_owned()).spawn(move || done.send(work()))?;
+    tokio::select! {
+        outcome = outcome => outcome.map_err(io::Error::other)?.map(Some),
+        _ = terminate.recv() => Ok(None),
+    }
 }
 
 fn routes(journal: Journal, token: String) -> Router {
     Router::new()
         .route("/settlements", get(list).post(settle))
         .route("/settlements/{key}", get(find))
+        .route("/days", get(days))
+        .route("/days/{day}/close", post(close))
         .route_layer(middleware::from_fn_with_state(Arc::<str>::from(token), authorise))
         .with_state(journal)
 }
@@ -81,6 +144,25 @@ async fn settle(State(journal): State<Journal>, Json(settlement): Json<Settlemen
         }
         Err(AppendError::Duplicate(existing)) => Ok((StatusCode::CONFLICT, Json(*existing)).into_response()),
         Err(AppendError::Storage) => {
+            Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "the ledger cannot write to its disk".to_owned()))
+        }
+    }
+}
+
+async fn days(State(journal): State<Journal>) -> Response {
+    Json(json!({"days": journal.days()})).into_response()
+}
+
+/// 201 with the days that this closed, or 200 where they were closed before.
+async fn close(State(journal): State<Journal>, Path(day): Path<Date>) -> Result<Response, Refusal> {
+    match journal.close(day).await {
+        Ok(closed) if closed.is_empty() => Ok(Json(json!({"closed": closed})).into_response()),
+        Ok(closed) => {
+            tracing::info!(?closed, "days closed");
+            Ok((StatusCode::CREATED, Json(json!({"closed": closed}))).into_response())
+        }
+        Err(CloseError::NotOver) => Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("day: {day} is not over"))),
+        Err(CloseError::Storage) => {
             Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "the ledger cannot write to its disk".to_owned()))
         }
     }

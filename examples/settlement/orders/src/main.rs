@@ -60,12 +60,11 @@ fn main() -> ExitCode {
         let ledger_token: String = service::setting("LEDGER_TOKEN", String::new())?;
         let rates: Rates = service::setting("RATES", Rates::default())?;
         let ledger = Client::builder().timeout(LEDGER_TIMEOUT).no_proxy().build()?;
-        let routes = Router::new().route("/orders", post(place)).route("/orders/{id}", get(find)).with_state(Orders {
-            ledger,
-            ledger_url,
-            ledger_token,
-            rates,
-        });
+        let routes = Router::new()
+            .route("/orders", post(place))
+            .route("/orders/{id}", get(find))
+            .route("/days", get(days))
+            .with_state(Orders { ledger, ledger_url, ledger_token, rates });
         service::serve("orders", routes).await
     })
 }
@@ -108,9 +107,17 @@ async fn place(
 }
 
 async fn find(State(orders): State<Orders>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    ask(&orders, &["settlements", &id]).await
+}
+
+async fn days(State(orders): State<Orders>) -> Result<Response, Refusal> {
+    ask(&orders, &["days"]).await
+}
+
+async fn ask(orders: &Orders, path: &[&str]) -> Result<Response, Refusal> {
     let mut url = reqwest::Url::parse(&orders.ledger_url).map_err(|e| unreachable_ledger(&e))?;
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(["settlements", &id]);
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
     }
     pass_on(orders.ledger.get(url).bearer_auth(&orders.ledger_token).send().await.map_err(|e| unreachable_ledger(&e))?)
         .await

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             .route("/", get(|| async { Html(page) }))
             .route("/api/orders", post(place))
             .route("/api/orders/{id}", get(find))
+            .route("/api/days", get(days))
             .with_state(Web { orders, orders_url });
         service::serve("web", routes).await
     })
@@ -54,6 +55,10 @@ async fn find(State(web): State<Web>, Path(id): Path<String>) -> Result<Response
         path.pop_if_empty().extend(["orders", &id]);
     }
     pass_on(web.orders.get(url)).await
+}
+
+async fn days(State(web): State<Web>) -> Result<Response, Refusal> {
+    pass_on(web.orders.get(format!("{}/days", web.orders_url))).await
 }
 
 async fn pass_on(request: RequestBuilder) -> Result<Response, Refusal> {

@@ -102,3 +102,18 @@ fn selectors_are_fixed() {
     new["spec"]["replicas"] = 3.into();
     assert_eq!(updated(&sets, new, &old), "[]");
 }
+
+#[test]
+fn claims_of_a_stateful_set_are_volumes_of_its_pods() {
+    let sets = resource("apps", "statefulsets");
+    let mut set = deployment();
+    set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let missing = created(&sets, set.clone());
+    assert!(missing.contains(r#"volumeMounts[0].name: Not found: "data""#), "{missing}");
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": claim}]);
+    assert_eq!(created(&sets, set.clone()), "[]");
+    // its own volume of that name is not used
+    set["spec"]["template"]["spec"]["volumes"] = json!([{"name": "data", "hostPath": {"path": "/x"}}]);
+    assert_eq!(created(&sets, set), "[]");
+}
