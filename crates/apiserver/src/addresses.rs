@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use serde_json::{Value, json};
 use store::{CommitError, Key, Mutation, Precondition, Snapshot, Write};
+use strategy::tree;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,7 +18,6 @@ use crate::{
     bootstrap::BootstrapError,
     codec, meta,
     server::{ApiServer, SERVICES},
-    strategy::tree,
 };
 
 /// Where IPAddresses lie.

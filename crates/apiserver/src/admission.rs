@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use kinds::{Resource, k8s::apimachinery::pkg::apis::meta::v1::StatusCause};
 use serde_json::Value;
-
-use crate::{field_error::FieldErrors, user::User};
+use strategy::{User, field_error::FieldErrors};
 
 pub(crate) use expressions::MatchConditions;
 pub use pod_security::{LevelVersion, PodSecurity, PodSecurityLevel, PodSecurityPolicy, PodSecurityVersion};
@@ -22,6 +21,8 @@ pub(crate) mod expressions;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+#[cfg(test)]
+mod odd_objects;
 pub(crate) mod owner_references;
 mod pod_security;
 mod priority;

@@ -8,10 +8,9 @@ use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-
-use crate::{
+use strategy::{
     field_error::{FieldErrors, Path},
-    strategy::tree,
+    needs_health_check_port, needs_node_ports, tree,
 };
 
 mod bitmap;
@@ -351,20 +350,6 @@ fn claim_address(
         spec.insert("clusterIPs".to_owned(), json!([address]));
         spec.insert("clusterIP".to_owned(), address.into());
     }
-}
-
-/// Whether the Service's ports are open on every node.
-pub(crate) fn needs_node_ports(spec: &Value) -> bool {
-    match tree::text(spec, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false),
-        _ => false,
-    }
-}
-
-/// Whether load balancers ask each node about the Service.
-pub(crate) fn needs_health_check_port(spec: &Value) -> bool {
-    tree::text(spec, "type") == "LoadBalancer" && tree::text(spec, "externalTrafficPolicy") == "Local"
 }
 
 #[cfg(test)]

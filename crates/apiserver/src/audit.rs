@@ -10,6 +10,7 @@ use std::{borrow::Cow, io, sync::Arc, thread::JoinHandle};
 
 use http::{HeaderMap, HeaderValue, Uri};
 use jiff::Timestamp;
+use strategy::User;
 
 mod log;
 mod metrics;
@@ -24,7 +25,7 @@ pub use policy::{Policy, PolicyError};
 pub(crate) use record::{Ended, Trail};
 pub use webhook::{Webhook, WebhookError};
 
-use crate::{authorization::Attributes, user::User};
+use crate::authorization::Attributes;
 use log::Log;
 use metrics::AuditMetrics;
 use queue::Queue;

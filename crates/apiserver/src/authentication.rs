@@ -11,12 +11,11 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use store::Snapshot;
+use strategy::user::{GROUP_AUTHENTICATED, User};
 use x509_parser::{
     asn1_rs::{Oid, oid},
     prelude::{FromDer, X509Certificate},
 };
-
-use crate::user::{GROUP_AUTHENTICATED, User};
 
 mod bootstrap_token;
 mod last_used;

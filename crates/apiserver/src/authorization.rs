@@ -12,9 +12,8 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
-
-use crate::{
-    strategy::tree,
+use strategy::{
+    tree,
     user::{GROUP_MASTERS, User},
 };
 

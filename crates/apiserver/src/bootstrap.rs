@@ -7,12 +7,12 @@ use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use strategy::User;
 
 use crate::{
     body::{self, Body},
     health::Check,
     server::{ApiServer, Caller},
-    user::User,
 };
 
 /// Namespaces that are always there.
@@ -65,7 +65,7 @@ impl ApiServer {
         path: &str,
         mut request: Request<Body>,
     ) -> Result<(), BootstrapError> {
-        let user = Some(Arc::new(User::new("system:apiserver", &[crate::user::GROUP_MASTERS])));
+        let user = Some(Arc::new(User::new("system:apiserver", &[strategy::user::GROUP_MASTERS])));
         let caller = Caller { is_component: true, ..Caller::within(user) };
         let creates = *request.method() == Method::POST;
         if let Ok(uri) = path.parse() {

@@ -5,15 +5,13 @@
 //! annotation `rbac.authorization.kubernetes.io/autoupdate` is `false` is left alone.
 
 use serde_json::{Map, Value, json};
-
-use crate::{
-    authorization::Rule,
-    strategy::{
-        cluster::SYSTEM_PRIORITY_CLASSES,
-        selects,
-        tree::{list, text, text_at},
-    },
+use strategy::{
+    cluster::SYSTEM_PRIORITY_CLASSES,
+    selects,
+    tree::{list, text, text_at},
 };
+
+use crate::authorization::Rule;
 
 mod cluster_roles;
 mod controller_roles;
@@ -200,7 +198,7 @@ fn collect<'a>(
     for candidate in roles.clone().filter(|candidate| text(candidate, "kind") != "Role") {
         static NONE: Value = Value::Null;
         let metadata = candidate.get("metadata").unwrap_or(&NONE);
-        let labels = crate::strategy::tree::map(metadata, "labels");
+        let labels = strategy::tree::map(metadata, "labels");
         if seen.contains(&text(metadata, "name")) || !selectors.iter().any(|selector| selects(selector, labels)) {
             continue;
         }
@@ -244,7 +242,7 @@ pub fn reconcile(current: Option<&Value>, wanted: &Value) -> Option<Value> {
         }
     }
     for key in ["labels", "annotations"] {
-        for (name, value) in crate::strategy::tree::map(&wanted["metadata"], key) {
+        for (name, value) in strategy::tree::map(&wanted["metadata"], key) {
             if current.pointer("/metadata").and_then(|metadata| metadata.get(key)?.get(name)).is_none() {
                 object["metadata"][key][name] = value.clone();
             }

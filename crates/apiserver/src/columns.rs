@@ -2,11 +2,9 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use strategy::table::{self, CustomColumns};
 
-use crate::{
-    resources::Served,
-    table::{self, CustomColumns},
-};
+use crate::resources::Served;
 
 /// The columns of one resource.
 pub(crate) enum Columns<'a> {

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use kinds::{GroupVersionKind, Resource, Subresource};
 use serde_json::Value;
 
-use crate::{codec, conversion::Conversion, metrics::ResourceMetrics, table::CustomColumns};
+use crate::{codec, conversion::Conversion, metrics::ResourceMetrics};
+use strategy::table::CustomColumns;
 
 pub(crate) use document::Document;
 pub(crate) use instance::check;

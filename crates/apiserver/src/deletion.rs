@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use crate::{
     meta,
     options::{DeleteOptions, Propagation},
-    strategy,
 };
 
 const ORPHAN: &str = "orphan";

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Pa
 use http_body::Body as _;
 use jiff::Timestamp;
 use schema::selector::FieldSelector;
+use strategy::User;
 
 use crate::{
     aggregation,
@@ -31,7 +32,6 @@ use crate::{
     resources::Served,
     server::{ApiServer, Caller},
     status::{ApiError, GroupResource},
-    user::User,
     warnings::Warnings,
 };
 

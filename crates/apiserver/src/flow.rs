@@ -23,23 +23,18 @@ use tokio::sync::Notify;
 mod allocation;
 mod level;
 mod maintenance;
-pub(crate) mod objects;
 mod queues;
 mod report;
 mod schema;
 
-use crate::{
-    authorization::Attributes,
-    codec,
-    status::ApiError,
-    strategy::tree::{int, text, text_at},
-};
+use crate::{authorization::Attributes, codec, status::ApiError};
 use allocation::{Claim, Shares};
 use level::{Asked, InQueue, Level, Rejected, Response, Seats};
-use objects::{LEVELS, SCHEMAS};
 use queues::Queuing;
 use schema::Counts;
 pub(crate) use schema::FlowSchema;
+use strategy::flow::objects::{self, LEVELS, SCHEMAS};
+use strategy::tree::{int, text, text_at};
 
 /// Seats of the whole server unless configured: upstream's 400 reading and 200 writing requests at once.
 pub const SEATS: u32 = 600;

@@ -13,7 +13,7 @@ use kinds::Resource;
 use schema::protobuf;
 use store::{Foreign, ForeignError};
 
-use crate::{convert::Form, server::SERVICES, strategy};
+use crate::{convert::Form, server::SERVICES};
 
 /// Older versions that upstream stored kinds in, whose messages have the same fields under the same numbers.
 const SAME_MESSAGES: &[(&str, &[&str])] = &[

@@ -10,7 +10,6 @@ use crate::{
     body::{self, Body},
     dispatch::Call,
     status::ApiError,
-    strategy,
 };
 
 mod admit;

@@ -1,12 +1,12 @@
 //! Acting as somebody else: the `Impersonate-*` headers, and who may use them.
 
 use http::HeaderMap;
+use strategy::user::{GROUP_AUTHENTICATED, GROUP_UNAUTHENTICATED, USER_ANONYMOUS, User};
 
 use crate::{
     authorization::{Attributes, Authorizer, Decision},
     path,
     status::{ApiError, GroupResource},
-    user::{GROUP_AUTHENTICATED, GROUP_UNAUTHENTICATED, USER_ANONYMOUS, User},
 };
 
 /// Prefix of the headers that carry extra attributes.

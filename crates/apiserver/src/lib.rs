@@ -2,7 +2,7 @@
 //!
 //! It turns requests into reads of store snapshots and into commits: connections and who is at their other end, access
 //! rules, decoding, admission, validation, patches, watches, discovery. Kinds are rows of a table ([`kinds`]) with a
-//! schema ([`schema`]) and, where upstream has rules of its own, a [`strategy`]; no kind has a handler of its own.
+//! schema ([`schema`]) and rules of their own ([`strategy`]); no kind has a handler of its own.
 //! CustomResourceDefinitions add rows while the server runs.
 //!
 //! It is no controller: nothing here runs by itself. The one thing done besides answering is that a
@@ -21,10 +21,6 @@ pub mod allocation;
 pub mod audit;
 pub mod authorization;
 pub mod bootstrap_policy;
-pub mod field_error;
-pub mod strategy;
-pub mod table;
-pub mod user;
 
 mod aggregation;
 mod at_rest;
@@ -87,5 +83,5 @@ pub use health::Check;
 pub use indexes::INDEXES;
 pub use node::{NodeConnectError, NodeConnector};
 pub use server::{ApiServer, ApiServerConfig, ApiService};
+pub use strategy::User;
 pub use tls::{SharedTls, Tls};
-pub use user::User;

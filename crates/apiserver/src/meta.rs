@@ -1,12 +1,8 @@
 //! `metadata` of objects: what the server sets, and the small questions everybody asks.
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-
-/// `metav1.Time`: RFC 3339 in UTC with whole seconds.
-pub(crate) fn time(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
+pub(crate) use strategy::metadata::time;
 
 /// `metadata.name`.
 pub(crate) fn name(object: &Value) -> &str {

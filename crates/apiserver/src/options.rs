@@ -3,11 +3,11 @@
 use std::{borrow::Cow, time::Duration};
 
 use serde_json::Value;
+use strategy::field_error::{FieldErrors, Path};
 
 use crate::{
-    field_error::{FieldErrors, Path},
     path,
-    status::ApiError,
+    status::{ApiError, causes_of},
 };
 
 /// The decoded query of a request.
@@ -223,7 +223,7 @@ const MATCH: Path<'static> = Path::new("resourceVersionMatch");
 
 /// Fails when options of a kind break its rules.
 fn refuse(kind: &str, errors: &FieldErrors) -> Result<(), ApiError> {
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", kind, "", errors.as_causes())) }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", kind, "", causes_of(errors))) }
 }
 
 /// What happens to fields the schema does not know.

@@ -16,7 +16,7 @@ mod status;
 
 pub(crate) use judge::{Verdict, judge};
 pub(crate) use params::{ParamSource, param_kind, params};
-pub(crate) use policy::{Binding, Policy, variable_environment};
+pub(crate) use policy::{Binding, Policy};
 pub(crate) use status::observe;
 
 /// Collection of policies.

@@ -12,13 +12,13 @@ use kinds::Resource;
 use parking_lot::Mutex;
 use schema::Schema;
 use serde_json::Value;
+use strategy::Strategy;
 
 use crate::{
     codec,
     convert::Form,
     crd::{Definition, Version},
     metrics::ResourceMetrics,
-    strategy::{self, Strategy},
 };
 
 /// A resource in one version, ready to be served.

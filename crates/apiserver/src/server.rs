@@ -17,6 +17,7 @@ use identity::TokenSigner;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use store::{Change, Snapshot, Store};
+use strategy::User;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,7 +43,6 @@ use crate::{
     resources::{Registry, Served},
     tls::SharedTls,
     turns::Turns,
-    user::User,
     webhooks::{self, Webhooks},
     written::Written,
 };
@@ -253,7 +253,7 @@ impl ApiServer {
                 let snapshot = self.store.snapshot();
                 snapshot.get(collection, path).and_then(|object| crd::Definition::decode(&object.bytes))
             });
-        } else if collection == flow::objects::SCHEMAS || collection == flow::objects::LEVELS {
+        } else if collection == strategy::flow::objects::SCHEMAS || collection == strategy::flow::objects::LEVELS {
             self.flow.committed(collection, path, &self.store);
         } else if collection == addresses::RANGES {
             self.follow_ranges();

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use http::{Response, StatusCode, header};
+use schema::FieldError;
 use serde_json::{Value, json};
+use strategy::field_error::FieldErrors;
 
 use crate::{
     body::{self, Body},
@@ -55,6 +57,16 @@ pub(crate) struct Cause {
     pub(crate) message: String,
     /// Path of the field, empty when the cause is not about one.
     pub(crate) field: String,
+}
+
+/// The causes of a failure with reason `Invalid`.
+pub(crate) fn causes_of(errors: &FieldErrors) -> Vec<Cause> {
+    let cause = |error: &FieldError| Cause {
+        reason: error.kind.reason().to_owned(),
+        message: error.message(),
+        field: error.path.clone(),
+    };
+    errors.0.iter().map(cause).collect()
 }
 
 /// What a failure names: the group and the plural resource, for example `apps` and `deployments`.

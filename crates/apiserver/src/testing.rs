@@ -2,10 +2,17 @@
 
 use std::{path::Path, sync::Arc};
 
+use kinds::Resource;
 use serde_json::Value;
 use store::{Key, Mutation, Options, Precondition, Store, Write};
 
 use crate::codec;
+
+/// The row of a built-in kind.
+pub(crate) fn resource(group: &str, plural: &str) -> Resource {
+    let found = kinds::builtin().iter().find(|row| row.group == group && row.plural == plural);
+    found.unwrap().as_ref().clone()
+}
 
 /// A store in a directory.
 pub(crate) fn store(directory: &Path) -> Store {

@@ -4,13 +4,10 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use identity::CertificateRequest;
 use serde_json::Value;
+use strategy::{tree, user::GROUP_MASTERS};
 
 use super::{AdmissionError, AdmissionRequest, Operation};
-use crate::{
-    authorization::{Attributes, Authorizer, Decision},
-    strategy::tree,
-    user::GROUP_MASTERS,
-};
+use crate::authorization::{Attributes, Authorizer, Decision};
 
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";

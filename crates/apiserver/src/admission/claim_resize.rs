@@ -1,12 +1,12 @@
 //! A claim grows only where its class lets it.
 
 use serde_json::Value;
-
-use super::{AdmissionError, AdmissionRequest, ObjectReader};
-use crate::strategy::{
+use strategy::{
     parse_quantity,
     tree::{at, flag, text_at},
 };
+
+use super::{AdmissionError, AdmissionRequest, ObjectReader};
 
 /// Checks a change of a claim.
 pub(super) fn check(

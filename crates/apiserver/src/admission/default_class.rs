@@ -1,9 +1,9 @@
 //! Claims and Ingresses that name no class get the default one.
 
 use serde_json::Value;
+use strategy::tree::{self, name, text_at};
 
 use super::ObjectReader;
-use crate::strategy::tree::{self, name, text_at};
 
 /// The newest class of `collection` that `annotation` marks as default; of equally old ones the first by name.
 fn default_class(reader: &dyn ObjectReader, collection: &str, annotation: &str) -> Option<String> {

@@ -1,13 +1,13 @@
-//! Expressions of admission: match conditions of webhooks and policies, and what policies are made of.
+//! Expressions of admission at work: match conditions of webhooks and policies, and what policies are made of.
 //!
-//! An expression sees `object` and `oldObject` (of any type, null where there is none), `request`, `namespaceObject`
-//! (null for what is in no namespace) and, where it may, `params`. Its work is bounded twice: by itself, and together
-//! with the other expressions of its policy or webhook.
+//! What an expression sees is said in [`strategy::expressions`]. Its work is bounded twice: by itself, and together with
+//! the other expressions of its policy or webhook.
 
-use std::sync::LazyLock;
-
-use cel::{Bindings, CompileError, Env, EvalError, Field, ObjectType, Program, Type};
+use cel::{Bindings, CompileError, Env, EvalError, Program, Type};
 use serde_json::Value;
+use strategy::expressions::{
+    NAMESPACE, NAMESPACE_TYPE, OBJECT, OLD_OBJECT, PARAMS, REQUEST, REQUEST_TYPE, environment,
+};
 
 use super::Operation;
 
@@ -20,108 +20,6 @@ pub(crate) const POLICY_COST_MAX: u64 = 10_000_000;
 /// What is said when the common budget does not suffice.
 pub(crate) const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
-
-// Slots of the variables: environments declare them in this order.
-const OBJECT: usize = 0;
-const OLD_OBJECT: usize = 1;
-const NAMESPACE: usize = 2;
-const REQUEST: usize = 3;
-const PARAMS: usize = 4;
-
-fn object(name: &str, fields: &[(&str, Type)]) -> Type {
-    let fields = fields.iter().map(|(name, ty)| Field::new(name, ty.clone())).collect();
-    Type::Object(ObjectType::new(&format!("kubernetes.{name}"), fields))
-}
-
-static REQUEST_TYPE: LazyLock<Type> = LazyLock::new(|| {
-    use Type::{Bool, String};
-    let kind = object("GroupVersionKind", &[("group", String), ("version", String), ("kind", String)]);
-    let resource = object("GroupVersionResource", &[("group", String), ("version", String), ("resource", String)]);
-    let texts = || Type::list(String);
-    let user = object(
-        "UserInfo",
-        &[("username", String), ("uid", String), ("groups", texts()), ("extra", Type::map(String, texts()))],
-    );
-    object(
-        "AdmissionRequest",
-        &[
-            ("kind", kind.clone()),
-            ("resource", resource.clone()),
-            ("subResource", String),
-            ("requestKind", kind),
-            ("requestResource", resource),
-            ("requestSubResource", String),
-            ("name", String),
-            ("namespace", String),
-            ("operation", String),
-            ("userInfo", user),
-            ("dryRun", Bool),
-            ("options", Type::Dyn),
-        ],
-    )
-});
-
-static NAMESPACE_TYPE: LazyLock<Type> = LazyLock::new(|| {
-    use Type::{Int, String, Timestamp};
-    let pairs = || Type::map(String, String);
-    let condition = object(
-        "NamespaceCondition",
-        &[
-            ("status", String),
-            ("type", String),
-            ("lastTransitionTime", Timestamp),
-            ("message", String),
-            ("reason", String),
-        ],
-    );
-    let metadata = object(
-        "NamespaceMetadata",
-        &[
-            ("name", String),
-            ("generateName", String),
-            ("namespace", String),
-            ("labels", pairs()),
-            ("annotations", pairs()),
-            ("UID", String),
-            ("creationTimestamp", Timestamp),
-            ("deletionGracePeriodSeconds", Int),
-            ("deletionTimestamp", Timestamp),
-            ("generation", Int),
-            ("resourceVersion", String),
-            ("finalizers", Type::list(String)),
-        ],
-    );
-    let spec = object("NamespaceSpec", &[("finalizers", Type::list(String))]);
-    let status = object("NamespaceStatus", &[("conditions", Type::list(condition)), ("phase", String)]);
-    object("Namespace", &[("metadata", metadata), ("spec", spec), ("status", status)])
-});
-
-/// Without and with parameters.
-static ENVIRONMENTS: LazyLock<[Env; 2]> = LazyLock::new(|| {
-    let without = typed(&Type::Dyn).build();
-    let with = without.extend().variable("params", Type::Dyn).build();
-    [without, with]
-});
-
-/// The beginning of an environment whose objects are of a type.
-pub(crate) fn typed(object: &Type) -> cel::EnvBuilder {
-    schema::expressions::environment()
-        .extend()
-        .variable("object", object.clone())
-        .variable("oldObject", object.clone())
-        .variable("namespaceObject", NAMESPACE_TYPE.clone())
-        .variable("request", REQUEST_TYPE.clone())
-}
-
-/// What expressions are compiled in.
-pub(crate) fn environment(params: bool) -> &'static Env {
-    &ENVIRONMENTS[usize::from(params)]
-}
-
-/// What is wrong with an expression, in the words of a field error.
-pub(crate) fn mistake(env: &Env, source: &str, expected: &[Type]) -> Option<String> {
-    env.compile(source, expected).err().map(|error| error.to_string())
-}
 
 /// What a request shows to expressions.
 #[derive(Clone, Copy, Debug)]
@@ -298,17 +196,5 @@ mod tests {
         let heavy = "[0,1,2,3,4,5,6,7,8,9].all(a, [0,1,2,3,4,5,6,7,8,9].all(b, [0,1,2,3,4,5,6,7,8,9].all(c, \
                      [0,1,2,3,4,5,6,7,8,9].all(d, [0,1,2,3,4,5,6,7,8,9].all(e, a + b + c + d + e < 99)))))";
         assert_eq!(evaluate(&[heavy, heavy, heavy, heavy]), Err(OUT_OF_BUDGET.to_owned()));
-    }
-
-    #[test]
-    fn mistakes_are_in_the_words_of_field_errors() {
-        let mistake = |source: &str| mistake(environment(false), source, &[Type::Bool]).unwrap_or_default();
-        assert_eq!(mistake("object.spec.replicas + 1"), "must evaluate to bool but got int");
-        let unknown = mistake("params.x == 1");
-        assert_eq!(
-            unknown,
-            "compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n \
-             | params.x == 1\n | ^"
-        );
     }
 }

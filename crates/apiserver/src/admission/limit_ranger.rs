@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use schema::quantity::Quantity;
 use serde_json::Value;
-
-use super::{AdmissionError, AdmissionRequest, ObjectReader};
-use crate::strategy::{
+use strategy::{
     parse_quantity,
     tree::{self, list, map, text},
 };
+
+use super::{AdmissionError, AdmissionRequest, ObjectReader};
 
 /// Says on the pod what was filled in.
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";

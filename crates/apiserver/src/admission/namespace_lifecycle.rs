@@ -1,9 +1,9 @@
 //! Nothing is created in a namespace that is missing or going away, and the namespaces of the system stay.
 
 use kinds::k8s::apimachinery::pkg::apis::meta::v1::StatusCause;
+use strategy::tree;
 
 use super::{AdmissionError, AdmissionRequest, ObjectReader, Operation};
-use crate::strategy::tree;
 
 /// Namespaces that may not be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];

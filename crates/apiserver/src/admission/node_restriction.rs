@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Map, Value};
+use strategy::tree::{self, at, flag, list, map, text, text_at};
 
 use super::{
     AdmissionError, AdmissionRequest, ObjectReader, Operation,
     references::{self, Kind},
 };
-use crate::strategy::tree::{self, at, flag, list, map, text, text_at};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -340,7 +340,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{admission::tests::Cluster, strategy::fixture::resource, user::User};
+    use crate::admission::tests::Cluster;
+    use strategy::User;
+
+    use crate::testing::resource;
 
     fn ask(
         what: (&str, &str, Option<&str>),

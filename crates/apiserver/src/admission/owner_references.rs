@@ -4,12 +4,10 @@
 //! then do; to block an owner's deletion one must be allowed to set its finalizers, because that is what blocking is.
 
 use serde_json::Value;
+use strategy::tree::{self, flag, list, text};
 
 use super::{AdmissionError, AdmissionRequest, Operation};
-use crate::{
-    authorization::{Attributes, Authorizer, Decision},
-    strategy::tree::{self, flag, list, text},
-};
+use crate::authorization::{Attributes, Authorizer, Decision};
 
 /// A resource that an owner's kind is served as.
 pub(crate) struct OwnerResource {
@@ -87,7 +85,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{strategy::fixture::resource, user::User};
+    use strategy::User;
+
+    use crate::testing::resource;
 
     #[test]
     fn blocking_an_owner_needs_its_finalizers_and_changing_owners_needs_delete() {

@@ -5,9 +5,9 @@
 //! look at.
 
 use serde_json::{Map, Value};
+use strategy::tree::{at, list, map, name, text};
 
 use super::{AdmissionError, AdmissionRequest, Notes, ObjectReader, Operation};
-use crate::strategy::tree::{at, list, map, name, text};
 
 mod checks;
 mod level;

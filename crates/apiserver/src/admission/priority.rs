@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-
-use super::{AdmissionError, AdmissionRequest, ObjectReader, Operation};
-use crate::strategy::{
+use strategy::{
     cluster::SYSTEM_PRIORITY_CLASSES,
     tree::{self, flag, int, list, name, text},
 };
+
+use super::{AdmissionError, AdmissionRequest, ObjectReader, Operation};
 
 const COLLECTION: &str = "scheduling.k8s.io/priorityclasses";
 const PREEMPT: &str = "PreemptLowerPriority";

@@ -1,8 +1,7 @@
 //! What a pod's spec refers to in its namespace: the objects that its node has to read.
 
 use serde_json::Value;
-
-use crate::strategy::tree::{at, list, some, text, text_at};
+use strategy::tree::{at, list, some, text, text_at};
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

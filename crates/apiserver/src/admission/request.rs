@@ -112,7 +112,7 @@ impl<'a> AdmissionRequest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::user::User;
+    use strategy::User;
 
     fn pods() -> std::sync::Arc<kinds::Resource> {
         kinds::builtin().iter().find(|row| row.group.is_empty() && row.plural == "pods").unwrap().clone()

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-
-use super::{AdmissionError, AdmissionRequest, ObjectReader};
-use crate::strategy::{
+use strategy::{
     parse_quantity,
     tree::{self, at, int, list, map, some, text},
 };
+
+use super::{AdmissionError, AdmissionRequest, ObjectReader};
 
 /// Completes a new pod with its class's overhead, node selector and tolerations.
 pub(super) fn complete(
@@ -127,7 +127,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{admission::tests::Cluster, strategy::fixture::resource, user::User};
+    use crate::admission::tests::Cluster;
+    use strategy::User;
+
+    use crate::testing::resource;
 
     fn complete_and_check(class: Value, spec: Value) -> Result<Value, String> {
         let cluster = Cluster::default().with("node.k8s.io/runtimeclasses", "vm", class);

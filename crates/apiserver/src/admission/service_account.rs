@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use strategy::{
+    generate_name,
+    tree::{self, list, text, text_at},
+};
 
 use super::{
     AdmissionError, AdmissionRequest, ObjectReader,
     references::{self, Kind},
-};
-use crate::strategy::{
-    generate_name,
-    tree::{self, list, text, text_at},
 };
 
 /// Where containers find token, certificate authority and namespace.

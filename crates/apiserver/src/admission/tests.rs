@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::*;
-use crate::strategy::fixture::resource;
+use crate::testing::resource;
 
 #[derive(Default)]
 pub(super) struct Cluster(HashMap<String, Arc<Value>>);

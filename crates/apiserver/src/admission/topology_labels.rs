@@ -4,9 +4,9 @@
 //! them from the beginning. What is there already stays.
 
 use serde_json::Value;
+use strategy::tree::{at, map, text, text_at};
 
 use super::ObjectReader;
-use crate::strategy::tree::{at, map, text, text_at};
 
 /// Labels of a node that its pods carry too.
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::BodyExt as _;
+use strategy::User;
 
 use super::{COLLECTION, Remote};
 use crate::{
     body::{self, Body, BoxError},
     codec, health, proxy,
     server::{ApiServer, Caller},
-    user::User,
 };
 
 const USER: HeaderName = HeaderName::from_static("x-remote-user");

@@ -8,13 +8,13 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 use store::Snapshot;
+use strategy::user::{GROUP_MASTERS, User};
 
 use super::{COLLECTION, Discovered, Remote, SLICES, carry, merge};
 use crate::{
     body, codec, meta,
     outbound::ANSWER_BYTES_MAX,
     server::{ApiServer, SERVICES},
-    user::{GROUP_MASTERS, User},
 };
 
 /// How long a server may take to answer, as upstream.

@@ -2,13 +2,13 @@
 //! pure decision from a request's attributes to a level.
 
 use serde_json::Value;
-
-use crate::{
-    authorization::Attributes,
+use strategy::{
+    NameRule, User,
     field_error::{FieldErrors, Path},
-    strategy::{NameRule, tree::list},
-    user::User,
+    tree::list,
 };
+
+use crate::authorization::Attributes;
 
 /// Largest policy file: upstream's large example has some 10 KiB.
 const POLICY_BYTES_MAX: usize = 1024 * 1024;

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
+use strategy::User;
 
 use super::policy::{Level, Stage, Verdict};
 use crate::{
     codec,
     path::{self, Route},
     status::ApiError,
-    user::User,
 };
 
 /// Longest user agent noted, as upstream cuts it.

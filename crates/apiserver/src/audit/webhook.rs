@@ -15,6 +15,7 @@ use http::{HeaderValue, Method, Request, header};
 use http_body_util::{BodyExt as _, Limited};
 use parking_lot::Mutex;
 use serde_json::Value;
+use strategy::tree::{list, text};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,6 @@ use crate::{
     body,
     outbound::{ClientConfig, Identity, Outbound, OutboundError, Target, Trust},
     server::ApiServer,
-    strategy::tree::{list, text},
 };
 
 /// Events that wait for the webhook, and events of one batch; upstream's defaults.

@@ -5,12 +5,12 @@ use identity::BootstrapToken;
 use jiff::Timestamp;
 use serde_json::Value;
 use store::Snapshot;
-
-use crate::{
-    codec, meta,
-    strategy::tree,
+use strategy::{
+    tree,
     user::{GROUP_AUTHENTICATED, User},
 };
+
+use crate::{codec, meta};
 
 /// Type of the Secrets.
 const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";

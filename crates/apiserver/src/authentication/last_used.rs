@@ -11,8 +11,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 use parking_lot::Mutex;
 use serde_json::Value;
-
-use crate::strategy::tree;
+use strategy::tree;
 
 /// The label, as upstream names it.
 pub(super) const LABEL: &str = "kubernetes.io/legacy-token-last-used";

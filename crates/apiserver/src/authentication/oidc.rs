@@ -16,13 +16,13 @@ use http::StatusCode;
 use identity::jwt::{Algorithm, Unverified, VerificationKey};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::Mutex;
-
-use crate::{
-    outbound::{ClientConfig, Outbound, Target, Trust},
-    strategy::tree,
+use strategy::{
+    tree,
     user::{GROUP_AUTHENTICATED, User},
 };
+use tokio::sync::Mutex;
+
+use crate::outbound::{ClientConfig, Outbound, Target, Trust};
 
 /// Shortest time between two fetches of the keys: tokens that name keys of nobody must not make us flood the provider.
 const REFRESH_PAUSE: Duration = Duration::from_secs(10);

@@ -10,12 +10,10 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime},
     server::danger::ClientCertVerifier,
 };
+use strategy::user::{GROUP_AUTHENTICATED, User};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{
-    path,
-    user::{GROUP_AUTHENTICATED, User},
-};
+use crate::path;
 
 /// Whom front proxies may speak for, and how they say it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use store::{Object, Revision, Snapshot};
-
-use super::{LastUsed, RefusedToken, last_used};
-use crate::{
-    codec, meta,
-    strategy::tree,
+use strategy::{
+    tree,
     user::{GROUP_AUTHENTICATED, User},
 };
+
+use super::{LastUsed, RefusedToken, last_used};
+use crate::{codec, meta};
 
 /// Tokens whose signature was found good, kept so that each costs one elliptic-curve operation only; when full, all are
 /// forgotten. 1,024 tokens are more than the pods of one machine have.

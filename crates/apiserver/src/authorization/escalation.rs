@@ -2,12 +2,10 @@
 //! `escalate` on the role (`bind` for bindings).
 
 use serde_json::Value;
+use strategy::tree;
 
 use super::{Attributes, Authorizer, Decision, Rule, rules::quoted};
-use crate::{
-    admission::{AdmissionError, AdmissionRequest, Operation},
-    strategy::tree,
-};
+use crate::admission::{AdmissionError, AdmissionRequest, Operation};
 
 /// Checks a write of `object` when it is a role or a binding.
 pub fn check(authorizer: &Authorizer, request: &AdmissionRequest<'_>, object: &Value) -> Result<(), AdmissionError> {
@@ -103,7 +101,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{admission::RequestOptions, strategy::fixture::resource, user::User};
+    use crate::admission::RequestOptions;
+    use strategy::User;
+
+    use crate::testing::resource;
 
     #[test]
     fn a_user_grants_what_they_hold_or_may_escalate() {

@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use schema::selector::FieldSelector;
 use serde_json::Value;
 use store::{Event, Snapshot, Store, Watch};
+use strategy::tree::{list, text, text_at};
 
 use super::{Attributes, Decision, Rule};
 use crate::{
     admission::references::{self, Kind},
     codec,
-    strategy::tree::{list, text, text_at},
 };
 
 const PODS: &str = "core/pods";
@@ -300,7 +300,7 @@ fn claim_needs_secret(snapshot: &Snapshot, namespace: &str, claim: &str, secret:
         &["flexVolume", "secretRef"],
     ];
     let spec = volume.get("spec").unwrap_or(&Value::Null);
-    REFERENCES.iter().filter_map(|keys| crate::strategy::tree::at(spec, keys)).any(|reference| {
+    REFERENCES.iter().filter_map(|keys| strategy::tree::at(spec, keys)).any(|reference| {
         let own = text(reference, "namespace");
         text(reference, "name") == secret && (own.is_empty() || own == namespace)
     })
@@ -377,8 +377,8 @@ mod tests {
     use crate::{
         bootstrap_policy,
         testing::{self, put},
-        user::User,
     };
+    use strategy::User;
 
     fn pod(name: &str, spec: Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"}, "spec": spec})

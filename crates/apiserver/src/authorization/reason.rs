@@ -54,7 +54,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::user::User;
+    use strategy::User;
 
     #[test]
     fn the_binding_that_grants_is_named() {

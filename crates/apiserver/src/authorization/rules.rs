@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use strategy::tree;
 
 use super::Attributes;
-use crate::strategy::tree;
 
 /// One rule of a role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -79,8 +79,8 @@ mod tests {
         authorization::{Attributes, Decision},
         server::{ApiServer, ApiServerConfig},
         testing,
-        user::User,
     };
+    use strategy::User;
 
     #[tokio::test]
     async fn a_second_start_writes_nothing() {

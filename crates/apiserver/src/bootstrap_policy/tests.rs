@@ -1,10 +1,8 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::{
-    authorization::{Attributes, Authorizer, Decision},
-    user::User,
-};
+use crate::authorization::{Attributes, Authorizer, Decision};
+use strategy::User;
 
 fn cluster() -> Authorizer {
     let (authorizer, objects) = (Authorizer::new(), objects());

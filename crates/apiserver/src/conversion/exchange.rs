@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use strategy::{
+    field_error::{FieldErrors, Path},
+    metadata,
+};
 
 use super::Conversion;
-use crate::{
-    field_error::{FieldErrors, Path},
-    outbound::{Outbound, ReviewVersion},
-    strategy::metadata,
-};
+use crate::outbound::{Outbound, ReviewVersion};
 
 /// How long a webhook may take for one review, as upstream.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use serde_json::{Map, Value};
+use strategy::{
+    check_embedded_metadata, dns_1035,
+    field_error::{FieldErrorKind, FieldErrors, Path},
+};
 
 use super::{ScalePaths, Version};
-use crate::{
-    field_error::{FieldErrorKind, FieldErrors, Path},
-    metrics::EXPRESSIONS,
-    strategy::{check_embedded_metadata, dns_1035},
-};
+use crate::metrics::EXPRESSIONS;
 
 /// Everything that is wrong with an object according to its definition. `old` is its state before an update: what was
 /// wrong and did not change is not held against it. Gives what the client is warned about.

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use strategy::Approval;
 
 use super::{CLEANUP_FINALIZER, Names};
-use crate::strategy::Approval;
 
 /// The names that other resources of a group hold.
 #[derive(Default)]

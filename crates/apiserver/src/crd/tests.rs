@@ -105,7 +105,7 @@ fn replicas_are_counts() {
     establish(&mut object, &taken(&[]), Timestamp::UNIX_EPOCH);
     let decoded = decode(&object).unwrap();
     let found = |object: Value| {
-        let mut errors = crate::field_error::FieldErrors::default();
+        let mut errors = strategy::field_error::FieldErrors::default();
         check(&decoded.versions[0], &object, None, false, &mut errors);
         errors.to_string()
     };

@@ -6,16 +6,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use serde_json::{Value, json};
+use strategy::flow::objects::{self, LEVELS, SCHEMAS};
+use strategy::tree::{list, text, text_at};
 use tokio_util::sync::CancellationToken;
 
-use super::objects::{self, LEVELS, SCHEMAS};
-use crate::{
-    body,
-    bootstrap::BootstrapError,
-    codec, meta,
-    server::ApiServer,
-    strategy::tree::{list, text, text_at},
-};
+use crate::{body, bootstrap::BootstrapError, codec, meta, server::ApiServer};
 
 /// How often the seats are divided anew, as upstream.
 const REBALANCE_PERIOD: Duration = Duration::from_secs(10);

@@ -10,13 +10,15 @@ use std::{
 
 use http::HeaderValue;
 use serde_json::Value;
+use strategy::{
+    User,
+    tree::{flag, int, list, text, text_at},
+};
 
 use super::level::{Level, Rejected};
 use crate::{
     authorization::Attributes,
     metrics::{Bounds, Histogram},
-    strategy::tree::{flag, int, list, text, text_at},
-    user::User,
 };
 
 /// What `matchingPrecedence` is when an object does not say; the schema's default.

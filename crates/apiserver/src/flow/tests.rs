@@ -1,7 +1,8 @@
 use serde_json::json;
+use strategy::User;
 
 use super::*;
-use crate::{testing, user::User};
+use crate::testing;
 
 async fn control(objects: &[(&str, Value)]) -> FlowControl {
     let directory = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use std::{
 
 use serde_json::Value;
 use store::Snapshot;
+use strategy::user::GROUP_MASTERS;
 
 use crate::{
     admission::{
@@ -23,8 +24,7 @@ use crate::{
     dispatch::Call,
     metrics::Step,
     options::{DeleteOptions, WriteOptions},
-    status::{ApiError, Cause, GroupResource},
-    user::GROUP_MASTERS,
+    status::{ApiError, Cause, GroupResource, causes_of},
 };
 
 mod policies;
@@ -264,7 +264,7 @@ fn refused(error: AdmissionError) -> ApiError {
         AdmissionError::Conflict { group_resource, name, reason } => {
             ApiError::conflict(split(&group_resource), &name, reason)
         }
-        AdmissionError::Invalid { kind, name, errors } => ApiError::invalid("", &kind, &name, errors.as_causes()),
+        AdmissionError::Invalid { kind, name, errors } => ApiError::invalid("", &kind, &name, causes_of(&errors)),
     }
 }
 

@@ -14,8 +14,17 @@ use super::{
     write::{self, Besides, Committed, Outcome},
 };
 use crate::{
-    addresses, allocation::Claim, body::Body, conversion, dispatch::Call, meta, options::WriteOptions, output::Payload,
-    resources::Served, server::SERVICES, status::ApiError, strategy,
+    addresses,
+    allocation::Claim,
+    body::Body,
+    conversion,
+    dispatch::Call,
+    meta,
+    options::WriteOptions,
+    output::Payload,
+    resources::Served,
+    server::SERVICES,
+    status::{ApiError, causes_of},
 };
 
 /// How often a generated name is drawn anew when it is taken; upstream tries as often.
@@ -152,5 +161,5 @@ pub(super) fn claim(call: &Call, service: &mut Value, old: Option<&Value>) -> Re
     call.server
         .services
         .allocate(service, old, &is_held)
-        .map_err(|errors| ApiError::invalid("", &call.served.resource.kind, meta::name(service), errors.as_causes()))
+        .map_err(|errors| ApiError::invalid("", &call.served.resource.kind, meta::name(service), causes_of(&errors)))
 }

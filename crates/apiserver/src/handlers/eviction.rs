@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use schema::selector::LabelSelector;
 use serde_json::{Value, json};
 use store::Snapshot;
+use strategy::tree;
 
 use super::{
     admit::{Admission, Gate},
@@ -23,7 +24,6 @@ use crate::{
     options::{DeleteOptions, Query},
     output,
     status::{ApiError, Cause, GroupResource},
-    strategy::tree,
 };
 
 const BUDGETS: &str = "policy/poddisruptionbudgets";

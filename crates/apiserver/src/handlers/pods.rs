@@ -7,6 +7,10 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use splice::Edit;
 use store::{Mutation, Precondition};
+use strategy::{
+    field_error::{FieldErrors, Path},
+    tree,
+};
 
 use super::{
     admit::Admission,
@@ -17,10 +21,8 @@ use crate::{
     body::Body,
     codec,
     dispatch::Call,
-    field_error::{FieldErrors, Path},
     meta, output,
-    status::{ApiError, GroupResource},
-    strategy::tree,
+    status::{ApiError, GroupResource, causes_of},
 };
 
 /// Answers a POST of a Binding, to a pod or to the collection `bindings`.
@@ -70,7 +72,7 @@ fn check_target(binding: &Value) -> Result<(), ApiError> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid("", "Binding", meta::name(binding), errors.as_causes()))
+    Err(ApiError::invalid("", "Binding", meta::name(binding), causes_of(&errors)))
 }
 
 /// The value at a place in a stored pod, `null` where there is none.

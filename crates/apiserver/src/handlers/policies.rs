@@ -2,13 +2,13 @@
 //! be allowed to read them, and a policy is observed as it is written.
 
 use serde_json::Value;
+use strategy::tree::{some, text, text_at};
 
 use crate::{
     authorization::{Attributes, Decision},
     dispatch::Call,
     meta, policies,
     status::{ApiError, Cause},
-    strategy::tree::{some, text, text_at},
 };
 
 /// Completes a policy or binding about to be written, or refuses it; other objects are left alone. `old` is the state

@@ -3,18 +3,20 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
+use strategy::{
+    User,
+    field_error::{FieldErrors, Path},
+    tree,
+};
 
 use super::{admit::Admission, receive, write};
 use crate::{
     authorization::{Attributes, Decision},
     body::Body,
     dispatch::Call,
-    field_error::{FieldErrors, Path},
     meta,
     output::{self, Payload},
-    status::ApiError,
-    strategy::tree,
-    user::User,
+    status::{ApiError, causes_of},
 };
 
 /// Answers a POST of a review.
@@ -102,7 +104,7 @@ fn check(call: &Call, review: &Value) -> Result<(), ApiError> {
         return Ok(());
     }
     let resource = &call.served.resource;
-    Err(ApiError::invalid(&resource.group, &resource.kind, "", errors.as_causes()))
+    Err(ApiError::invalid(&resource.group, &resource.kind, "", causes_of(&errors)))
 }
 
 /// A selector is given as text or as requirements.

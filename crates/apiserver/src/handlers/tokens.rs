@@ -5,16 +5,18 @@ use http::{Response, StatusCode};
 use identity::{BoundObject, Claims, KubernetesClaims};
 use serde_json::Value;
 use store::Snapshot;
+use strategy::{
+    field_error::{FieldErrors, Path},
+    tree,
+};
 
 use super::{admit::Admission, receive, write};
 use crate::{
     body::Body,
     codec,
     dispatch::Call,
-    field_error::{FieldErrors, Path},
     meta, output,
-    status::{ApiError, GroupResource},
-    strategy::tree,
+    status::{ApiError, GroupResource, causes_of},
 };
 
 /// Life of a token whose request names none.
@@ -94,7 +96,7 @@ fn check(request: &Value) -> Result<(), ApiError> {
 }
 
 fn invalid(name: &str, errors: &FieldErrors) -> ApiError {
-    ApiError::invalid("authentication.k8s.io", "TokenRequest", name, errors.as_causes())
+    ApiError::invalid("authentication.k8s.io", "TokenRequest", name, causes_of(errors))
 }
 
 fn find(snapshot: &Snapshot, collection: &str, path: &str) -> Option<Value> {

@@ -6,6 +6,10 @@ use http::{Response, StatusCode};
 use schema::apply::{ApplyError, Manager, Operation};
 use serde_json::Value;
 use store::{CommitError, Key, Mutation, Precondition, Revision, Write};
+use strategy::{
+    self, WriteContext,
+    field_error::{FieldErrors, Path},
+};
 
 use super::{
     charge::{self, Charge},
@@ -18,13 +22,11 @@ use crate::{
     codec, conversion,
     convert::Form,
     dispatch::Call,
-    field_error::{FieldErrors, Path},
     meta,
     options::{WriteKind, WriteOptions},
     output::{self, Payload},
     server::SERVICES,
-    status::{ApiError, Cause},
-    strategy::{self, WriteContext},
+    status::{ApiError, Cause, causes_of},
     written,
 };
 
@@ -319,5 +321,5 @@ pub(super) fn check_version_named(call: &Call, object: &Value) -> Result<(), Api
     let mut errors = FieldErrors::default();
     errors.invalid(&Path::new("metadata").child("resourceVersion"), 0, "must be specified for an update");
     // upstream names the resource where others name the kind
-    Err(ApiError::invalid(&resource.group, &resource.plural, &call.name, errors.as_causes()))
+    Err(ApiError::invalid(&resource.group, &resource.plural, &call.name, causes_of(&errors)))
 }

@@ -1,14 +1,12 @@
 //! One policy compiled, and one binding decoded.
 
-use cel::{Env, ObjectType, Type};
+use cel::{Env, Type};
 use schema::selector::LabelSelector;
 use serde_json::Value;
+use strategy::expressions::{environment, variable_environment};
 
 use crate::{
-    admission::{
-        MatchConditions,
-        expressions::{self, Expression},
-    },
+    admission::{MatchConditions, expressions::Expression},
     matching::Matcher,
 };
 
@@ -77,11 +75,6 @@ pub(super) struct Annotation {
     pub(super) expression: Expression,
 }
 
-/// An environment in which `variables.NAME` can be declared; other members of `variables` are unknown fields.
-pub(crate) fn variable_environment(env: &Env) -> Env {
-    env.extend().variable("variables", Type::Object(ObjectType::new("kubernetes.variables", Vec::new()))).build()
-}
-
 fn text(holder: &Value, field: &str) -> String {
     holder[field].as_str().unwrap_or_default().to_owned()
 }
@@ -95,7 +88,7 @@ impl Policy {
     pub(super) fn compile(object: &Value) -> Self {
         let spec = &object["spec"];
         let has_params = spec["paramKind"].is_object();
-        let mut env = variable_environment(expressions::environment(has_params));
+        let mut env = variable_environment(environment(has_params));
         let mut variables = Vec::new();
         for variable in items(spec, "variables") {
             let expression = Expression::compile(&env, variable["expression"].as_str().unwrap_or_default(), &[]);

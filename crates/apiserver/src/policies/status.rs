@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 
 use cel::{CompileError, Env, Type};
 use serde_json::{Value, json};
-
-use crate::{
-    admission::expressions,
-    policies::variable_environment,
-    resources::Table,
-    strategy::tree::{list, some, text, text_at},
+use strategy::{
+    expressions::{self, variable_environment},
+    tree::{list, some, text, text_at},
 };
+
+use crate::resources::Table;
 
 /// Types that a policy is checked against at most, as upstream.
 const TYPES_MAX: usize = 10;

@@ -4,13 +4,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kinds::GroupVersionKind;
 use serde::Serialize;
 use serde_json::Value;
+use strategy::User;
 
 use crate::{
     admission::AdmissionRequest,
     outbound::ReviewVersion,
     resources::Served,
     status::{ApiError, Cause},
-    user::User,
 };
 
 /// The version of a review with its group.

@@ -9,10 +9,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use apiserver::{
-    ApiServer, ApiServerConfig, OidcConfig, SharedTls,
+    ApiServer, ApiServerConfig, OidcConfig, SharedTls, User,
     allocation::Block,
     audit::{AuditConfig, Auditor, LogOptions, Policy, Webhook},
-    user::User,
 };
 use identity::{Authority, TokenSigner};
 use jiff::Timestamp;

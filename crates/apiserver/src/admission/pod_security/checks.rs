@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
+use strategy::tree::{at, flag, int, list, some, text, text_at};
 
 use super::level::{Level, LevelVersion};
-use crate::strategy::tree::{at, flag, int, list, some, text, text_at};
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! What the labels of a namespace ask for: a level and a version of the rules, for each of three modes.
 
 use serde_json::{Map, Value};
-
-use crate::field_error::{FieldErrors, Path};
+use strategy::field_error::{FieldErrors, Path};
 
 /// How much a pod may do, from everything to least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

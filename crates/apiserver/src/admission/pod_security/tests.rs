@@ -1,9 +1,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use serde_json::json;
+use strategy::User;
 
 use super::{level::Level, *};
-use crate::{strategy::fixture::resource, user::User};
+
+use crate::testing::resource;
 
 fn broken(level: &str, version: &str, pod: &Value) -> Vec<String> {
     let labels =

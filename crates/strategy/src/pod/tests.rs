@@ -1,0 +1,71 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::*;
+
+fn pod() -> Value {
+    prepared(
+        &resource("", "pods"),
+        json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"containers": [{"name": "c", "image": "i:1"}],
+            "tolerations": [{"operator": "Exists"}]}}),
+    )
+}
+
+#[test]
+fn a_new_pod_is_pending_and_has_its_class() {
+    let pod = pod();
+    assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    assert_eq!(pod["metadata"]["generation"], 1);
+    for (resources, class) in [
+        (json!({}), "BestEffort"),
+        (json!({"requests": {"cpu": "1"}}), "Burstable"),
+        (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}), "Guaranteed"),
+        (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
+        (json!({"limits": {"cpu": "1"}}), "Burstable"),
+    ] {
+        assert_eq!(qos_class(&json!({"containers": [{ "resources": resources }]})), class, "{resources}");
+    }
+}
+
+#[test]
+fn only_a_few_fields_may_change() {
+    let pods = resource("", "pods");
+    let old = pod();
+    let change = |pointer: &str, value: Value| {
+        let mut new = old.clone();
+        *new.pointer_mut(pointer).unwrap() = value;
+        updated(&pods, new, &old)
+    };
+    assert_eq!(change("/spec/containers/0/image", json!("i:2")), "[]");
+    assert_eq!(change("/spec/tolerations", json!([{"operator": "Exists"}, {"key": "a", "operator": "Exists"}])), "[]");
+    for (pointer, value, field) in [
+        ("/spec/restartPolicy", json!("Never"), "restartPolicy"),
+        ("/spec/tolerations", json!([]), "tolerations"),
+        ("/spec/containers/0/name", json!("d"), "containers"),
+    ] {
+        let errors = change(pointer, value);
+        assert!(
+            errors.starts_with(
+                "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"
+            )
+        );
+        assert!(errors.ends_with(&format!("\nchanged: {field}")), "{errors}");
+    }
+    let mut bound = old.clone();
+    bound["spec"]["nodeName"] = "node".into();
+    assert!(!updated(&pods, bound, &old).is_empty());
+}
+
+#[test]
+fn grace_periods() {
+    let grace = |spec: Value, phase: &str, requested| {
+        Pod.grace_period_seconds(&json!({"spec": spec, "status": {"phase": phase}}), requested)
+    };
+    let spec = json!({"nodeName": "n", "terminationGracePeriodSeconds": 10});
+    assert_eq!(grace(spec.clone(), "Running", None), Some(10));
+    assert_eq!(grace(spec.clone(), "Running", Some(3)), Some(3));
+    assert_eq!(grace(spec.clone(), "Running", Some(0)), None);
+    assert_eq!(grace(spec.clone(), "Succeeded", None), None);
+    assert_eq!(grace(json!({"terminationGracePeriodSeconds": 10}), "Pending", None), None);
+    assert_eq!(grace(json!({"nodeName": "n"}), "Pending", None), Some(30));
+}
