@@ -55,6 +55,26 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// How fast unready nodes are emptied, with upstream's names and defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvictionRates {
+    /// Nodes of a zone that begin to be emptied per second (`--node-eviction-rate`).
+    pub per_second: f64,
+    /// The same where most nodes of a large zone are unready; those of a small one are then left alone
+    /// (`--secondary-node-eviction-rate`).
+    pub per_second_disrupted: f64,
+    /// The share of unready nodes from which on that holds (`--unhealthy-zone-threshold`).
+    pub unhealthy_zone_threshold: f64,
+    /// A zone with more nodes than these is large (`--large-cluster-size-threshold`).
+    pub large_cluster_nodes: usize,
+}
+
+impl Default for EvictionRates {
+    fn default() -> Self {
+        Self { per_second: 0.1, per_second_disrupted: 0.01, unhealthy_zone_threshold: 0.55, large_cluster_nodes: 50 }
+    }
+}
+
 /// Settings of the controllers.
 #[derive(Clone, Debug)]
 pub struct ControllersConfig {
@@ -64,6 +84,10 @@ pub struct ControllersConfig {
     pub keys: Option<Keys>,
     /// A node whose lease is not renewed for this long is taken for dead.
     pub node_monitor_grace_period: Duration,
+    /// A node that has not said anything since it was created is taken for dead after this long.
+    pub node_startup_grace_period: Duration,
+    /// How fast unready nodes are emptied.
+    pub eviction_rates: EvictionRates,
     /// So many finished pods are kept; the oldest above that are deleted.
     pub terminated_pods_max: usize,
     /// By which Jobs, CronJobs and budgets reckon.
@@ -71,8 +95,10 @@ pub struct ControllersConfig {
 }
 
 impl ControllersConfig {
-    /// Upstream's default for a node's silence: four missed renewals of a ten second lease.
-    pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(40);
+    /// Upstream's default for a node's silence: five missed renewals of a ten second lease.
+    pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(50);
+    /// Upstream's default for a node's first words.
+    pub const NODE_STARTUP_GRACE_PERIOD: Duration = Duration::from_secs(60);
     /// Upstream's default for finished pods.
     pub const TERMINATED_PODS_MAX: usize = 12_500;
 
@@ -82,6 +108,8 @@ impl ControllersConfig {
             ca_pem: ca_pem.into(),
             keys: None,
             node_monitor_grace_period: Self::NODE_MONITOR_GRACE_PERIOD,
+            node_startup_grace_period: Self::NODE_STARTUP_GRACE_PERIOD,
+            eviction_rates: EvictionRates::default(),
             terminated_pods_max: Self::TERMINATED_PODS_MAX,
             clock: Clock::system(),
         }

@@ -27,6 +27,7 @@ mod endpointslice_mirroring;
 mod garbage_collector;
 mod history;
 mod job;
+mod metrics;
 mod namespace;
 mod node_lifecycle;
 mod owners;
@@ -48,7 +49,7 @@ mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
-pub use context::{Clock, ControllersConfig, ControllersError, Keys};
+pub use context::{Clock, ControllersConfig, ControllersError, EvictionRates, Keys};
 
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ use tokio_util::sync::CancellationToken;
 /// Appends what the controllers of this process tell monitoring, in Prometheus' text format.
 pub fn render_metrics(out: &mut String) {
     job::render_metrics(out);
+    node_lifecycle::render_metrics(out);
 }
 
 type Start = fn(Context, CancellationToken) -> BoxFuture<'static, ()>;

@@ -1,6 +1,8 @@
 //! Node lifecycle: notices nodes that fall silent, and taints nodes by their conditions.
 //!
-//! What then happens to the pods of such a node is decided in `taint_eviction`.
+//! A node is looked at when it changes, and when it would have been silent for too long: renewed leases only move that time,
+//! they cause no work. Taints that drive pods out are given zone by zone at a limited rate (`zones`); what they then do to
+//! the pods is decided in `taint_eviction`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,131 +10,55 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use parking_lot::Mutex;
-use reconcile::{EventType, Index, Informer, Queue, Recorder, feed, run_controller};
+use reconcile::{Change, EventType, Index, Informer, Queue, Recorder, feed, run_controller};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
-use crate::pods;
+use crate::context::{Context, ReconcileError, failed, gone_is_done, is_not_found, run_with_feeds, synced};
+use crate::metrics::{Family, Histogram};
+use crate::{batch, pods};
+use decision::Permit;
+use zones::{Next, Turn, Zones};
 
+mod decision;
 #[cfg(test)]
 mod tests;
+mod zones;
 
-const WORKERS: usize = 4;
+/// Nodes worked on at once, upstream's number.
+const WORKERS: usize = 8;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
-pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-/// Condition, the status that brings the taint, and the taint.
-const CONDITION_TAINTS: [(&str, &str, &str); 4] = [
-    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
-    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
-    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
-    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
-];
-/// Conditions that only a living node can vouch for.
-const VOUCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Taint of nodes that say they are not ready.
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// Taint of nodes that say nothing.
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
-/// What to write.
-#[derive(Debug, Default, PartialEq)]
-struct Decision {
-    /// Conditions to set.
-    conditions: Vec<NodeCondition>,
-    /// The complete new list of taints, when it differs.
-    taints: Option<Vec<Taint>>,
-    /// The node has just stopped being ready.
-    became_unready: bool,
-}
+static ZONE_SIZE: Family = Family::gauge("node_collector_zone_size", "Registered nodes of a zone.", &["zone"]);
+static ZONE_HEALTH: Family =
+    Family::gauge("node_collector_zone_health", "How many in a hundred nodes of a zone are ready.", &["zone"]);
+static ZONE_UNREADY: Family =
+    Family::gauge("node_collector_unhealthy_nodes_in_zone", "Nodes of a zone that are not ready.", &["zone"]);
+static EVICTIONS: Family =
+    Family::counter("node_collector_evictions_total", "Nodes whose pods were driven out.", &["zone"]);
+static UPDATE_DURATION: Histogram = Histogram::new(
+    "node_collector_update_node_health_duration_seconds",
+    "How long it took to look at a node and write what follows.",
+    &[],
+    &[0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384],
+);
 
-fn find<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
-    node.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == type_)
-}
-
-/// Decides on a node; `silent` says that it has not been heard of for too long.
-fn decide(node: &Node, silent: bool, now: Timestamp) -> Decision {
-    let mut decision = Decision::default();
-    if silent {
-        for type_ in VOUCHED {
-            let current = find(node, type_);
-            if current.is_some_and(|current| current.status == "Unknown") {
-                continue;
-            }
-            let (reason, message) = match current {
-                Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
-                None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
-            };
-            decision.conditions.push(NodeCondition {
-                type_: type_.into(),
-                status: "Unknown".into(),
-                reason: Some(reason.into()),
-                message: Some(message.into()),
-                last_heartbeat_time: current.and_then(|current| current.last_heartbeat_time.clone()),
-                last_transition_time: Some(Time(now)),
-            });
-        }
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    for family in [&ZONE_SIZE, &ZONE_HEALTH, &ZONE_UNREADY, &EVICTIONS] {
+        family.render(out);
     }
-    let status_of = |type_: &str| {
-        let decided = decision.conditions.iter().find(|condition| condition.type_ == type_);
-        decided.or_else(|| find(node, type_)).map(|condition| condition.status.as_str())
-    };
-    let current = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    let by_readiness = |taint: &&Taint| [NOT_READY, UNREACHABLE].contains(&taint.key.as_str());
-    let mut wanted: Vec<(&str, &str)> = Vec::new();
-    match status_of("Ready") {
-        Some("True") => {}
-        Some("False") => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
-        Some(_) => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
-        // A node that has just registered has not said anything yet: what it registered with stays.
-        None => wanted.extend(current.iter().filter(by_readiness).map(|t| (t.key.as_str(), t.effect.as_str()))),
-    }
-    for (type_, status, taint) in CONDITION_TAINTS {
-        if status_of(type_) == Some(status) {
-            wanted.push((taint, "NoSchedule"));
-        }
-    }
-    let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
-    if unschedulable {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
-    }
-    let ready = status_of("Ready");
-    let was_ready = find(node, "Ready").is_some_and(|ready| ready.status == "True");
-    let tainted = current.iter().filter(by_readiness).any(|taint| taint.effect == "NoExecute");
-    let became_unready = ready.is_some_and(|ready| ready != "True") && (was_ready || !tainted);
-    let taints = changed_taints(&current, &wanted, now);
-    decision.became_unready = became_unready;
-    decision.taints = taints;
-    decision
-}
-
-/// The new list when the taints kept here are not exactly `wanted`.
-fn changed_taints(current: &[Taint], wanted: &[(&str, &str)], now: Timestamp) -> Option<Vec<Taint>> {
-    let managed = |taint: &Taint| {
-        let kept = [NOT_READY, UNREACHABLE, UNSCHEDULABLE].into_iter().chain(CONDITION_TAINTS.map(|(_, _, key)| key));
-        kept.into_iter().any(|key| key == taint.key)
-    };
-    let is_wanted = |taint: &Taint| wanted.contains(&(taint.key.as_str(), taint.effect.as_str()));
-    let mut taints: Vec<Taint> = current.iter().filter(|taint| !managed(taint) || is_wanted(taint)).cloned().collect();
-    let missing: Vec<Taint> = wanted
-        .iter()
-        .filter(|(key, effect)| !taints.iter().any(|taint| taint.key == *key && taint.effect == *effect))
-        .map(|(key, effect)| Taint {
-            key: (*key).into(),
-            value: None,
-            effect: (*effect).into(),
-            time_added: Some(Time(now)),
-        })
-        .collect();
-    if taints.len() == current.len() && missing.is_empty() {
-        return None;
-    }
-    taints.extend(missing);
-    Some(taints)
+    UPDATE_DURATION.render(out);
 }
 
 /// The last sign of life of a node, and when it was seen here: the node's own clock may be wrong.
@@ -143,14 +69,24 @@ struct SignOfLife {
     seen: Instant,
 }
 
+/// What the queue holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    Node(String),
+    /// Taint the next node of a zone that waits for it.
+    Zone(String),
+}
+
 struct Controller {
     context: Context,
     recorder: Recorder,
     nodes: Informer<Node>,
     leases: Informer<Lease>,
     pods_by_node: Index<Pod>,
+    queue: Queue<Work>,
     /// One per node.
     signs: Mutex<HashMap<String, SignOfLife>>,
+    zones: Mutex<Zones>,
 }
 
 /// Values of the shared index `node`.
@@ -170,82 +106,266 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         pods_by_node: pods.index("node", by_node),
         nodes: nodes.clone(),
         leases: leases.clone(),
+        queue: Queue::new(),
         signs: Mutex::default(),
+        zones: Mutex::new(Zones::new(context.config.eviction_rates.clone())),
         context,
     });
-    let queue: Queue<String> = Queue::new();
+    controller.survey();
+    let queue = controller.queue.clone();
     let feeds = futures::future::join(
-        feed(&nodes, &queue, |change| [change.object().name_any()]),
+        feed(&nodes, &queue, |change| controller.heard(change)),
         feed(&leases, &queue, |change| {
             let lease = change.object();
-            (lease.namespace().as_deref() == Some(LEASE_NAMESPACE)).then(|| lease.name_any())
+            if lease.namespace().as_deref() == Some(LEASE_NAMESPACE) {
+                controller.listen(&lease.name_any());
+            }
+            None::<Work>
         }),
     );
-    let reconcile = |name: String| {
+    let reconcile = |work: Work| {
         let controller = Arc::clone(&controller);
-        async move { controller.reconcile(&name).await }
+        async move {
+            match work {
+                Work::Node(name) => controller.reconcile(&name).await,
+                Work::Zone(zone) => controller.drive_out(&zone).await,
+            }
+        }
     };
     run_with_feeds(run_controller("node-lifecycle", queue.clone(), WORKERS, stop, reconcile), feeds).await;
 }
 
+/// Whether two states of a node ask for the same.
+fn alike(old: &Node, new: &Node) -> bool {
+    let spec = |node: &Node| node.spec.as_ref().map(|spec| (spec.taints.clone(), spec.unschedulable));
+    let conditions = |node: &Node| {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.map(|condition| (condition.type_.clone(), condition.status.clone())).collect::<Vec<_>>()
+    };
+    old.metadata.labels == new.metadata.labels && spec(old) == spec(new) && conditions(old) == conditions(new)
+}
+
 impl Controller {
+    /// Takes in all nodes before anything is decided, so that the first of them is not taken for the only one.
+    fn survey(&self) {
+        let now = Instant::now();
+        for node in self.nodes.list() {
+            let ready = decision::status(&node, "Ready") == Some("True");
+            let zone = zones::zone_of(&node);
+            self.zones.lock().place(&node.name_any(), &zone, zones::health(&node, ready), now);
+            self.tell_of_zone(&zone);
+        }
+    }
+
+    /// What a change of a node asks for.
+    fn heard(&self, change: &Change<Node>) -> Option<Work> {
+        let node = change.object();
+        let name = node.name_any();
+        match change {
+            Change::Applied { old, new } => {
+                self.listen(&name);
+                let before = old.as_ref().filter(|old| old.metadata.uid == new.metadata.uid);
+                if before.is_some_and(|old| alike(old, new)) {
+                    return None;
+                }
+            }
+            Change::Deleted(last) => {
+                self.signs.lock().remove(&name);
+                let message = format!("Node {name} event: Removing Node {name} from Controller");
+                self.recorder.about(last.as_ref(), EventType::Normal, "RemovingNode", message);
+            }
+        }
+        Some(Work::Node(name))
+    }
+
     async fn reconcile(&self, name: &str) -> Result<Option<Duration>, ReconcileError> {
+        let began = Instant::now();
         let Some(node) = self.nodes.get("", name) else {
-            self.signs.lock().remove(name);
+            let zone = self.zones.lock().zone(name);
+            let turn = self.zones.lock().remove(name, Instant::now());
+            self.turned(turn, zone.as_deref());
             return Ok(None);
         };
-        let silence = self.silence(name, &node);
-        let grace = self.context.config.node_monitor_grace_period;
+        let (silence, new) = self.silence(name, &node);
+        if new {
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            self.recorder.about(node.as_ref(), EventType::Normal, "RegisteredNode", message);
+        }
+        let config = &self.context.config;
+        let spoke = decision::find(&node, "Ready").is_some();
+        let grace = if spoke { config.node_monitor_grace_period } else { config.node_startup_grace_period };
         let silent = silence >= grace;
-        let decision = decide(&node, silent, Timestamp::now());
-        let api = self.context.api_all::<Node>();
-        if !decision.conditions.is_empty() {
-            let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": decision.conditions}});
-            let result = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
-            gone_is_done(result).map_err(failed("write conditions of node", name))?;
-        }
-        if let Some(taints) = decision.taints {
-            let written = !decision.conditions.is_empty();
-            let mut patch = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"taints": taints}});
-            if !written {
-                patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
-            }
-            let result = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            gone_is_done(result).map_err(failed("taint node", name))?;
-        }
-        if decision.became_unready {
-            let message = format!("Node {name} status is now: NodeNotReady");
-            self.recorder.about(node.as_ref(), EventType::Normal, "NodeNotReady", message);
-            self.mark_pods_unready(name).await?;
-        }
+        self.look(name, &node, silent).await?;
+        UPDATE_DURATION.observe_time(&[], began.elapsed());
         Ok((!silent).then(|| grace - silence))
     }
 
-    /// How long the node has not been heard of.
-    fn silence(&self, name: &str, node: &Node) -> Duration {
+    async fn look(&self, name: &str, node: &Arc<Node>, silent: bool) -> Result<(), ReconcileError> {
+        let ready = !silent && decision::status(node, "Ready") == Some("True");
+        let zone = zones::zone_of(node);
+        let turn = self.zones.lock().place(name, &zone, zones::health(node, ready), Instant::now());
+        self.turned(turn, Some(&zone));
+        let conditions = if silent { decision::silenced(node, Timestamp::now()) } else { Vec::new() };
+        let mut node = Arc::clone(node);
+        if !conditions.is_empty() {
+            let was_ready = decision::status(&node, "Ready") == Some("True");
+            let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": conditions}});
+            let api = self.context.api_all::<Node>();
+            match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                Ok(written) => node = Arc::new(written),
+                Err(error) if is_not_found(&error) => return Ok(()),
+                Err(error) => return Err(failed("write conditions of node", name)(error)),
+            }
+            if was_ready {
+                let message = format!("Node {name} status is now: NodeNotReady");
+                self.recorder.about(node.as_ref(), EventType::Normal, "NodeNotReady", message);
+            }
+        }
+        let permit = if self.zones.lock().halted() { Permit::Halted } else { Permit::Pending };
+        self.write(name, &node, permit).await?;
+        if silent {
+            self.mark_pods_unready(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes taints and labels, and has the node wait for what needs its turn.
+    async fn write(&self, name: &str, node: &Node, permit: Permit) -> Result<(), ReconcileError> {
+        let taints = decision::taints(node, permit, Timestamp::now());
+        let labels = decision::labels(node);
+        if taints.changed.is_some() || !labels.is_empty() {
+            // What others have changed meanwhile must be seen first: the list of taints is written as a whole.
+            let mut patch =
+                json!({"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version}});
+            if let Some(taints) = taints.changed {
+                patch["spec"] = json!({"taints": taints});
+            }
+            if !labels.is_empty() {
+                patch["metadata"]["labels"] = json!(labels);
+            }
+            let api = self.context.api_all::<Node>();
+            let result = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            gone_is_done(result).map_err(failed("taint node", name))?;
+        }
+        let mut zones = self.zones.lock();
+        if taints.waits {
+            zones.wait(name);
+            if let Some(zone) = zones.zone(name) {
+                self.queue.add(Work::Zone(zone));
+            }
+        } else {
+            zones.leave(name);
+        }
+        Ok(())
+    }
+
+    /// Taints nodes of the zone whose turn has come; says when that of the next one is.
+    async fn drive_out(&self, zone: &str) -> Result<Option<Duration>, ReconcileError> {
+        loop {
+            let name = match self.zones.lock().next(zone, Instant::now()) {
+                Next::Nothing => return Ok(None),
+                Next::In(left) => return Ok(Some(left)),
+                Next::Taint(name) => name,
+            };
+            let Some(node) = self.nodes.get("", &name) else { continue };
+            if let Err(error) = self.write(&name, &node, Permit::Granted).await {
+                self.zones.lock().wait(&name);
+                return Err(error);
+            }
+            if decision::status(&node, "Ready") != Some("True") {
+                EVICTIONS.increase(&[zone]);
+            }
+        }
+    }
+
+    /// Acts on what the change of a node in `zone` means for all.
+    fn turned(&self, turn: Turn, zone: Option<&str>) {
+        if let Some(zone) = zone {
+            self.tell_of_zone(zone);
+            if self.zones.lock().is_awaited(zone) {
+                self.queue.add(Work::Zone(zone.to_owned()));
+            }
+        }
+        match turn {
+            Turn::None => {}
+            Turn::Halted => {
+                tracing::warn!("no node is ready: pods stay where they are");
+                for node in self.nodes.list() {
+                    self.queue.add(Work::Node(node.name_any()));
+                }
+            }
+            Turn::Resumed => {
+                tracing::info!("some nodes are ready again: pods of those that are not are driven out");
+                // While nobody was heard, nobody could be told from the dead.
+                let now = Instant::now();
+                for sign in self.signs.lock().values_mut() {
+                    sign.seen = now;
+                }
+                for zone in self.zones.lock().names() {
+                    self.queue.add(Work::Zone(zone));
+                }
+            }
+        }
+    }
+
+    fn tell_of_zone(&self, zone: &str) {
+        let (size, unready) = self.zones.lock().census(zone);
+        ZONE_SIZE.set(&[zone], size as f64);
+        ZONE_UNREADY.set(&[zone], unready as f64);
+        let health = if size == 0 { 100.0 } else { 100.0 * (size - unready) as f64 / size as f64 };
+        ZONE_HEALTH.set(&[zone], health);
+        EVICTIONS.add(&[zone], 0);
+    }
+
+    /// Notes a sign of life of a node that is known.
+    fn listen(&self, name: &str) {
+        if !self.signs.lock().contains_key(name) {
+            return;
+        }
+        if let Some(node) = self.nodes.get("", name) {
+            self.silence(name, &node);
+        }
+    }
+
+    /// How long the node has not been heard of, and whether it is seen for the first time.
+    fn silence(&self, name: &str, node: &Node) -> (Duration, bool) {
         let lease = self.leases.get(LEASE_NAMESPACE, name);
         let lease = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
-        let heartbeat = find(node, "Ready").and_then(|ready| ready.last_heartbeat_time.as_ref().map(|time| time.0));
+        let ready = decision::find(node, "Ready");
+        // what this controller has written of a silent node is no sign of life
+        let posted = ready.filter(|ready| ready.status != "Unknown");
+        let heartbeat = posted.and_then(|ready| ready.last_heartbeat_time.as_ref().map(|time| time.0));
+        let now = Instant::now();
         let mut signs = self.signs.lock();
-        let sign =
-            signs.entry(name.to_owned()).or_insert_with(|| SignOfLife { lease, heartbeat, seen: Instant::now() });
-        // This controller's own writes keep the heartbeat, so they are no sign of life.
-        if sign.lease != lease || sign.heartbeat != heartbeat {
-            *sign = SignOfLife { lease, heartbeat, seen: Instant::now() };
+        let Some(sign) = signs.get_mut(name) else {
+            // one that never said anything has been silent since it was created
+            let created = node.metadata.creation_timestamp.as_ref().filter(|_| ready.is_none() && lease.is_none());
+            let age = created.and_then(|time| Duration::try_from(Timestamp::now().duration_since(time.0)).ok());
+            let seen = age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
+            signs.insert(name.to_owned(), SignOfLife { lease, heartbeat, seen });
+            return (now.saturating_duration_since(seen), true);
+        };
+        if let Some(lease) = lease.filter(|lease| sign.lease != Some(*lease)) {
+            (sign.lease, sign.seen) = (Some(lease), now);
         }
-        sign.seen.elapsed()
+        if let Some(heartbeat) = heartbeat.filter(|heartbeat| sign.heartbeat != Some(*heartbeat)) {
+            (sign.heartbeat, sign.seen) = (Some(heartbeat), now);
+        }
+        (sign.seen.elapsed(), false)
     }
 
     /// Takes the pods of a lost node out of their services.
     async fn mark_pods_unready(&self, node: &str) -> Result<(), ReconcileError> {
-        for pod in self.pods_by_node.get(node).into_iter().filter(|pod| pods::is_ready(pod)) {
+        let ready = self.pods_by_node.get(node).into_iter().filter(|pod| pods::is_ready(pod));
+        batch::all(ready, |pod| async move {
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [{
                 "type": "Ready", "status": "False", "lastTransitionTime": Time(Timestamp::now())}]}});
             let api = self.context.api::<Pod>(&pod.namespace().unwrap_or_default());
             let result = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
             gone_is_done(result).map_err(failed("mark pod unready", pod.name_any()))?;
             self.recorder.about(pod.as_ref(), EventType::Warning, "NodeNotReady", "Node is not ready");
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 }
