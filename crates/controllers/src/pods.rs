@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
+use serde_json::{Value, json};
 
 use crate::owners;
 
@@ -88,4 +89,25 @@ pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
 /// The name of the pod's node.
 pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// Why a pod is about to be deleted by no fault of its own.
+pub(crate) struct DisruptionTarget {
+    pub(crate) reason: &'static str,
+    pub(crate) message: &'static str,
+}
+
+impl DisruptionTarget {
+    /// The condition of a pod that says so; one that said so already keeps the time.
+    pub(crate) fn condition(&self, pod: &Pod, now: Timestamp) -> Value {
+        let known = condition(pod, "DisruptionTarget").filter(|known| known.status == "True");
+        let since = known.and_then(|known| known.last_transition_time.as_ref()).map_or(now, |time| time.0);
+        json!({"type": "DisruptionTarget", "status": "True", "reason": self.reason, "message": self.message,
+            "lastTransitionTime": Time(since), "observedGeneration": pod.metadata.generation})
+    }
+
+    /// A strategic merge patch of the status of exactly this pod that says so.
+    pub(crate) fn patch(&self, pod: &Pod, now: Timestamp) -> Value {
+        json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [self.condition(pod, now)]}})
+    }
 }
