@@ -65,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 pub fn render_metrics(out: &mut String) {
     job::render_metrics(out);
     node_lifecycle::render_metrics(out);
+    pod_gc::render_metrics(out);
     taint_eviction::render_metrics(out);
 }
 
