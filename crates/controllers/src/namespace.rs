@@ -1,6 +1,6 @@
 //! Namespace: empties a namespace that is being deleted, and then lets it go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::core::DynamicObject;
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Client, ResourceExt};
-use reconcile::{Change, Informer, Queue, feed, run_controller};
+use reconcile::{Change, Informer, Metadata, Queue, feed, run_controller};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -33,13 +33,15 @@ struct Remains {
     objects: BTreeMap<String, usize>,
     /// Objects per finalizer.
     finalizers: BTreeMap<String, usize>,
-    /// Kinds that could not be emptied, and why.
+    /// What could not be deleted, and why.
     failures: Vec<String>,
+    /// Group-versions whose server does not say what it has.
+    undiscovered: BTreeSet<String>,
 }
 
 impl Remains {
     fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.failures.is_empty()
+        self.objects.is_empty() && self.failures.is_empty() && self.undiscovered.is_empty()
     }
 
     fn merge(&mut self, other: Self) {
@@ -48,6 +50,7 @@ impl Remains {
             *self.finalizers.entry(finalizer).or_default() += count;
         }
         self.failures.extend(other.failures);
+        self.undiscovered.extend(other.undiscovered);
     }
 
     /// Upstream's conditions of a terminating namespace: type, status, reason, message.
@@ -59,7 +62,9 @@ impl Remains {
             (false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization".to_owned())
         } else {
             let message = format!("Failed to delete all resource types, {} remaining: ", self.failures.len());
-            (true, "ContentDeletionFailed", message + &self.failures.join(", "))
+            let mut failures = self.failures.clone();
+            failures.sort();
+            (true, "ContentDeletionFailed", message + &failures.join(", "))
         };
         let remaining = if self.objects.is_empty() {
             (false, "ContentRemoved", "All content successfully removed".to_owned())
@@ -78,10 +83,20 @@ impl Remains {
             let message = format!("Some content in the namespace has finalizers remaining: {listed}");
             (true, "SomeFinalizersRemain", message)
         };
-        let discovered = "All resources successfully discovered".to_owned();
+        let discovery = if self.undiscovered.is_empty() {
+            (false, "ResourcesDiscovered", "All resources successfully discovered".to_owned())
+        } else {
+            let stale = |version: &String| format!("{version}: stale GroupVersion discovery: {version}");
+            let message = format!(
+                "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                self.undiscovered.len(),
+                self.undiscovered.iter().map(stale).collect::<Vec<_>>().join(", ")
+            );
+            (true, "DiscoveryFailed", message)
+        };
         let parsed = "All legacy kube types successfully parsed".to_owned();
         [
-            ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", discovered),
+            ("NamespaceDeletionDiscoveryFailure", discovery.0, discovery.1, discovery.2),
             ("NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", parsed),
             ("NamespaceDeletionContentFailure", content.0, content.1, content.2),
             ("NamespaceContentRemaining", remaining.0, remaining.1, remaining.2),
@@ -127,28 +142,38 @@ async fn reconcile(
     if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(None);
     }
-    let kinds = discovery::kinds(&context.client).await.map_err(failed("discover kinds for namespace", &name))?;
-    let (pods, others): (Vec<Kind>, Vec<Kind>) = kinds
-        .into_iter()
-        .filter(Kind::namespaced)
-        .partition(|kind| kind.resource.group.is_empty() && kind.resource.plural == "pods");
-    // Pods go first: what they use (policies, secrets, accounts) must outlive them.
-    let mut remains = empty_all(&context.client, &pods, &name).await;
-    if remains.is_empty() {
-        remains.merge(empty_all(&context.client, &others, &name).await);
-    }
+    let taken = Duration::try_from(Timestamp::now().duration_since(leaving_since)).unwrap_or_default();
+    let remains = empty_all(&context.client, &name, taken).await?;
     if remains.is_empty() {
         finalize(&context, &namespace, finalizers).await?;
         return Ok(None);
     }
     write_conditions(&context, &namespace, &remains).await?;
-    let taken = Duration::try_from(Timestamp::now().duration_since(leaving_since)).unwrap_or_default();
     Ok(Some((taken / 4).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)))
 }
 
-async fn empty_all(client: &Client, kinds: &[Kind], namespace: &str) -> Remains {
+/// Deletes what is in a namespace, whose deletion began so long ago, and says what is left.
+async fn empty_all(client: &Client, namespace: &str, taken: Duration) -> Result<Remains, ReconcileError> {
+    let discovered = discovery::discover(client).await;
+    let discovered = discovered.map_err(failed("discover kinds for namespace", namespace))?;
+    let (pods, others): (Vec<Kind>, Vec<Kind>) =
+        discovered.kinds.into_iter().filter(Kind::namespaced).partition(is_pods);
+    let mut remains = empty_kinds(client, &pods, namespace, taken).await;
+    remains.undiscovered = discovered.stale;
+    // Pods go first: what they use (policies, secrets, accounts) must outlive them.
+    if remains.objects.is_empty() {
+        remains.merge(empty_kinds(client, &others, namespace, taken).await);
+    }
+    Ok(remains)
+}
+
+fn is_pods(kind: &Kind) -> bool {
+    kind.resource.group.is_empty() && kind.resource.plural == "pods"
+}
+
+async fn empty_kinds(client: &Client, kinds: &[Kind], namespace: &str, taken: Duration) -> Remains {
     let mut remains = Remains::default();
-    let requests: Vec<_> = kinds.iter().map(|kind| empty(client, kind, namespace)).collect();
+    let requests: Vec<_> = kinds.iter().map(|kind| empty(client, kind, namespace, taken)).collect();
     let mut results = futures::stream::iter(requests).buffer_unordered(KINDS_AT_ONCE);
     while let Some(of_kind) = results.next().await {
         remains.merge(of_kind);
@@ -157,18 +182,16 @@ async fn empty_all(client: &Client, kinds: &[Kind], namespace: &str) -> Remains 
 }
 
 /// Deletes all objects of a kind and says what is left.
-async fn empty(client: &Client, kind: &Kind, namespace: &str) -> Remains {
-    match try_empty(client, kind, namespace).await {
+async fn empty(client: &Client, kind: &Kind, namespace: &str, taken: Duration) -> Remains {
+    match try_empty(client, kind, namespace, taken).await {
         Ok(remains) => remains,
         // A kind may vanish between discovery and now.
         Err(error) if is_not_found(&error) => Remains::default(),
-        Err(error) => {
-            Remains { failures: vec![format!("{}: {}", kind.group_resource(), cause(&error))], ..Remains::default() }
-        }
+        Err(error) => Remains { failures: vec![cause(&error)], ..Remains::default() },
     }
 }
 
-async fn try_empty(client: &Client, kind: &Kind, namespace: &str) -> Result<Remains, kube::Error> {
+async fn try_empty(client: &Client, kind: &Kind, namespace: &str, taken: Duration) -> Result<Remains, kube::Error> {
     let before = discovery::list_metadata(client, kind, namespace).await?;
     if before.is_empty() {
         return Ok(Remains::default());
@@ -182,15 +205,34 @@ async fn try_empty(client: &Client, kind: &Kind, namespace: &str) -> Result<Rema
             gone_is_done(api.delete(&object.name_any(), &params).await)?;
         }
     }
-    let mut remains = Remains::default();
     let after = discovery::list_metadata(client, kind, namespace).await?;
-    if !after.is_empty() {
-        remains.objects.insert(kind.group_resource(), after.len());
+    let grace = if is_pods(kind) { after.iter().filter_map(grace).max().unwrap_or_default() } else { Duration::ZERO };
+    Ok(left(kind, namespace, &after, taken < grace))
+}
+
+/// How long an object may take to end.
+fn grace(object: &Metadata) -> Option<Duration> {
+    let seconds = object.metadata.deletion_grace_period_seconds?;
+    Some(Duration::from_secs(seconds.max(0).unsigned_abs()))
+}
+
+/// What objects of a kind that were told to go are still there; `expected` says that they need some time.
+fn left(kind: &Kind, namespace: &str, objects: &[Metadata], expected: bool) -> Remains {
+    let mut remains = Remains::default();
+    if objects.is_empty() {
+        return remains;
     }
-    for finalizer in after.iter().flat_map(|object| object.finalizers()) {
+    remains.objects.insert(kind.group_resource(), objects.len());
+    for finalizer in objects.iter().flat_map(|object| object.finalizers()) {
         *remains.finalizers.entry(finalizer.clone()).or_default() += 1;
     }
-    Ok(remains)
+    if remains.finalizers.is_empty() && !expected {
+        let ApiResource { group, version, plural, .. } = &kind.resource;
+        remains.failures.push(format!(
+            "unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={plural}"
+        ));
+    }
+    remains
 }
 
 async fn finalize(context: &Context, namespace: &Namespace, finalizers: Vec<String>) -> Result<(), ReconcileError> {
@@ -208,20 +250,7 @@ async fn write_conditions(context: &Context, namespace: &Namespace, remains: &Re
     let name = namespace.name_any();
     let status = namespace.status.clone().unwrap_or_default();
     let current = status.conditions.unwrap_or_default();
-    let mut conditions = Vec::new();
-    for (type_, value, reason, message) in remains.conditions() {
-        let value = if value { "True" } else { "False" };
-        let before = current.iter().find(|condition| condition.type_ == type_);
-        let since =
-            before.filter(|before| before.status == value).and_then(|before| before.last_transition_time.clone());
-        conditions.push(NamespaceCondition {
-            type_: type_.into(),
-            status: value.into(),
-            reason: Some(reason.into()),
-            message: Some(message),
-            last_transition_time: Some(since.unwrap_or(Time(Timestamp::now()))),
-        });
-    }
+    let conditions = merged(&current, remains, Timestamp::now());
     if conditions == current && status.phase.as_deref() == Some("Terminating") {
         return Ok(());
     }
@@ -232,8 +261,35 @@ async fn write_conditions(context: &Context, namespace: &Namespace, remains: &Re
     gone_is_done(result).map_err(failed("write status of namespace", &name))
 }
 
+/// The conditions with what is left now; those of others stay, and what stays the same keeps its time.
+fn merged(current: &[NamespaceCondition], remains: &Remains, now: Timestamp) -> Vec<NamespaceCondition> {
+    let mut conditions = current.to_vec();
+    for (type_, value, reason, message) in remains.conditions() {
+        let value = if value { "True" } else { "False" };
+        let mut wanted = NamespaceCondition {
+            type_: type_.into(),
+            status: value.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: Some(Time(now)),
+        };
+        match conditions.iter_mut().find(|condition| condition.type_ == type_) {
+            Some(known) => {
+                if known.status == value && known.last_transition_time.is_some() {
+                    wanted.last_transition_time = known.last_transition_time.clone();
+                }
+                *known = wanted;
+            }
+            None => conditions.push(wanted),
+        }
+    }
+    conditions
+}
+
 #[cfg(test)]
 mod tests {
+    use kube::discovery::{ApiCapabilities, Scope};
+
     use super::*;
 
     #[test]
@@ -241,7 +297,7 @@ mod tests {
         let remains = Remains {
             objects: BTreeMap::from([("pods".into(), 2), ("widgets.example.com".into(), 1)]),
             finalizers: BTreeMap::from([("example.com/hold".into(), 1)]),
-            failures: Vec::new(),
+            ..Remains::default()
         };
         let conditions = remains.conditions();
         let message = |type_: &str| conditions.iter().find(|c| c.0 == type_).map(|c| (c.1, c.3.as_str())).unwrap();
@@ -258,5 +314,68 @@ mod tests {
             "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
         );
         assert!(Remains::default().conditions().iter().all(|condition| !condition.1));
+    }
+
+    #[test]
+    fn conditions_name_what_failed() {
+        let remains = Remains {
+            failures: vec!["z is forbidden".into(), "a is broken".into()],
+            undiscovered: BTreeSet::from(["metrics.k8s.io/v1beta1".into()]),
+            ..Remains::default()
+        };
+        assert!(!remains.is_empty());
+        let conditions = remains.conditions();
+        let [discovery, parsing, content, remaining, finalizers] = &conditions;
+        assert_eq!((discovery.1, discovery.2), (true, "DiscoveryFailed"));
+        assert_eq!(
+            discovery.3,
+            "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: \
+             metrics.k8s.io/v1beta1: stale GroupVersion discovery: metrics.k8s.io/v1beta1"
+        );
+        let expected = "Failed to delete all resource types, 2 remaining: a is broken, z is forbidden";
+        assert_eq!((content.1, content.2, content.3.as_str()), (true, "ContentDeletionFailed", expected));
+        assert!(!parsing.1 && !remaining.1 && !finalizers.1);
+    }
+
+    #[test]
+    fn what_stays_without_a_reason_is_unexpected() {
+        let capabilities =
+            ApiCapabilities { scope: Scope::Namespaced, subresources: Vec::new(), operations: Vec::new() };
+        let kind = Kind::new(ApiResource::erase::<Pod>(&()), capabilities);
+        let object = |finalizers: &[&str]| -> Metadata {
+            serde_json::from_value(json!({"metadata": {"name": "p", "finalizers": finalizers,
+                "deletionGracePeriodSeconds": 30}}))
+            .unwrap()
+        };
+        assert_eq!(grace(&object(&[])), Some(Duration::from_secs(30)));
+        for (objects, expected, failures) in [
+            (vec![], false, 0),
+            (vec![object(&[])], true, 0),
+            (vec![object(&[])], false, 1),
+            (vec![object(&["a"]), object(&[])], false, 0),
+        ] {
+            let remains = left(&kind, "ns", &objects, expected);
+            assert_eq!((remains.failures.len(), remains.objects.len()), (failures, usize::from(!objects.is_empty())));
+            for failure in remains.failures {
+                assert_eq!(failure, "unexpected items still remain in namespace: ns for gvr: /v1, Resource=pods");
+            }
+        }
+    }
+
+    #[test]
+    fn conditions_of_others_stay_and_times_change_with_the_status() {
+        let before = "2026-01-01T00:00:00Z".parse().unwrap();
+        let now = "2026-01-02T00:00:00Z".parse().unwrap();
+        let foreign =
+            NamespaceCondition { type_: "Foreign".into(), status: "True".into(), ..NamespaceCondition::default() };
+        let first = merged(&[foreign], &Remains::default(), before);
+        assert_eq!((first.len(), first[0].type_.as_str()), (6, "Foreign"));
+        let remains = Remains { objects: BTreeMap::from([("pods".into(), 1)]), ..Remains::default() };
+        let second = merged(&first, &remains, now);
+        for (old, new) in first.iter().zip(&second).skip(1) {
+            let expected = if old.status == new.status { before } else { now };
+            assert_eq!(new.last_transition_time, Some(Time(expected)), "{}", new.type_);
+        }
+        assert_eq!(merged(&second, &remains, now), second);
     }
 }
