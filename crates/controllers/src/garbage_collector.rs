@@ -2,22 +2,25 @@
 //!
 //! It watches the metadata of every kind the server has and keeps a graph of objects by uid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::{ApiResource, DynamicObject};
 use parking_lot::Mutex;
-use reconcile::{Change, Informers, Metadata, Queue, run_controller};
+use reconcile::{Change, EventType, Informers, Metadata, Queue, Recorder, run_controller};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch;
 use crate::context::{Context, ReconcileError, failed, gone_is_done, is_not_found};
 use crate::discovery::{self, Kind};
+use crate::metrics::Family;
 use graph::{FOREGROUND, Graph, Node, ORPHAN, OwnerState, Step};
 
 mod graph;
@@ -33,10 +36,24 @@ const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
 /// Kinds nobody owns things with and that change all the time, upstream's list.
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
 
+static SYNC_FAILURES: Family = Family::counter(
+    "garbagecollector_controller_resources_sync_error_total",
+    "Times the kinds to be watched could not be read.",
+    &[],
+);
+
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    SYNC_FAILURES.render(out);
+}
+
 struct Collector {
     context: Context,
+    recorder: Recorder,
     graph: Mutex<Graph>,
     kinds: Mutex<HashMap<String, Arc<Kind>>>,
+    /// Group-versions and kinds that references may name.
+    served: Mutex<HashSet<(String, String)>>,
     queue: Queue<String>,
 }
 
@@ -46,8 +63,14 @@ fn identity(resource: &ApiResource) -> String {
 }
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
-    let collector =
-        Arc::new(Collector { context, graph: Mutex::default(), kinds: Mutex::default(), queue: Queue::new() });
+    let collector = Arc::new(Collector {
+        recorder: Recorder::new(context.client.clone(), "garbage-collector-controller"),
+        context,
+        graph: Mutex::default(),
+        kinds: Mutex::default(),
+        served: Mutex::default(),
+        queue: Queue::new(),
+    });
     let mut watches = JoinSet::new();
     tokio::select! {
         () = stop.cancelled() => return,
@@ -78,16 +101,26 @@ impl Collector {
         }
     }
 
-    /// Reads the kinds again whenever a CRD changes.
+    /// Reads the kinds again whenever a definition or a server of some changes.
     async fn follow_kinds(self: &Arc<Self>, watches: &mut JoinSet<()>) {
         let definition = ApiResource::erase::<
             k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
         >(&());
+        let service =
+            ApiResource::erase::<k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService>(&());
         let mut definitions = self.context.informers.metadata(&definition).subscribe();
-        while definitions.next().await.is_some() {
+        let mut services = self.context.informers.metadata(&service).subscribe();
+        loop {
+            let changed = tokio::select! {
+                change = definitions.next() => change,
+                change = services.next() => change,
+            };
+            if changed.is_none() {
+                break;
+            }
             loop {
                 tokio::time::sleep(DISCOVERY_DELAY).await;
-                while definitions.try_next().is_some() {}
+                while definitions.try_next().is_some() || services.try_next().is_some() {}
                 match self.refresh_kinds(watches).await {
                     Ok(()) => break,
                     Err(error) => tracing::debug!(%error, "cannot discover kinds"),
@@ -99,8 +132,10 @@ impl Collector {
     }
 
     async fn refresh_kinds(self: &Arc<Self>, watches: &mut JoinSet<()>) -> Result<(), kube::Error> {
-        let served = discovery::kinds(&self.context.client).await?;
-        let served: HashMap<String, Arc<Kind>> = served
+        let discovered =
+            discovery::discover(&self.context.client).await.inspect_err(|_| SYNC_FAILURES.increase(&[]))?;
+        let mut served: HashMap<String, Arc<Kind>> = discovered
+            .kinds
             .into_iter()
             .filter(|kind| {
                 let name = (kind.resource.group.as_str(), kind.resource.plural.as_str());
@@ -108,6 +143,13 @@ impl Collector {
             })
             .map(|kind| (identity(&kind.resource), Arc::new(kind)))
             .collect();
+        // A server that does not answer now still has what it had.
+        for (name, kind) in self.kinds.lock().iter() {
+            if discovered.stale.contains(&kind.resource.api_version) {
+                served.entry(name.clone()).or_insert_with(|| Arc::clone(kind));
+            }
+        }
+        *self.served.lock() = discovered.served;
         let known = std::mem::replace(&mut *self.kinds.lock(), served.clone());
         for (_, kind) in known.iter().filter(|(name, _)| !served.contains_key(*name)) {
             self.context.informers.release_metadata(&kind.resource);
@@ -169,9 +211,9 @@ impl Collector {
             }
             Step::RemoveFinalizer(finalizer) => self.remove_finalizer(&node, finalizer).await?,
             Step::OrphanDependents => {
-                for dependent in &dependents {
-                    self.remove_owners(dependent, &[uid.to_owned()]).await?;
-                }
+                let gone = [uid.to_owned()];
+                let gone = &gone;
+                batch::all(dependents, |dependent| async move { self.remove_owners(&dependent, gone).await }).await?;
                 self.remove_finalizer(&node, ORPHAN).await?;
             }
             Step::RemoveOwners(gone) => self.remove_owners(&node, &gone).await?,
@@ -183,18 +225,15 @@ impl Collector {
 
     /// Asks the server for an owner the graph does not know.
     async fn look_up(&self, node: &Node, owner: &OwnerReference) -> Result<OwnerState, ReconcileError> {
-        let kind = self
-            .kinds
-            .lock()
-            .values()
-            .find(|kind| {
-                let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-                kind.resource.kind == owner.kind && kind.resource.group == group
-            })
-            .cloned();
+        let namespace = node.key.namespace.as_str();
+        if self.graph.lock().is_out_of_reach(node, owner) {
+            self.tell_of_reference(node, owner);
+        }
+        let version = (owner.api_version.clone(), owner.kind.clone());
+        let is_served = self.served.lock().contains(&version);
+        let kind = self.kind_of(owner).filter(|_| is_served);
         // Of a kind nobody serves nothing is known, least of all that the owner is gone.
         let Some(kind) = kind else { return Ok(OwnerState::Solid) };
-        let namespace = node.key.namespace.as_str();
         if kind.namespaced() && namespace.is_empty() {
             tracing::debug!(object = %node.key, owner = owner.name, "cluster-scoped object names a namespaced owner");
             return Ok(OwnerState::Solid);
@@ -211,10 +250,37 @@ impl Collector {
             }
             Some(_) => Ok(OwnerState::Solid),
             None => {
-                self.graph.lock().note_absent(&owner.uid);
+                self.graph.lock().note_absent(owner, scope);
                 Ok(OwnerState::Absent)
             }
         }
+    }
+
+    /// The kind a reference names, in whatever version it is watched.
+    fn kind_of(&self, owner: &OwnerReference) -> Option<Arc<Kind>> {
+        let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let kinds = self.kinds.lock();
+        kinds.values().find(|kind| kind.resource.kind == owner.kind && kind.resource.group == group).cloned()
+    }
+
+    /// Says on the object that it names an owner which its namespace does not have.
+    fn tell_of_reference(&self, node: &Node, owner: &OwnerReference) {
+        let namespace = &node.key.namespace;
+        let OwnerReference { api_version, kind, name, uid, .. } = owner;
+        let message = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace \
+             {namespace:?}"
+        );
+        let resource = &node.kind.resource;
+        let about = ObjectReference {
+            api_version: Some(resource.api_version.clone()),
+            kind: Some(resource.kind.clone()),
+            name: Some(node.key.name.clone()),
+            namespace: (!namespace.is_empty()).then(|| namespace.clone()),
+            uid: Some(node.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.recorder.event(&about, EventType::Warning, "OwnerRefInvalidNamespace", "", message);
     }
 
     fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {

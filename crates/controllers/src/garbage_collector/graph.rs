@@ -115,12 +115,35 @@ pub(super) fn decide(node: &Node, owners: &[OwnerState], dependents: &[Arc<Node>
     })
 }
 
+/// An object as a reference names it. A uid alone says nothing: a reference may give it another kind, name or namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Coordinates {
+    namespace: String,
+    api_version: String,
+    kind: String,
+    name: String,
+    uid: String,
+}
+
+impl Coordinates {
+    /// Of an owner, in the namespace where it is looked for.
+    fn of(owner: &OwnerReference, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            api_version: owner.api_version.clone(),
+            kind: owner.kind.clone(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+        }
+    }
+}
+
 /// All objects by uid.
 #[derive(Default)]
 pub(super) struct Graph {
     nodes: HashMap<String, Arc<Node>>,
     dependents: HashMap<String, HashSet<String>>,
-    absent: HashSet<String>,
+    absent: HashSet<Coordinates>,
 }
 
 impl Graph {
@@ -132,25 +155,32 @@ impl Graph {
         self.dependents.get(uid).into_iter().flatten().filter_map(|dependent| self.get(dependent)).collect()
     }
 
-    /// What the graph knows about an owner of `node`; `None` means that the server must be asked.
+    /// What the graph knows about an owner of `node`; `None` means that the server must be asked, because the owner is not
+    /// known, or not under what the reference calls it.
     pub(super) fn owner_state(&self, node: &Node, owner: &OwnerReference) -> Option<OwnerState> {
-        if self.absent.contains(&owner.uid) {
-            return Some(OwnerState::Absent);
+        let found = self.nodes.get(&owner.uid);
+        if let Some(found) = found.filter(|found| !is_elsewhere(node, found) && is_called(found, owner)) {
+            return Some(if found.waits() { OwnerState::Waiting } else { OwnerState::Solid });
         }
-        let found = self.nodes.get(&owner.uid)?;
-        // A uid in another namespace is not a valid owner: the reference must be resolved as it is written.
-        if !found.key.namespace.is_empty() && found.key.namespace != node.key.namespace {
-            return None;
-        }
-        Some(if found.waits() { OwnerState::Waiting } else { OwnerState::Solid })
+        let known = |namespace: &str| self.absent.contains(&Coordinates::of(owner, namespace));
+        (known(&node.key.namespace) || known("")).then_some(OwnerState::Absent)
     }
 
-    /// Remembers that an owner is gone; uids are never used again.
-    pub(super) fn note_absent(&mut self, uid: &str) {
+    /// Whether the owner with that uid is there, in a namespace where `node` may not look for owners.
+    pub(super) fn is_out_of_reach(&self, node: &Node, owner: &OwnerReference) -> bool {
+        self.nodes.get(&owner.uid).is_some_and(|found| is_elsewhere(node, found))
+    }
+
+    /// Remembers that an owner is not in `namespace`; uids are never used again.
+    pub(super) fn note_absent(&mut self, owner: &OwnerReference, namespace: &str) {
+        self.forget_under(Coordinates::of(owner, namespace));
+    }
+
+    fn forget_under(&mut self, coordinates: Coordinates) {
         if self.absent.len() >= ABSENT_MAX {
             self.absent.clear();
         }
-        self.absent.insert(uid.to_owned());
+        self.absent.insert(coordinates);
     }
 
     /// Takes an object in; returns the uids that must be looked at because of it.
@@ -193,7 +223,14 @@ impl Graph {
         }
         let mut affected: Vec<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
         if gone && !affected.is_empty() {
-            self.note_absent(uid);
+            let resource = &node.kind.resource;
+            self.forget_under(Coordinates {
+                namespace: node.key.namespace.clone(),
+                api_version: resource.api_version.clone(),
+                kind: resource.kind.clone(),
+                name: node.key.name.clone(),
+                uid: uid.to_owned(),
+            });
         }
         let waiting = |owner: &&OwnerReference| self.nodes.get(&owner.uid).is_some_and(|owner| owner.waits());
         affected.extend(node.owners.iter().filter(waiting).map(|owner| owner.uid.clone()));
@@ -215,4 +252,17 @@ impl Graph {
             }
         }
     }
+}
+
+/// Whether `owner` is in a namespace that is not the one of `node`; what has no namespace may own everything.
+fn is_elsewhere(node: &Node, owner: &Node) -> bool {
+    !owner.key.namespace.is_empty() && owner.key.namespace != node.key.namespace
+}
+
+/// Whether the reference calls the object what it is.
+fn is_called(object: &Node, reference: &OwnerReference) -> bool {
+    let resource = &object.kind.resource;
+    object.key.name == reference.name
+        && resource.kind == reference.kind
+        && resource.api_version == reference.api_version
 }

@@ -94,11 +94,49 @@ fn foreground_deletion_starts_with_dependents_and_ends_with_the_owner() {
 }
 
 #[test]
-fn an_owner_in_another_namespace_is_not_taken_for_granted() {
+fn an_owner_counts_only_under_what_it_is_called_and_where_it_may_be_looked_for() {
     let mut graph = Graph::default();
     graph.apply(node("owner", &[], json!({})));
-    let elsewhere = node("child", &["owner"], json!({"namespace": "other"}));
-    assert_eq!(graph.owner_state(&elsewhere, &elsewhere.owners[0]), None);
+    let reference = |change: &str, value: &str| {
+        let mut owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "owner"});
+        if !change.is_empty() {
+            owner[change] = value.into();
+        }
+        owner
+    };
+    for (namespace, owner, known) in [
+        ("default", reference("", ""), true),
+        ("default", reference("name", "another"), false),
+        ("default", reference("kind", "Secret"), false),
+        ("default", reference("apiVersion", "v2"), false),
+        ("other", reference("", ""), false),
+        ("", reference("", ""), false),
+    ] {
+        let child = node("child", &[], json!({"namespace": namespace, "ownerReferences": [owner]}));
+        let expected = known.then_some(OwnerState::Solid);
+        assert_eq!(graph.owner_state(&child, &child.owners[0]), expected, "{child:?}");
+        assert_eq!(graph.is_out_of_reach(&child, &child.owners[0]), namespace != "default");
+        assert_eq!(graph.apply(child).is_empty(), known, "what is not known is asked for");
+        graph.remove("child", true);
+    }
+}
+
+#[test]
+fn an_owner_missing_in_one_place_is_not_missing_in_another() {
+    let mut graph = Graph::default();
+    let wrong = node("wrong", &["owner"], json!({"namespace": "other"}));
+    let right = node("right", &["owner"], json!({}));
+    graph.note_absent(&wrong.owners[0], "other");
+    assert_eq!(graph.owner_state(&wrong, &wrong.owners[0]), Some(OwnerState::Absent));
+    assert_eq!(graph.owner_state(&right, &right.owners[0]), None);
+    graph.apply(node("owner", &[], json!({})));
+    assert_eq!(graph.owner_state(&right, &right.owners[0]), Some(OwnerState::Solid));
+    assert_eq!(graph.owner_state(&wrong, &wrong.owners[0]), Some(OwnerState::Absent));
+    // of a kind without namespaces it is missing everywhere
+    let (here, there) =
+        (node("here", &["global"], json!({})), node("there", &["global"], json!({"namespace": "other"})));
+    graph.note_absent(&here.owners[0], "");
+    assert_eq!(graph.owner_state(&there, &there.owners[0]), Some(OwnerState::Absent));
 }
 
 #[test]

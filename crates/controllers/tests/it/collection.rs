@@ -1,5 +1,9 @@
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -143,5 +147,49 @@ async fn a_claim_stays_while_a_pod_uses_it_and_its_volume_while_it_is_bound() {
     cluster.until::<PersistentVolumeClaim>("claim gone", |all| all.is_empty()).await;
     assert!(cluster.keys::<Pod>().is_empty(), "the pod goes before its claim");
     cluster.until::<PersistentVolume>("volume gone", |all| all.is_empty()).await;
+    cluster.stop().await;
+}
+
+/// Waits until the server does not have it any more, which an informer that lags could not tell from not yet.
+async fn gone(api: &Api<ConfigMap>, name: &str) {
+    while api.get_opt(name).await.unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn owned_by(name: &str, owner: serde_json::Value) -> serde_json::Value {
+    json!({"metadata": {"name": name, "ownerReferences": [owner]}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_of_another_namespace_owns_nothing_and_its_own_children_stay() {
+    let cluster = Cluster::start(0).await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    namespaces.create(&PostParams::default(), &object(json!({"metadata": {"name": "other"}}))).await.unwrap();
+    let owner = cluster.create::<ConfigMap>(json!({"metadata": {"name": "owner"}})).await;
+    let reference = |kind: &str| json!({"apiVersion": "v1", "kind": kind, "name": "owner", "uid": owner.uid()});
+    let elsewhere: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "other");
+    let unknown = json!({"apiVersion": "example.com/v1", "kind": "Unheard", "name": "owner", "uid": "u"});
+    cluster.create::<ConfigMap>(owned_by("of-unknown-kind", unknown)).await;
+    for turn in ["first", "second"] {
+        // what was found out about the one must not be held against the other
+        elsewhere.create(&PostParams::default(), &object(owned_by("stray", reference("ConfigMap")))).await.unwrap();
+        gone(&elsewhere, "stray").await;
+        cluster.create::<ConfigMap>(owned_by(turn, reference("ConfigMap"))).await;
+    }
+    cluster.create::<ConfigMap>(owned_by("misnamed", reference("Secret"))).await;
+    gone(&cluster.api(), "misnamed").await;
+    let told = |event: &Event| {
+        event.reason.as_deref() == Some("OwnerRefInvalidNamespace")
+            && event
+                .message
+                .as_deref()
+                .is_some_and(|message| message.ends_with("does not exist in namespace \"other\""))
+    };
+    cluster.until::<Event>("it is told why", |all| all.iter().any(|event| told(event))).await;
+    let left: Vec<String> = cluster.keys::<ConfigMap>().into_iter().map(|key| key.name).collect();
+    for name in ["owner", "first", "second", "of-unknown-kind"] {
+        assert!(left.iter().any(|known| known == name), "{name} stays: {left:?}");
+    }
     cluster.stop().await;
 }
