@@ -18,6 +18,7 @@ use crate::context::{
     Context, ReconcileError, cause, failed, gone_is_done, is_already_exists, is_namespace_terminating, is_not_found,
     run_with_feeds, synced,
 };
+use crate::metrics::Histogram;
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
 
@@ -28,6 +29,18 @@ mod timing;
 
 /// CronJobs reconciled at once, upstream's default.
 const WORKERS: usize = 5;
+
+static CREATION_SKEW: Histogram = Histogram::new(
+    "cronjob_controller_job_creation_skew_duration_seconds",
+    "How long after its time in the schedule a Job was made.",
+    &[],
+    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0],
+);
+
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    CREATION_SKEW.render(out);
+}
 
 struct Controller {
     context: Context,
@@ -171,6 +184,8 @@ impl Controller {
         match api.create(&PostParams::default(), &wanted).await {
             Ok(job) => {
                 self.pending.wrote(key, &job.metadata);
+                let late = self.context.config.clock.now().duration_since(run);
+                CREATION_SKEW.observe_time(&[], Duration::try_from(late).unwrap_or_default());
                 let message = format!("Created job {}", job.name_any());
                 self.recorder.about(cron, EventType::Normal, "SuccessfulCreate", message);
                 Ok(Some(job))

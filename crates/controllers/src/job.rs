@@ -100,6 +100,9 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     let from_pods = async {
         let mut changes = pods.subscribe();
         while let Some(change) = changes.next().await {
+            if let Change::Applied { old, new } = &change {
+                metrics::tracked(old.as_deref(), new);
+            }
             for work in affected(&jobs, &adopting, &change) {
                 queue.add_after(work, GATHER);
             }
@@ -205,6 +208,10 @@ impl Controller {
             _ => false,
         };
         queue.add_after(key, if same_spec { GATHER } else { Duration::ZERO });
+        let by = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
+        if let (Change::Applied { old: None, .. }, Some(by)) = (change, by.filter(|by| *by != JOB_CONTROLLER)) {
+            metrics::external(by);
+        }
         let over = matches!(change, Change::Deleted(_)) || terminal(job).is_some();
         if over && !is_managed_elsewhere(job) {
             let left = self.pods_by_owner.get(job.metadata.uid.as_deref().unwrap_or_default());
@@ -238,16 +245,26 @@ impl Controller {
             self.recorder.about(job.as_ref(), EventType::Warning, "UnknownCompletionMode", message);
             return Ok(None);
         }
+        let began = tokio::time::Instant::now();
         let pods = self.claim(&job).await?;
         let view = View::of(&job, spec, &pods, self.backoff_of(key, &job).as_ref(), self.context.config.clock.now());
         let (end, operation, mut wake) = decide(&view);
         let goes_on = end.is_none() && job.metadata.deletion_timestamp.is_none();
+        let creates = matches!(operation, Operation::Create(_));
+        let mut action = metrics::action(&operation, false);
         let (acted, outcome) = self.carry_out(key, &job, spec, operation).await;
+        if creates {
+            metrics::created(spec, &view.status, acted, outcome.is_ok());
+        }
         if end.is_none() {
             wake = [wake, verdict::time_left(&view).filter(|left| !left.is_zero())].into_iter().flatten().min();
         }
         let tracking = tracking::settle(&view, end, goes_on, acted);
-        self.track(key, &view, tracking).await?;
+        if acted.is_nothing() {
+            action = metrics::action(&Operation::Keep, !tracking.remove.is_empty());
+        }
+        let outcome = self.track(key, &view, tracking).await.and(outcome);
+        metrics::synced(spec, action, outcome.is_ok(), began.elapsed());
         outcome.map(|()| wake)
     }
 
@@ -323,6 +340,7 @@ impl Controller {
             let removed = &removed;
             async move {
                 self.remove_finalizer(key, &pod).await?;
+                metrics::judged(view.spec, &pod);
                 removed.lock().push(pod::uid(&pod).to_owned());
                 Ok(())
             }

@@ -63,11 +63,14 @@ use tokio_util::sync::CancellationToken;
 
 /// Appends what the controllers of this process tell monitoring, in Prometheus' text format.
 pub fn render_metrics(out: &mut String) {
+    cronjob::render_metrics(out);
     garbage_collector::render_metrics(out);
     job::render_metrics(out);
     node_lifecycle::render_metrics(out);
     pod_gc::render_metrics(out);
+    replicaset::render_metrics(out);
     taint_eviction::render_metrics(out);
+    ttl_after_finished::render_metrics(out);
 }
 
 type Start = fn(Context, CancellationToken) -> BoxFuture<'static, ()>;

@@ -12,6 +12,7 @@ use reconcile::{Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
+use crate::metrics::Histogram;
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pod_control::PodControl;
@@ -52,7 +53,23 @@ pub(crate) fn decide(wanted: i32, active: &[Arc<Pod>], related: impl FnOnce() ->
     if surplus == 0 {
         return Scale::Keep;
     }
-    Scale::Delete(rank::to_delete(active, &related(), surplus, now))
+    let chosen = rank::to_delete(active, &related(), surplus, now);
+    for ratio in rank::age_ratios(active, &chosen, now) {
+        DELETION_AGE_RATIO.observe(&[], ratio);
+    }
+    Scale::Delete(chosen)
+}
+
+static DELETION_AGE_RATIO: Histogram = Histogram::new(
+    "replicaset_controller_sorting_deletion_age_ratio",
+    "Age of a ready pod that is deleted, in ages of the youngest ready one.",
+    &[],
+    &[0.25, 0.5, 1.0, 2.0, 4.0, 8.0],
+);
+
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    DELETION_AGE_RATIO.render(out);
 }
 
 struct Controller<S: Set> {

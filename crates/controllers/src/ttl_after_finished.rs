@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, Preconditions};
 use reconcile::{Informer, Key, Queue, feed, run_controller};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
 use crate::job;
+use crate::metrics::Histogram;
 
 /// Jobs looked at at once, upstream's default.
 const WORKERS: usize = 5;
@@ -26,6 +27,25 @@ fn left(job: &Job, now: Timestamp) -> Option<Duration> {
     // a finish in the future (another machine's clock) keeps the Job no longer than its time
     let elapsed = Duration::try_from(now.duration_since(finished)).unwrap_or(Duration::ZERO);
     Some(ttl.saturating_sub(elapsed))
+}
+
+static DELETION_DURATION: Histogram = Histogram::new(
+    "ttl_after_finished_controller_job_deletion_duration_seconds",
+    "How long after its time was over a finished Job was deleted.",
+    &[],
+    &[0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6, 819.2],
+);
+
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    DELETION_DURATION.render(out);
+}
+
+/// How long ago the Job's time was over.
+fn overdue(job: &Job, now: Timestamp) -> Option<Duration> {
+    let ttl = SignedDuration::from_secs(job.spec.as_ref()?.ttl_seconds_after_finished?.into());
+    let finished = job::terminal(job)?.last_transition_time.as_ref()?.0;
+    Duration::try_from(now.duration_since(finished) - ttl).ok()
 }
 
 struct Controller {
@@ -56,7 +76,12 @@ impl Controller {
         match left(&job, self.context.config.clock.now()) {
             None => Ok(None),
             Some(left) if !left.is_zero() => Ok(Some(left)),
-            Some(_) => self.delete(key, &job).await.map(|()| None),
+            Some(_) => {
+                self.delete(key, &job).await?;
+                let late = overdue(&job, self.context.config.clock.now());
+                DELETION_DURATION.observe_time(&[], late.unwrap_or_default());
+                Ok(None)
+            }
         }
     }
 

@@ -27,6 +27,16 @@ impl Action {
             _ => None,
         }
     }
+
+    /// As the API calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::FailJob => "FailJob",
+            Self::FailIndex => "FailIndex",
+            Self::Ignore => "Ignore",
+            Self::Count => "Count",
+        }
+    }
 }
 
 /// The judgement on a failed pod.

@@ -29,6 +29,13 @@ pub(super) struct Acted {
     pub(super) deleted_ready: usize,
 }
 
+impl Acted {
+    /// Whether no pod was made or ended.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.created == 0 && self.deleted == 0
+    }
+}
+
 /// An event about the Job.
 pub(super) type Told = (EventType, String, String);
 

@@ -18,6 +18,19 @@ pub(crate) fn to_delete(active: &[Arc<Pod>], related: &[usize], count: usize, no
     order
 }
 
+/// How old the chosen pods are that are ready, in ages of the youngest ready pod. Beyond two the order is no longer that of
+/// their ages.
+pub(crate) fn age_ratios(active: &[Arc<Pod>], chosen: &[usize], now: Timestamp) -> Vec<f64> {
+    let age = |pod: &Arc<Pod>| {
+        let created = pod.metadata.creation_timestamp.as_ref().filter(|_| pods::is_ready(pod))?;
+        Some(now.duration_since(created.0).as_secs_f64())
+    };
+    let Some(youngest) = active.iter().filter_map(age).reduce(f64::min).filter(|age| *age > 0.0) else {
+        return Vec::new();
+    };
+    chosen.iter().filter_map(|at| age(active.get(*at)?)).map(|age| age / youngest).collect()
+}
+
 /// Smaller is deleted first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {

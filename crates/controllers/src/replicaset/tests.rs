@@ -61,6 +61,20 @@ fn what_would_be_missed_least_is_deleted_first() {
 }
 
 #[test]
+fn ages_of_chosen_pods_are_told_in_those_of_the_youngest() {
+    let born = |uid: &str, at: &str, ready: &str| {
+        pod(uid, json!({"/metadata/creationTimestamp": at, "/status/conditions/0/status": ready}))
+    };
+    let active = [
+        born("old", "2026-01-01T11:58:00Z", "True"),
+        born("young", "2026-01-01T11:59:30Z", "True"),
+        born("unready", "2026-01-01T11:59:59Z", "False"),
+    ];
+    assert_eq!(rank::age_ratios(&active, &[0, 2], now()), [4.0]);
+    assert_eq!(rank::age_ratios(&active[2..], &[0], now()), [0.0; 0]);
+}
+
+#[test]
 fn status_counts_active_pods_and_names_when_it_changes_by_itself() {
     let owned = [
         pod("old", json!({})),
