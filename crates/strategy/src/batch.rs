@@ -10,7 +10,9 @@ use super::{
 use crate::field_error::{FieldErrors, Path};
 
 mod cron;
+mod indexes;
 mod policy;
+mod status;
 
 pub(super) use cron::CronJob;
 
@@ -89,8 +91,6 @@ impl Strategy for Job {
     fn check_change(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
         let status = old.get("status").unwrap_or(&Value::Null);
         let (new, old) = (new.get("spec").unwrap_or(&Value::Null), old.get("spec").unwrap_or(&Value::Null));
-        // A suspended Job that has not started may still be placed differently.
-        let movable = flag(old, "suspend") && some(status, "startTime").is_none();
         let mut fixed = vec![
             "selector",
             "completionMode",
@@ -107,7 +107,9 @@ impl Strategy for Job {
             let rule = "can only be modified in tandem with spec.parallelism";
             errors.invalid(&SPEC.child("completions"), value, rule);
         }
-        if !movable {
+        // A suspended Job that has not started may still be placed differently.
+        let movable = flag(old, "suspend") && some(status, "startTime").is_none();
+        if !(movable && without_placement(new) == without_placement(old)) {
             fixed.push("template");
         }
         for key in fixed {
@@ -118,6 +120,10 @@ impl Strategy for Job {
         }
     }
 
+    fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
+        status::validate(new, old, errors);
+    }
+
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         let succeeded = tree::at(object, &["status", "succeeded"]).and_then(Value::as_i64).unwrap_or(0);
         vec![("status.successful", succeeded.to_string())]
@@ -126,6 +132,31 @@ impl Strategy for Job {
     fn default_propagation(&self) -> Propagation {
         Propagation::Orphan
     }
+}
+
+/// The template without what says where its pods run, and what they ask for there.
+fn without_placement(spec: &Value) -> Value {
+    let mut template = spec.get("template").cloned().unwrap_or_default();
+    if let Some(metadata) = template.get_mut("metadata") {
+        tree::remove(metadata, "labels");
+        tree::remove(metadata, "annotations");
+    }
+    let Some(pod) = template.get_mut("spec") else { return template };
+    for key in ["nodeSelector", "tolerations", "schedulingGates"] {
+        tree::remove(pod, key);
+    }
+    for key in ["containers", "initContainers"] {
+        for container in tree::list_mut(pod, key) {
+            tree::remove(container, "resources");
+        }
+    }
+    if let Some(affinity) = pod.get_mut("affinity") {
+        tree::remove(affinity, "nodeAffinity");
+        if tree::is_empty(affinity) {
+            tree::remove(pod, "affinity");
+        }
+    }
+    template
 }
 
 fn default_template(spec: &mut Value) {

@@ -28,6 +28,11 @@ impl FieldErrors {
         self.0.push(FieldError::invalid(path.to_string(), value, detail));
     }
 
+    /// The value breaks the rule `detail` as a whole, and is not shown.
+    pub fn invalid_whole(&mut self, path: &Path<'_>, detail: impl Into<String>) {
+        self.0.push(FieldError::invalid_whole(path.to_string(), detail));
+    }
+
     /// The value is none of `supported`.
     pub fn not_supported(&mut self, path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) {
         self.0.push(FieldError::not_supported(path.to_string(), value, supported));

@@ -72,3 +72,13 @@ pub(crate) fn updated(resource: &Resource, mut new: Value, old: &Value) -> Strin
     })
     .to_string()
 }
+
+/// What is wrong with a change of the status.
+pub(crate) fn status_updated(resource: &Resource, mut new: Value, old: &Value) -> String {
+    with(resource, |strategy, cx| {
+        let cx = WriteContext { now: cx.now, resource, subresource: Some("status"), user: cx.user, dry_run: false };
+        strategy.prepare_update(&cx, &mut new, old);
+        strategy.validate_update(&cx, &new, old)
+    })
+    .to_string()
+}

@@ -17,6 +17,22 @@ mod tests;
 
 const SPEC: Path<'static> = Path::new("spec");
 /// What the name of a controller of pods becomes.
+/// What is counted in the status of workloads.
+const COUNTS: [&str; 13] = [
+    "replicas",
+    "readyReplicas",
+    "availableReplicas",
+    "updatedReplicas",
+    "fullyLabeledReplicas",
+    "terminatingReplicas",
+    "currentNumberScheduled",
+    "desiredNumberScheduled",
+    "numberMisscheduled",
+    "numberReady",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+];
 pub(super) const NAMES_OF_PODS: &str = "Pod names and hostnames";
 
 /// Which of the workload kinds.
@@ -148,7 +164,7 @@ impl Strategy for Workload {
 
     fn check_status(&self, _cx: &WriteContext<'_>, new: &Value, old: &Value, errors: &mut FieldErrors) {
         let status = new.get("status").unwrap_or(&Value::Null);
-        for key in ["replicas", "readyReplicas", "availableReplicas", "updatedReplicas", "fullyLabeledReplicas"] {
+        for key in COUNTS {
             validate_number(status, key, &Path::new("status"), errors);
         }
         let replicas = int(status, "replicas").unwrap_or(0);

@@ -51,6 +51,7 @@ fn hides_rules(kind: FieldErrorKind) -> bool {
         | FieldErrorKind::TooMany
         | FieldErrorKind::TypeInvalid => true,
         FieldErrorKind::Invalid
+        | FieldErrorKind::InvalidWhole
         | FieldErrorKind::Duplicate
         | FieldErrorKind::Forbidden
         | FieldErrorKind::NotFound

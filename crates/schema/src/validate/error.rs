@@ -11,6 +11,8 @@ pub enum FieldErrorKind {
     Required,
     /// The value breaks a rule.
     Invalid,
+    /// The value breaks a rule, and is too much to be shown.
+    InvalidWhole,
     /// The value is none of an enumeration.
     NotSupported,
     /// The value occurs twice where it may once.
@@ -34,7 +36,7 @@ impl FieldErrorKind {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Invalid | Self::InvalidWhole => "FieldValueInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",
@@ -49,7 +51,7 @@ impl FieldErrorKind {
     fn words(self) -> &'static str {
         match self {
             Self::Required => "Required value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid | Self::InvalidWhole | Self::TypeInvalid => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Duplicate => "Duplicate value",
             Self::Forbidden => "Forbidden",
@@ -61,7 +63,7 @@ impl FieldErrorKind {
     }
 
     fn shows_value(self) -> bool {
-        !matches!(self, Self::Required | Self::Forbidden | Self::TooLong | Self::Internal)
+        !matches!(self, Self::Required | Self::InvalidWhole | Self::Forbidden | Self::TooLong | Self::Internal)
     }
 }
 
@@ -114,6 +116,11 @@ impl FieldError {
     /// The value breaks a rule.
     pub fn invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorKind::Invalid, path, value.into(), detail)
+    }
+
+    /// The value breaks a rule as a whole: none of its parts is to blame.
+    pub fn invalid_whole(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::InvalidWhole, path, Value::Null, detail)
     }
 
     /// The value has another JSON type.

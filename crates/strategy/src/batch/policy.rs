@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::indexes;
 use crate::{
     field_error::{FieldErrors, Path},
     names,
@@ -199,17 +200,17 @@ pub(super) fn validate_success(spec: &Value, path: &Path<'_>, errors: &mut Field
     let completions = int(spec, "completions").unwrap_or(0);
     for (index, rule) in rules.iter().enumerate() {
         let path = path.index(index);
-        let (indexes, count) = (some(rule, "succeededIndexes"), int(rule, "succeededCount"));
-        if indexes.is_none() && count.is_none() {
+        let (given, count) = (some(rule, "succeededIndexes"), int(rule, "succeededCount"));
+        if given.is_none() && count.is_none() {
             errors.required(&path, "at least one of succeededCount or succeededIndexes must be specified");
         }
         let mut listed = None;
-        if let Some(indexes) = indexes.and_then(Value::as_str) {
-            match count_indexes(indexes, completions) {
-                Ok(count) => listed = Some(count),
+        if let Some(text) = given.and_then(Value::as_str) {
+            match indexes::parse(text, completions) {
+                Ok(runs) => listed = Some(indexes::total(&runs)),
                 Err(reason) => {
                     let rule = format!("error parsing succeededIndexes: {reason}");
-                    errors.invalid(&path.child("succeededIndexes"), indexes, rule);
+                    errors.invalid(&path.child("succeededIndexes"), text, rule);
                 }
             }
         }
@@ -227,29 +228,4 @@ pub(super) fn validate_success(spec: &Value, path: &Path<'_>, errors: &mut Field
             errors.invalid(&path, count, rule);
         }
     }
-}
-
-/// How many indexes a list such as `0,2-4` names; they grow and are all below `completions`.
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
-    let number = |digits: &str| -> Result<i64, String> {
-        let index: i64 =
-            digits.parse().map_err(|_| format!("cannot convert string to integer for index: {digits:?}"))?;
-        if index >= completions {
-            return Err(format!("too large index: {digits:?}"));
-        }
-        Ok(index)
-    };
-    let (mut count, mut last) = (0, -1);
-    for part in text.split(',') {
-        let (first, end) = match part.split_once('-') {
-            Some((first, end)) => (number(first)?, number(end)?),
-            None => (number(part)?, number(part)?),
-        };
-        if first <= last || end < first {
-            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
-        }
-        count += end - first + 1;
-        last = end;
-    }
-    Ok(count)
 }
