@@ -12,7 +12,7 @@ use crate::evaluation::Evaluation;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
 use crate::schedule::{mix, takes};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Placed, Snapshot};
 use crate::unschedulable::Histogram;
 use kinds::matching::Selector;
 
@@ -46,6 +46,12 @@ pub struct Victim {
     pub key: Key,
     /// Unique id.
     pub uid: Arc<str>,
+}
+
+impl Victim {
+    fn of(pod: &Placed, namespace: &str) -> Self {
+        Self { key: Key::new(namespace, &*pod.name), uid: Arc::clone(&pod.uid) }
+    }
 }
 
 /// How room is made for a pod.
@@ -209,7 +215,7 @@ fn by_budget(snapshot: &Snapshot, pods: &[u32]) -> (Vec<u32>, Vec<u32>) {
                 && !shape.labels.is_empty()
                 && !budget.selector.is_trivial()
                 && budget.selector.selects(&shape.labels)
-                && !budget.disrupted.contains(&placed.key.name);
+                && !budget.disrupted.contains(&*placed.name);
             if meant {
                 *allowed -= 1;
                 violated |= *allowed < 0;
@@ -236,7 +242,7 @@ fn plan(snapshot: &Snapshot, pod: &PodInfo, candidate: &Candidate) -> Preemption
     let displaced = snapshot.nominated(candidate.slot).filter(lower);
     Preemption {
         node: snapshot.nodes()[candidate.slot as usize].name.clone(),
-        victims: victims.map(|(p, _)| Victim { key: p.key.clone(), uid: Arc::clone(&p.uid) }).collect(),
+        victims: victims.map(|(p, shape)| Victim::of(p, &shape.namespace)).collect(),
         displaced: displaced.map(|p| Victim { key: p.key.clone(), uid: Arc::clone(&p.uid) }).collect(),
     }
 }

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::counters::Bond;
+use super::counters::{Bond, Counted, Counter, CounterId, CounterKey, Eligibility};
 use super::*;
 use crate::shape::{PodSelection, PodTerm};
 use crate::testing::{labelled, pod, pod_with};
