@@ -30,12 +30,13 @@ impl Strategy for Pod {
     }
 
     fn prepare_new(&self, _cx: &WriteContext<'_>, object: &mut Value) {
+        pod_spec::merge_label_keys(object);
         let class = qos_class(object.get("spec").unwrap_or(&Value::Null));
         if let Some(map) = object.as_object_mut() {
             let mut status = json!({"phase": "Pending", "qosClass": class});
             if map.get("spec").is_some_and(|spec| !list(spec, "schedulingGates").is_empty()) {
                 status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
-                    "message": "Scheduling is blocked due to non-empty scheduling gates",
+                    "message": "Scheduling is blocked due to non-empty scheduling gates", "observedGeneration": 1,
                     "lastProbeTime": null, "lastTransitionTime": null}]);
             }
             map.insert("status".to_owned(), status);

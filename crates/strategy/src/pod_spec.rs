@@ -4,6 +4,7 @@ mod containers;
 mod defaults;
 mod env;
 mod handlers;
+mod label_keys;
 mod platform;
 mod resources;
 mod scheduling;
@@ -15,6 +16,7 @@ mod volumes;
 mod warnings;
 
 pub(crate) use defaults::{default_pod, default_spec};
+pub(crate) use label_keys::merge as merge_label_keys;
 pub(crate) use resources::validate_list as validate_resource_list;
 pub(crate) use scheduling::{NON_NEGATIVE, validate_label_selector, validate_node_term, validate_toleration};
 pub(crate) use validation::{validate_spec, validate_template};

@@ -140,7 +140,8 @@ fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Optio
     let spec = spec?;
     let [place] = splice::find_each(pod, spec.clone(), ["nodeName"]);
     set(&spec, "nodeName", place, node.into())?;
-    set(&whole, "status", status.clone(), scheduled(value(pod, status), now))?;
+    let [generation] = values(pod, Some(metadata), ["generation"]);
+    set(&whole, "status", status.clone(), scheduled(value(pod, status), generation, now))?;
     edits.sort_by_key(|edit| edit.place.start);
     splice::edited(pod, &edits)
 }
@@ -149,15 +150,15 @@ fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Optio
 const ADDED: [&str; 2] = ["annotations", "labels"];
 
 /// The status of a pod that has found its node.
-fn scheduled(mut status: Value, now: jiff::Timestamp) -> Value {
+fn scheduled(mut status: Value, generation: Value, now: jiff::Timestamp) -> Value {
     if let Some(status) = status.as_object_mut() {
         status.remove("nominatedNodeName");
     }
-    meta::put_condition(
-        &mut status,
-        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null}),
-        &meta::time(now),
-    );
+    let mut condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null});
+    if generation.is_number() {
+        condition["observedGeneration"] = generation;
+    }
+    meta::put_condition(&mut status, condition, &meta::time(now));
     status
 }
 
@@ -174,7 +175,7 @@ mod tests {
         let binding = json!({"metadata": {"annotations": {"x": "y"}, "labels": {"zone": "z1"}}});
         let bound = bound(pod.to_string().as_bytes(), &binding, "n1", jiff::Timestamp::UNIX_EPOCH).unwrap();
         let bound: Value = serde_json::from_slice(&bound).unwrap();
-        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "observedGeneration": 1,
             "lastTransitionTime": "1970-01-01T00:00:00Z"});
         assert_eq!(
             bound,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::label_keys;
 use crate::{
     field_error::{FieldErrors, Path},
     metadata, names,
@@ -119,9 +120,19 @@ fn validate_spread(spread: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         validate_label_selector(selector, &path.child("labelSelector"), errors);
     }
     validate_label_keys(spread, "matchLabelKeys", selector, path, errors);
+    validate_repeated_keys(spread, selector, &path.child("matchLabelKeys"), errors);
 }
 
-/// Checks label keys whose values the pod's own labels give; they need a selector to join and must not repeat its keys.
+/// Refuses keys that the selector names by itself as well. What the keys mean has been written into it before.
+fn validate_repeated_keys(holder: &Value, selector: Option<&Value>, path: &Path<'_>, errors: &mut FieldErrors) {
+    let keys = list(holder, "matchLabelKeys");
+    for index in label_keys::repeated(keys, selector.unwrap_or(&Value::Null)) {
+        let key = keys[index].as_str().unwrap_or_default();
+        errors.invalid(&path.index(index), key, "exists in both matchLabelKeys and labelSelector");
+    }
+}
+
+/// Checks label keys whose values the pod's own labels give; they need a selector to join.
 fn validate_label_keys(
     holder: &Value,
     field: &str,
@@ -135,17 +146,10 @@ fn validate_label_keys(
         errors.forbidden(&path, "must not be specified when labelSelector is not set");
         return;
     }
-    let selector = selector.unwrap_or(&Value::Null);
     for (index, key) in keys.iter().enumerate() {
         let key = key.as_str().unwrap_or_default();
-        let path = path.index(index);
         if let Some(message) = names::qualified(key) {
-            errors.invalid(&path, key, message);
-        }
-        let used = map(selector, "matchLabels").contains_key(key)
-            || list(selector, "matchExpressions").iter().any(|expression| text(expression, "key") == key);
-        if used {
-            errors.invalid(&path, key, "exists in both matchLabelKeys and labelSelector");
+            errors.invalid(&path.index(index), key, message);
         }
     }
 }
@@ -295,4 +299,11 @@ fn validate_pod_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
     validate_label_keys(term, "matchLabelKeys", selector, path, errors);
     validate_label_keys(term, "mismatchLabelKeys", selector, path, errors);
+    validate_repeated_keys(term, selector, path, errors);
+    let mismatching = list(term, "mismatchLabelKeys");
+    for (index, key) in list(term, "matchLabelKeys").iter().enumerate().filter(|(_, key)| mismatching.contains(key)) {
+        let path = path.child("matchLabelKeys");
+        let why = "exists in both matchLabelKeys and mismatchLabelKeys";
+        errors.invalid(&path.index(index), key.as_str().unwrap_or_default(), why);
+    }
 }
