@@ -157,14 +157,22 @@ impl<K: Object> Cache<K> {
         Subscription { mailbox }
     }
 
-    /// Takes over an added or modified object.
+    /// Wakes the subscribers that have something new, once for everything since the last time. Who changes the cache calls it
+    /// when there is nothing more to be changed at once.
+    pub(crate) fn announce(&self) {
+        for mailbox in self.state.read().subscribers.iter().filter_map(Weak::upgrade) {
+            mailbox.announce();
+        }
+    }
+
+    /// Takes over an added or modified object; [`Cache::announce`] tells of it.
     pub(crate) fn apply(&self, object: K) {
         let revision = revision_of(&object);
         self.state.write().apply(Arc::new(object));
         self.observed(revision);
     }
 
-    /// Removes an object.
+    /// Removes an object; [`Cache::announce`] tells of it.
     pub(crate) fn delete(&self, object: K) {
         let revision = revision_of(&object);
         self.state.write().delete(&Arc::new(Key::of(&object)), Some(object));
@@ -186,6 +194,7 @@ impl<K: Object> Cache<K> {
             state.delete(&key, None);
         }
         drop(state);
+        self.announce();
         self.observed(revision.parse().unwrap_or(0));
         self.phase.send_if_modified(|phase| {
             let filling = *phase == Phase::Filling;

@@ -1,7 +1,12 @@
 //! Writes core/v1 Events about objects, merged and limited as client-go does it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -19,6 +24,8 @@ mod tests;
 
 /// Events waiting to be written; more are dropped, as client-go's broadcaster does, because events are hints.
 const QUEUE_EVENTS_MAX: usize = 1000;
+/// Events written at once: enough to share the commits of others, few enough to leave the server to more urgent requests.
+const WRITES_MAX: usize = 8;
 /// Longest message the API accepts (core/v1 Event validation).
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -82,12 +89,8 @@ impl Recorder {
     /// A recorder for `component` on the node `host`, for example `kubelet` on `node-a`.
     pub fn with_host(client: Client, component: &str, host: &str) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_EVENTS_MAX);
-        let writer = Writer {
-            client,
-            component: component.to_owned(),
-            host: host.to_owned(),
-            correlator: Correlator::default(),
-        };
+        let events = Events { client, component: component.into(), host: host.into() };
+        let writer = Writer { events, correlator: Correlator::default() };
         Self { inner: Arc::new(Inner { commands, writer: tokio::spawn(writer.run(queue)) }) }
     }
 
@@ -146,47 +149,117 @@ fn truncated(mut message: String) -> String {
     message
 }
 
+/// What becomes of one event object.
+struct Writing {
+    occurrence: Box<Occurrence>,
+    name: String,
+    message: String,
+    count: i32,
+    first: Timestamp,
+    /// Whether the object is there already.
+    exists: bool,
+}
+
 struct Writer {
-    client: Client,
-    component: String,
-    host: String,
+    events: Events,
     correlator: Correlator,
 }
 
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        while let Some(command) = queue.recv().await {
-            match command {
-                Command::Record(occurrence) => self.record(*occurrence).await,
-                Command::Flush(done) => {
-                    // The one who asked may have stopped waiting.
-                    let _ = done.send(());
-                }
+        let mut writes = Writes::default();
+        loop {
+            tokio::select! {
+                command = queue.recv(), if writes.running.len() < WRITES_MAX => match command {
+                    Some(Command::Record(occurrence)) => {
+                        if let Some(writing) = self.judge(occurrence) {
+                            writes.begin(&self.events, writing);
+                        }
+                    }
+                    Some(Command::Flush(done)) => {
+                        while writes.end(&self.events).await {}
+                        // The one who asked may have stopped waiting.
+                        let _ = done.send(());
+                    }
+                    None => return,
+                },
+                true = writes.end(&self.events), if !writes.running.is_empty() => {}
             }
         }
     }
 
-    async fn record(&mut self, occurrence: Occurrence) {
-        let namespace =
-            occurrence.about.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let result = match self.correlator.observe(&occurrence) {
-            Verdict::Drop => return,
+    fn judge(&mut self, occurrence: Box<Occurrence>) -> Option<Writing> {
+        match self.correlator.observe(&occurrence) {
+            Verdict::Drop => None,
             Verdict::New { name, message } => {
-                let event = self.render(&occurrence, &namespace, name, message, 1, occurrence.at);
-                api.create(&PostParams::default(), &event).await.map(drop)
+                let first = occurrence.at;
+                Some(Writing { occurrence, name, message, count: 1, first, exists: false })
             }
             Verdict::Again { name, message, count, first } => {
-                let patch = json!({"count": count, "lastTimestamp": Time(occurrence.at), "message": message});
-                match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                    // Events expire; the count goes on in a new object.
-                    Err(kube::Error::Api(status)) if status.is_not_found() => {
-                        let event = self.render(&occurrence, &namespace, name, message, count, first);
-                        api.create(&PostParams::default(), &event).await.map(drop)
-                    }
-                    other => other.map(drop),
-                }
+                Some(Writing { occurrence, name, message, count, first, exists: true })
             }
+        }
+    }
+}
+
+/// Writes under way; never two of one event object, whose later state follows when the earlier is written.
+#[derive(Default)]
+struct Writes {
+    running: FuturesUnordered<BoxFuture<'static, String>>,
+    next: HashMap<String, Option<Writing>>,
+}
+
+impl Writes {
+    fn begin(&mut self, events: &Events, writing: Writing) {
+        match self.next.entry(writing.name.clone()) {
+            // counts add up: what waits already is part of this
+            Entry::Occupied(mut under_way) => {
+                under_way.insert(Some(writing));
+            }
+            Entry::Vacant(free) => {
+                free.insert(None);
+                self.running.push(events.clone().write(writing).boxed());
+            }
+        }
+    }
+
+    /// Waits until one has ended, and goes on with what waits for it; false when there is none.
+    async fn end(&mut self, events: &Events) -> bool {
+        let Some(name) = self.running.next().await else { return false };
+        if let Some(Some(writing)) = self.next.remove(&name) {
+            self.begin(events, writing);
+        }
+        true
+    }
+}
+
+/// How events are written, and by whom.
+#[derive(Clone)]
+struct Events {
+    client: Client,
+    component: Arc<str>,
+    host: Arc<str>,
+}
+
+impl Events {
+    /// Writes one event object; returns its name.
+    async fn write(self, writing: Writing) -> String {
+        let occurrence = &writing.occurrence;
+        let namespace = occurrence.about.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let create = || async {
+            api.create(&PostParams::default(), &self.render(&writing, namespace)).await.map(drop)
+        };
+        let result = if writing.exists {
+            let at = Time(occurrence.at);
+            let patch = json!({"count": writing.count, "lastTimestamp": at, "message": writing.message});
+            match api.patch(&writing.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                // Events expire; the count goes on in a new object.
+                Err(kube::Error::Api(status)) if status.is_not_found() => create().await,
+                other => other.map(drop),
+            }
+        } else {
+            create().await
         };
         match result {
             Ok(()) => {}
@@ -196,27 +269,22 @@ impl Writer {
             }
             Err(error) => tracing::warn!(reason = occurrence.reason, %error, "cannot write event"),
         }
+        writing.name
     }
 
-    fn render(
-        &self,
-        occurrence: &Occurrence,
-        namespace: &str,
-        name: String,
-        message: String,
-        count: i32,
-        first: Timestamp,
-    ) -> Event {
+    fn render(&self, writing: &Writing, namespace: &str) -> Event {
+        let occurrence = &writing.occurrence;
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let name = Some(writing.name.clone());
         Event {
-            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta { name, namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
             involved_object: occurrence.about.clone(),
             type_: Some(occurrence.kind.as_str().to_owned()),
             reason: Some(occurrence.reason.clone()),
             action: some(&occurrence.action),
-            message: Some(message),
-            count: Some(count),
-            first_timestamp: Some(Time(first)),
+            message: Some(writing.message.clone()),
+            count: Some(writing.count),
+            first_timestamp: Some(Time(writing.first)),
             last_timestamp: Some(Time(occurrence.at)),
             reporting_component: some(&self.component),
             reporting_instance: some(&self.host),

@@ -42,6 +42,8 @@ struct Backlog<K> {
     // the key is shared with all other subscribers
     order: VecDeque<Arc<Key>>,
     waiting: HashMap<Arc<Key>, Waiting<K>>,
+    /// Whether there is something the subscriber was not woken for.
+    unannounced: bool,
     closed: bool,
 }
 
@@ -53,13 +55,22 @@ pub(crate) struct Mailbox<K> {
 
 impl<K> Mailbox<K> {
     pub(crate) fn new() -> Self {
-        let backlog = Backlog { order: VecDeque::new(), waiting: HashMap::new(), closed: false };
+        let backlog = Backlog { order: VecDeque::new(), waiting: HashMap::new(), unannounced: false, closed: false };
         Self { backlog: Mutex::new(backlog), arrived: Notify::new() }
     }
 
-    /// Merges an application into what already waits for `key`.
+    /// Wakes the subscriber if there is anything new.
+    pub(crate) fn announce(&self) {
+        if std::mem::take(&mut self.backlog.lock().unannounced) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Merges an application into what already waits for `key`. The subscriber sees it when it looks, and is woken by
+    /// [`Mailbox::announce`].
     pub(crate) fn applied(&self, key: &Arc<Key>, old: Option<&Arc<K>>, new: &Arc<K>) {
         let mut backlog = self.backlog.lock();
+        backlog.unannounced = true;
         match backlog.waiting.get_mut(key) {
             Some(waiting) => match &mut waiting.applied {
                 Some((_, newest)) => *newest = Arc::clone(new),
@@ -71,13 +82,12 @@ impl<K> Mailbox<K> {
                 backlog.insert(key, waiting);
             }
         }
-        drop(backlog);
-        self.arrived.notify_one();
     }
 
     /// Merges a deletion into what already waits for `key`: of an object that came and went unseen only the deletion stays.
     pub(crate) fn deleted(&self, key: &Arc<Key>, last: &Arc<K>) {
         let mut backlog = self.backlog.lock();
+        backlog.unannounced = true;
         match backlog.waiting.get_mut(key) {
             Some(waiting) => {
                 waiting.applied = None;
@@ -85,8 +95,6 @@ impl<K> Mailbox<K> {
             }
             None => backlog.insert(key, Waiting { deleted: Some(Arc::clone(last)), applied: None }),
         }
-        drop(backlog);
-        self.arrived.notify_one();
     }
 
     /// Ends the subscription after what already waits.
@@ -196,5 +204,22 @@ mod tests {
         sub.mailbox.close();
         assert!(matches!(sub.next().await, Some(Change::Deleted(_))));
         assert!(sub.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_is_woken_once_for_all_that_has_come() {
+        let mut sub = Subscription { mailbox: Arc::new(Mailbox::new()) };
+        let mailbox = Arc::clone(&sub.mailbox);
+        {
+            let mut next = std::pin::pin!(sub.next());
+            assert!(futures::poll!(&mut next).is_pending());
+            for name in ["a", "b"] {
+                mailbox.applied(&Arc::new(Key::cluster(name)), None, &Arc::new(1));
+            }
+            assert!(futures::poll!(&mut next).is_pending(), "before it is announced");
+            mailbox.announce();
+            assert!(futures::poll!(&mut next).is_ready());
+        }
+        assert!(sub.try_next().is_some() && sub.try_next().is_none());
     }
 }

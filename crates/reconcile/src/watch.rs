@@ -1,6 +1,8 @@
 //! Keeps one cache current: list (streamed where the server can), then watch, resume, and list again when told 410.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::AsyncBufRead;
@@ -26,6 +28,8 @@ const STREAMED_LIST_IDLE_LIMIT: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest pause: a kind may be installed later (CRD), and a server that is down should be found again soon.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Events that subscribers are told of together at most, so that they can begin with the first of a long burst.
+const TOLD_TOGETHER_MAX: usize = 64;
 /// Marks the bookmark that ends a streamed list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -222,13 +226,33 @@ impl<K: Object> Watcher<K> {
     }
 
     /// Applies changes until the server closes the watch.
-    async fn follow(
+    async fn follow(&self, events: Events<impl AsyncBufRead + Unpin>, version: &mut String) -> Result<(), WatchError> {
+        let result = self.apply(events, version).await;
+        self.cache.announce();
+        result
+    }
+
+    async fn apply(
         &self,
         mut events: Events<impl AsyncBufRead + Unpin>,
         version: &mut String,
     ) -> Result<(), WatchError> {
+        let mut untold = 0;
         loop {
-            let next = tokio::time::timeout(WATCH_IDLE_LIMIT, events.next()).await;
+            let mut reading = pin!(events.next());
+            // Those who wait are woken once for all events that have come together.
+            let next = match futures::poll!(&mut reading) {
+                Poll::Ready(next) if untold < TOLD_TOGETHER_MAX => Ok(next),
+                Poll::Ready(next) => {
+                    self.tell(&mut untold);
+                    Ok(next)
+                }
+                Poll::Pending => {
+                    self.tell(&mut untold);
+                    tokio::time::timeout(WATCH_IDLE_LIMIT, reading).await
+                }
+            };
+            untold += 1;
             match next {
                 Ok(Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
                     self.seen(&object, version);
@@ -250,6 +274,13 @@ impl<K: Object> Watcher<K> {
                 Ok(Err(error)) => return Err(error.into()),
                 Ok(Ok(None)) | Err(_) => return Ok(()),
             }
+        }
+    }
+
+    fn tell(&self, untold: &mut usize) {
+        if *untold > 0 {
+            self.cache.announce();
+            *untold = 0;
         }
     }
 

@@ -78,3 +78,25 @@ async fn events_are_written_and_then_patched() {
     );
     assert_eq!(patched.body["count"], 2);
 }
+
+#[tokio::test]
+async fn events_about_many_objects_do_not_wait_for_each_other_and_those_about_one_keep_their_order() {
+    let api = FakeApi::new();
+    let recorder = Recorder::new(api.client(), "scheduler");
+    let mut about = occurrence("", 0).about;
+    for n in 0..20 {
+        about.name = Some(format!("web-{n}"));
+        recorder.event(&about, EventType::Normal, "Scheduled", "Binding", "assigned");
+    }
+    for _ in 0..5 {
+        recorder.event(&about, EventType::Normal, "Scheduled", "Binding", "assigned");
+    }
+    recorder.flush().await;
+    let writes = api.writes();
+    let created = writes.iter().filter(|write| write.method == "POST").count();
+    assert_eq!(created, 20);
+    let last: Vec<_> = writes.iter().filter(|write| write.path.contains("/web-19.")).collect();
+    let counts: Vec<_> = last.iter().map(|write| write.body["count"].as_i64().unwrap()).collect();
+    assert!(counts.is_sorted() && counts.last() == Some(&6), "{counts:?}");
+    assert!(last.iter().all(|write| write.method == "PATCH"), "after it was created");
+}
