@@ -15,6 +15,7 @@
 
 mod config;
 mod evaluation;
+mod metrics;
 mod node;
 mod plugin;
 mod plugins;
@@ -33,6 +34,7 @@ mod testing;
 mod unschedulable;
 
 pub use config::{Configuration, ConfigurationError};
+pub use metrics::Metrics;
 pub use node::{NodeChange, NodeInfo};
 pub use pod::PodInfo;
 pub use preemption::{Budget, Preemption, Victim};

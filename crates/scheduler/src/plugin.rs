@@ -100,6 +100,25 @@ pub(crate) enum Event {
     Storage,
 }
 
+impl Event {
+    /// What monitoring calls it, in upstream's words.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Node { change, .. } if change.added => "NodeAdd",
+            Self::Node { change, .. } if change.allocatable => "NodeUpdateNodeAllocatable",
+            Self::Node { change, .. } if change.labels => "NodeUpdateNodeLabel",
+            Self::Node { change, .. } if change.taints => "NodeUpdateNodeTaint",
+            Self::Node { .. } => "NodeUpdate",
+            Self::NodeGone => "NodeDelete",
+            Self::PodPlaced { .. } => "AssignedPodAdd",
+            Self::PodGone { .. } => "AssignedPodDelete",
+            Self::Namespace => "NamespaceUpdate",
+            Self::Claim { .. } => "PersistentVolumeClaimUpdate",
+            Self::Storage => "PersistentVolumeUpdate",
+        }
+    }
+}
+
 /// A rule.
 pub(crate) trait Plugin: Send + Sync {
     /// On what its answers depend.

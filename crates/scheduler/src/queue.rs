@@ -2,7 +2,8 @@
 //! help them.
 //!
 //! Parked pods are grouped by shape. Where one of a group finds no node none of the others does, so that an event that may
-//! help a group wakes only its first pod; each pod that then finds a node wakes the next one.
+//! help a group wakes only its first pod; each pod that then finds a node wakes the next one. A woken pod that still backs off
+//! is tried before its time when nothing else is to be done; one that could not be bound is not.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -12,12 +13,20 @@ use std::time::Duration;
 use reconcile::Key;
 use tokio::time::Instant;
 
+use crate::metrics::{Incoming, Refused, count_refusal};
 use crate::plugins::PluginSet;
 use crate::pod::PodInfo;
 use crate::shape::Shape;
 
 #[cfg(test)]
 mod tests;
+
+/// Why pods are put where they are, in upstream's words.
+const POD_ADDED: &str = "UnschedulablePodAdd";
+const POD_UPDATED: &str = "UnschedulablePodUpdate";
+const ATTEMPT_FAILED: &str = "ScheduleAttemptFailure";
+const BACKOFF_COMPLETE: &str = "BackoffComplete";
+const PARKED_LONG: &str = "UnschedulableTimeout";
 
 /// A parked pod is tried again after this long even if nothing seems to have happened, upstream's value.
 const PARKED_MAX: Duration = Duration::from_secs(300);
@@ -51,17 +60,32 @@ type Slot = (Instant, u64);
 enum Place {
     /// May be tried now.
     Active(Order),
-    /// May be tried at a time.
+    /// May be tried at a time, or earlier when there is nothing else to do.
     Backoff(Slot),
+    /// May be tried at a time and not earlier.
+    Error(Slot),
     /// No node takes it; at the latest tried again at a time.
     Parked(Slot),
     /// Being tried, or bound.
     Taken,
 }
 
+/// A pod that is to be tried.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) pod: Arc<PodInfo>,
+    /// How often it was tried, with this time.
+    pub(crate) number: u32,
+    /// When the pod came.
+    pub(crate) since: Instant,
+}
+
 struct Entry {
     pod: Arc<PodInfo>,
     attempts: u32,
+    since: Instant,
+    /// Which plug-ins refused it the last time; none while it is tried.
+    refused: PluginSet,
     /// When back-off from the last attempt ends.
     ready_at: Instant,
     place: Place,
@@ -78,6 +102,29 @@ struct Group {
     pods: BTreeMap<Slot, Key>,
     /// Whether one was woken and has not been tried yet.
     led: bool,
+    /// What has woken it.
+    cause: &'static str,
+}
+
+/// What monitoring is told.
+#[derive(Default)]
+struct Counts {
+    parked: usize,
+    incoming: Incoming,
+    refused: Refused,
+}
+
+impl Counts {
+    fn came(&mut self, queue: &'static str, cause: &'static str) {
+        *self.incoming.entry((queue, cause)).or_default() += 1;
+    }
+
+    fn refuse(&mut self, entry: &mut Entry, plugins: PluginSet) {
+        let scheduler = &entry.pod.shape.scheduler;
+        count_refusal(&mut self.refused, scheduler, entry.refused, -1);
+        count_refusal(&mut self.refused, scheduler, plugins, 1);
+        entry.refused = plugins;
+    }
 }
 
 /// The queue; bounded by the number of pods without a node.
@@ -87,8 +134,11 @@ pub(crate) struct PodQueue {
     active: BTreeMap<Order, Key>,
     /// Backing off and parked pods by the time they become active by themselves.
     timed: BTreeMap<Slot, Key>,
+    /// Those of them that may be tried earlier, the most important first.
+    early: BTreeMap<Order, Key>,
     parked: HashMap<Arc<Shape>, Group>,
     sequence: u64,
+    counts: Counts,
 }
 
 impl PodQueue {
@@ -98,9 +148,31 @@ impl PodQueue {
             entries: HashMap::new(),
             active: BTreeMap::new(),
             timed: BTreeMap::new(),
+            early: BTreeMap::new(),
             parked: HashMap::new(),
             sequence: 0,
+            counts: Counts::default(),
         }
+    }
+
+    /// How many pods may be tried now, back off, and are parked.
+    pub(crate) fn waiting(&self) -> (usize, usize, usize) {
+        (self.active.len(), self.timed.len().saturating_sub(self.counts.parked), self.counts.parked)
+    }
+
+    /// Notes a pod that must not be queued yet.
+    pub(crate) fn gated(&mut self, added: bool) {
+        self.counts.came("gated", if added { POD_ADDED } else { POD_UPDATED });
+    }
+
+    /// What has come since this was asked the last time.
+    pub(crate) fn take_incoming(&mut self) -> Incoming {
+        std::mem::take(&mut self.counts.incoming)
+    }
+
+    /// Who waits because of which plug-in.
+    pub(crate) fn refused(&self) -> &Refused {
+        &self.counts.refused
     }
 
     /// Adds a pod, or takes over a change of it. A change of what scheduling looks at ends parking.
@@ -109,9 +181,17 @@ impl PodQueue {
         let known = self.entries.get(&key).filter(|entry| entry.pod.uid == pod.uid);
         let Some(entry) = known else {
             self.remove(&key, now);
-            let entry = Entry { pod: Arc::new(pod), attempts: 0, ready_at: now, place: Place::Taken, leads: false };
+            let entry = Entry {
+                pod: Arc::new(pod),
+                attempts: 0,
+                since: now,
+                refused: 0,
+                ready_at: now,
+                place: Place::Taken,
+                leads: false,
+            };
             self.entries.insert(key.clone(), entry);
-            self.activate(&key);
+            self.activate(&key, POD_ADDED);
             return;
         };
         if entry.pod.shape == pod.shape && entry.pod.nominated == pod.nominated {
@@ -127,7 +207,8 @@ impl PodQueue {
         }
         match place {
             Place::Taken => {}
-            _ if reshaped => self.resume(&key, now),
+            Place::Error(_) if reshaped => self.resume(&key, now, POD_UPDATED, false),
+            _ if reshaped => self.resume(&key, now, POD_UPDATED, true),
             _ => {}
         }
     }
@@ -135,7 +216,9 @@ impl PodQueue {
     /// Forgets a pod that has a node, is gone, or is not ours.
     pub(crate) fn remove(&mut self, key: &Key, now: Instant) {
         self.take_out(key, now);
-        self.entries.remove(key);
+        if let Some(mut entry) = self.entries.remove(key) {
+            self.counts.refuse(&mut entry, 0);
+        }
     }
 
     /// Forgets a pod that was bound, unless a new pod has taken its name.
@@ -145,13 +228,23 @@ impl PodQueue {
         }
     }
 
-    /// The next pod to try: highest priority first, then the longest waiting.
-    pub(crate) fn pop(&mut self) -> Option<Arc<PodInfo>> {
-        let (_, key) = self.active.pop_first()?;
+    /// The next pod to try: highest priority first, then the longest waiting. Where none is active, one that backs off.
+    pub(crate) fn pop(&mut self) -> Option<Attempt> {
+        let key = match self.active.pop_first() {
+            Some((_, key)) => key,
+            None => {
+                let (_, key) = self.early.pop_first()?;
+                if let Some(Place::Backoff(slot)) = self.entries.get(&key).map(|entry| entry.place) {
+                    self.timed.remove(&slot);
+                }
+                key
+            }
+        };
         let entry = self.entries.get_mut(&key)?;
         entry.place = Place::Taken;
         entry.attempts = entry.attempts.saturating_add(1);
-        Some(Arc::clone(&entry.pod))
+        self.counts.refuse(entry, 0);
+        Some(Attempt { pod: Arc::clone(&entry.pod), number: entry.attempts, since: entry.since })
     }
 
     /// No node took the pod, refused by these plug-ins: parks it.
@@ -161,6 +254,9 @@ impl PodQueue {
         let Some(entry) = self.entries.get_mut(&pod.key).filter(|entry| entry.pod.uid == pod.uid) else { return };
         entry.ready_at = now + backoff.after(entry.attempts);
         entry.place = Place::Parked(slot);
+        self.counts.refuse(entry, plugins);
+        self.counts.came("unschedulable", ATTEMPT_FAILED);
+        self.counts.parked += 1;
         let led = std::mem::take(&mut entry.leads);
         self.timed.insert(slot, pod.key.clone());
         let group = self.parked.entry(Arc::clone(&entry.pod.shape)).or_default();
@@ -179,18 +275,22 @@ impl PodQueue {
         }
     }
 
-    /// Binding failed: tries again after the back-off.
+    /// Binding failed, or cannot be tried yet: tries again after the back-off, and not earlier.
     pub(crate) fn back_off(&mut self, pod: &PodInfo, now: Instant) {
         let backoff = self.backoff;
         let Some(entry) = self.entries.get_mut(&pod.key).filter(|entry| entry.pod.uid == pod.uid) else { return };
         entry.ready_at = now + backoff.after(entry.attempts);
-        self.resume(&pod.key, now);
+        self.resume(&pod.key, now, ATTEMPT_FAILED, false);
     }
 
     /// Something has happened: wakes the first of each group that it may help.
-    pub(crate) fn happened(&mut self, now: Instant, helps: impl Fn(&Shape, PluginSet) -> bool) {
-        let helped = self.parked.iter().filter(|(shape, group)| !group.led && helps(shape, group.plugins));
-        let helped: Vec<Arc<Shape>> = helped.map(|(shape, _)| Arc::clone(shape)).collect();
+    pub(crate) fn happened(&mut self, cause: &'static str, now: Instant, helps: impl Fn(&Shape, PluginSet) -> bool) {
+        let helped = self.parked.iter_mut().filter(|(shape, group)| !group.led && helps(shape, group.plugins));
+        let note = |(shape, group): (&Arc<Shape>, &mut Group)| {
+            group.cause = cause;
+            Arc::clone(shape)
+        };
+        let helped: Vec<Arc<Shape>> = helped.map(note).collect();
         for shape in helped {
             self.wake(&shape, now);
         }
@@ -208,15 +308,18 @@ impl PodQueue {
                 return;
             }
             let key = key.clone();
-            let leads = self.entries.get(&key).is_some_and(|entry| entry.leads);
+            let (mut leads, mut cause) = (false, BACKOFF_COMPLETE);
             if let Some(entry) = self.entries.get_mut(&key) {
-                entry.leads = false;
+                leads = std::mem::take(&mut entry.leads);
+                if matches!(entry.place, Place::Parked(_)) {
+                    cause = PARKED_LONG;
+                }
             }
             self.take_out(&key, now);
             if let Some(entry) = self.entries.get_mut(&key) {
                 entry.leads = leads;
             }
-            self.activate(&key);
+            self.activate(&key, cause);
         }
     }
 
@@ -233,34 +336,41 @@ impl PodQueue {
             return;
         };
         group.led = true;
+        let cause = group.cause;
         if let Some(entry) = self.entries.get_mut(&key) {
             if let Place::Parked(slot) = entry.place {
                 self.timed.remove(&slot);
+                self.counts.parked -= 1;
             }
             entry.leads = true;
         }
-        self.resume(&key, now);
+        self.resume(&key, now, cause, true);
     }
 
-    /// Lets a pod be tried as soon as its back-off has ended.
-    fn resume(&mut self, key: &Key, now: Instant) {
+    /// Lets a pod be tried as soon as its back-off has ended, or `early`.
+    fn resume(&mut self, key: &Key, now: Instant, cause: &'static str, early: bool) {
         let Some(entry) = self.entries.get(key) else { return };
         if entry.ready_at <= now {
-            self.activate(key);
+            self.activate(key, cause);
             return;
         }
         let slot = self.slot(entry.ready_at);
+        self.counts.came("backoff", cause);
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.place = Place::Backoff(slot);
+            entry.place = if early { Place::Backoff(slot) } else { Place::Error(slot) };
+            if early {
+                self.early.insert((Reverse(entry.pod.shape.priority), slot.1), key.clone());
+            }
         }
         self.timed.insert(slot, key.clone());
     }
 
-    fn activate(&mut self, key: &Key) {
+    fn activate(&mut self, key: &Key, cause: &'static str) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let order = (Reverse(entry.pod.shape.priority), self.sequence);
         self.sequence += 1;
         entry.place = Place::Active(order);
+        self.counts.came("active", cause);
         self.active.insert(order, key.clone());
     }
 
@@ -276,9 +386,14 @@ impl PodQueue {
             }
             Place::Backoff(slot) => {
                 self.timed.remove(&slot);
+                self.early.remove(&(Reverse(shape.priority), slot.1));
+            }
+            Place::Error(slot) => {
+                self.timed.remove(&slot);
             }
             Place::Parked(slot) => {
                 self.timed.remove(&slot);
+                self.counts.parked -= 1;
                 if let Some(group) = self.parked.get_mut(&shape) {
                     group.pods.remove(&(ready_at, slot.1));
                     if group.pods.is_empty() && !group.led {

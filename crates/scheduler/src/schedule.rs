@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::config::Configuration;
 use crate::evaluation::{Evaluation, bit};
+use crate::metrics::Step;
 use crate::plugin::{Event, Reason};
-use crate::plugins::volume_binding;
+use crate::plugins::{PluginSet, volume_binding};
 use crate::pod::PodInfo;
 use crate::preemption::preempt;
 use crate::profile::Profile;
@@ -107,6 +108,17 @@ impl Planner {
 
     /// Picks a node for `pod`, or says why there is none.
     pub fn decide(&mut self, snapshot: &mut Snapshot, pod: &PodInfo, seed: u64) -> Placement {
+        self.decide_watched(snapshot, pod, seed, &mut |_| {})
+    }
+
+    /// The same, telling `ended` of each part of the work when it is done.
+    pub(crate) fn decide_watched(
+        &mut self,
+        snapshot: &mut Snapshot,
+        pod: &PodInfo,
+        seed: u64,
+        ended: &mut dyn FnMut(Step),
+    ) -> Placement {
         let index = self.index(&pod.shape);
         let mut kept = self.take(snapshot, &pod.shape, index);
         let unchanged = |(version, _): &&(u64, Box<Unschedulable>)| *version == snapshot.version();
@@ -124,13 +136,16 @@ impl Planner {
         if kept.evaluation.refused().is_none() {
             find(snapshot, profile, &mut kept.evaluation, pod, seed, &mut feasible);
         }
+        ended(Step::Filter);
         let best = match feasible.as_slice() {
             [] => None,
             [only] => Some(*only),
             nodes => {
                 kept.evaluation.scores(snapshot, nodes, &mut self.totals);
                 let ranked = nodes.iter().zip(&self.totals).map(|(slot, total)| (*total, mix(seed, *slot), *slot));
-                ranked.max().map(|(_, _, slot)| slot)
+                let best = ranked.max().map(|(_, _, slot)| slot);
+                ended(Step::Score);
+                best
             }
         };
         self.feasible = feasible;
@@ -141,7 +156,7 @@ impl Planner {
                 Placement::Node { name: node.name.clone(), volumes }
             }
             None => {
-                let why = Box::new(refuse(snapshot, profile, &mut kept.evaluation, pod, seed));
+                let why = Box::new(refuse(snapshot, profile, &mut kept.evaluation, pod, seed, ended));
                 if why.preemption.is_none() && snapshot.nomination(&pod.uid).is_none() {
                     kept.refused = Some((snapshot.version(), why.clone()));
                 }
@@ -152,8 +167,11 @@ impl Planner {
         placement
     }
 
-    /// Whether an event may help pods of a shape that these plug-ins refused.
-    pub(crate) fn may_help(&self, snapshot: &Snapshot, shape: &Shape, plugins: u32, event: &Event) -> bool {
+    /// Whether an event may help pods of a shape that these plug-ins refused; where none did, each may.
+    pub(crate) fn may_help(&self, snapshot: &Snapshot, shape: &Shape, plugins: PluginSet, event: &Event) -> bool {
+        if plugins == 0 {
+            return true;
+        }
         let rules = &self.profiles[self.index(shape)].rules;
         rules.iter().any(|rule| plugins & (1 << rule.place) != 0 && rule.plugin.may_help(snapshot, shape, event))
     }
@@ -208,27 +226,41 @@ pub(crate) fn takes(
     pod: &PodInfo,
     slot: u32,
 ) -> bool {
+    let admitted = beside_nominated(snapshot, profile, evaluation, pod, slot, |snapshot, evaluation| {
+        evaluation.admits(snapshot, slot)
+    });
+    admitted != Some(false) && evaluation.admits(snapshot, slot)
+}
+
+/// Asks as if the pods had come for which room is made on the node, those of at least the pod's priority; none where there
+/// are none.
+fn beside_nominated<R>(
+    snapshot: &mut Snapshot,
+    profile: &Profile,
+    evaluation: &mut Evaluation,
+    pod: &PodInfo,
+    slot: u32,
+    ask: impl FnOnce(&Snapshot, &mut Evaluation) -> R,
+) -> Option<R> {
     if snapshot.nodes()[slot as usize].nominated.is_empty() {
-        return evaluation.admits(snapshot, slot);
+        return None;
     }
     let before = |other: &&PodInfo| other.uid != pod.uid && other.shape.priority >= pod.shape.priority;
     let guests: Vec<Arc<Shape>> =
         snapshot.nominated(slot).filter(before).map(|other| Arc::clone(&other.shape)).collect();
-    if !guests.is_empty() {
-        for guest in &guests {
-            snapshot.guest(guest, slot);
-        }
-        evaluation.refresh(snapshot, profile);
-        let admitted = evaluation.admits(snapshot, slot);
-        for guest in &guests {
-            snapshot.unguest(guest, slot);
-        }
-        evaluation.refresh(snapshot, profile);
-        if !admitted {
-            return false;
-        }
+    if guests.is_empty() {
+        return None;
     }
-    evaluation.admits(snapshot, slot)
+    for guest in &guests {
+        snapshot.guest(guest, slot);
+    }
+    evaluation.refresh(snapshot, profile);
+    let answer = ask(snapshot, evaluation);
+    for guest in &guests {
+        snapshot.unguest(guest, slot);
+    }
+    evaluation.refresh(snapshot, profile);
+    Some(answer)
 }
 
 /// Collects why each node refuses, and looks for room that could be made.
@@ -238,6 +270,7 @@ fn refuse(
     evaluation: &mut Evaluation,
     pod: &PodInfo,
     seed: u64,
+    ended: &mut dyn FnMut(Step),
 ) -> Unschedulable {
     let mut why = Unschedulable { nodes: snapshot.node_count(), ..Unschedulable::default() };
     let mut candidates = Vec::new();
@@ -245,15 +278,17 @@ fn refuse(
         why.plugins = bit(profile, rule);
         why.beforehand = Some(reason.text.clone());
     } else {
-        for node in snapshot.nodes().iter().filter(|node| node.exists()) {
-            let Some((rule, refusal)) = evaluation.refusal(snapshot, node.slot) else {
+        let slots: Vec<u32> = snapshot.nodes().iter().filter(|node| node.exists()).map(|node| node.slot).collect();
+        for slot in slots {
+            let refused = evaluation.refusal(snapshot, slot).or_else(|| {
                 // Only pods for which room is made stand in the way.
-                candidates.push(node.slot);
-                continue;
-            };
+                let ask = |snapshot: &Snapshot, evaluation: &mut Evaluation| evaluation.refusal(snapshot, slot);
+                beside_nominated(snapshot, profile, evaluation, pod, slot, ask).flatten()
+            });
+            let Some((rule, refusal)) = refused else { continue };
             why.plugins |= bit(profile, rule);
             if refusal.iter().all(|reason: &Reason| reason.resolvable) {
-                candidates.push(node.slot);
+                candidates.push(slot);
             }
             for reason in refusal {
                 why.reasons.add(reason.text, 1);
@@ -265,6 +300,7 @@ fn refuse(
             Ok(preemption) => why.preemption = Some(Box::new(preemption)),
             Err(message) => why.afterwards = Some(message),
         }
+        ended(Step::PostFilter { found: why.preemption.is_some() });
     }
     why
 }

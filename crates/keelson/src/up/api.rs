@@ -328,10 +328,16 @@ pub(super) fn start_controllers(
     let scheduler = "system:kube-scheduler";
     let (client, shared, elected) = (api.client(scheduler), informers.clone(), election(scheduler));
     let configuration = config.scheduler.clone();
+    let metrics = Arc::new(scheduler::Metrics::new());
+    let told = metrics.clone();
+    api.server.add_metrics(move |out| told.render(out));
     supervisor.start("scheduler", Fate::Restarted, move |stop| {
         let (shared, client, configuration) = (shared.clone(), client.clone(), configuration.clone());
-        let seed = u64::from(std::process::id());
-        let run = move |stop| scheduler::Scheduler::new(&shared, client, &configuration, seed).run(stop);
+        let (metrics, seed) = (metrics.clone(), u64::from(std::process::id()));
+        let run = move |stop| {
+            let scheduler = scheduler::Scheduler::new(&shared, client, &configuration, seed);
+            scheduler.counting(metrics).run(stop)
+        };
         led(elected.clone(), stop, run)
     });
 }

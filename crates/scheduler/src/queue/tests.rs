@@ -15,7 +15,7 @@ fn shaped(name: &str, parts: ShapeParts) -> PodInfo {
 }
 
 fn names(queue: &mut PodQueue) -> Vec<String> {
-    std::iter::from_fn(|| queue.pop()).map(|pod| pod.key.name.clone()).collect()
+    std::iter::from_fn(|| queue.pop()).map(|attempt| attempt.pod.key.name.clone()).collect()
 }
 
 /// A queue with a parked pod of each name, all alike.
@@ -23,7 +23,7 @@ fn parked(names: &[&str], now: Instant) -> PodQueue {
     let mut queue = PodQueue::new(Backoff::default());
     for name in names {
         queue.update(pod(name, 0), now);
-        let tried = queue.pop().unwrap();
+        let tried = queue.pop().unwrap().pod;
         queue.park(&tried, 1, now);
     }
     queue
@@ -47,9 +47,9 @@ async fn only_an_event_that_helps_wakes_a_parked_pod() {
     assert!(queue.pop().is_none(), "an update that changes nothing for scheduling does not wake it");
 
     let later = start + Duration::from_secs(2);
-    queue.happened(later, |_, plugins| plugins & 2 != 0);
+    queue.happened("NodeAdd", later, |_, plugins| plugins & 2 != 0);
     assert!(queue.pop().is_none(), "another plug-in refused it");
-    queue.happened(later, |_, plugins| plugins & 1 != 0);
+    queue.happened("NodeAdd", later, |_, plugins| plugins & 1 != 0);
     assert_eq!(names(&mut queue), ["p"]);
 }
 
@@ -58,17 +58,17 @@ async fn one_pod_of_a_group_is_woken_and_each_success_wakes_the_next() {
     let start = Instant::now();
     let mut queue = parked(&["a", "b", "c"], start);
     let later = start + Duration::from_secs(2);
-    queue.happened(later, |_, _| true);
-    queue.happened(later, |_, _| true);
-    let first = queue.pop().unwrap();
+    queue.happened("NodeAdd", later, |_, _| true);
+    queue.happened("NodeAdd", later, |_, _| true);
+    let first = queue.pop().unwrap().pod;
     assert_eq!(&first.key.name, "a");
     assert!(queue.pop().is_none(), "the others wait for what becomes of it");
     queue.placed(&first, later);
-    let second = queue.pop().unwrap();
+    let second = queue.pop().unwrap().pod;
     assert_eq!(&second.key.name, "b");
     queue.park(&second, 1, later);
     assert!(queue.pop().is_none(), "after a failure the group sleeps on");
-    queue.happened(later, |_, _| true);
+    queue.happened("NodeAdd", later, |_, _| true);
     assert_eq!(names(&mut queue), ["c"], "whose back-off ended first");
 }
 
@@ -77,7 +77,7 @@ async fn a_woken_pod_that_goes_away_passes_the_chance_on() {
     let start = Instant::now();
     let mut queue = parked(&["a", "b"], start);
     let later = start + Duration::from_secs(2);
-    queue.happened(later, |_, _| true);
+    queue.happened("NodeAdd", later, |_, _| true);
     queue.remove(&Key::new("default", "a"), later);
     assert_eq!(names(&mut queue), ["b"]);
 }
@@ -93,15 +93,56 @@ async fn a_change_of_the_pod_itself_ends_parking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_woken_pod_still_waits_for_its_back_off() {
+async fn a_woken_pod_waits_for_its_back_off_only_while_there_are_others() {
     let start = Instant::now();
     let mut queue = parked(&["p"], start);
-    queue.happened(start, |_, _| true);
+    queue.happened("NodeAdd", start, |_, _| true);
+    queue.update(pod("other", 0), start);
+    assert_eq!(queue.waiting(), (1, 1, 0));
+    assert_eq!(queue.next_at(), Some(start + Backoff::default().initial));
+    assert_eq!(names(&mut queue), ["other", "p"]);
+    assert_eq!((queue.waiting(), queue.next_at()), ((0, 0, 0), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_could_not_be_bound_waits_for_its_back_off() {
+    let start = Instant::now();
+    let mut queue = PodQueue::new(Backoff::default());
+    queue.update(pod("p", 0), start);
+    let tried = queue.pop().unwrap();
+    assert_eq!((tried.number, tried.since), (1, start));
+    queue.back_off(&tried.pod, start);
     assert!(queue.pop().is_none());
-    let initial = Backoff::default().initial;
-    assert_eq!(queue.next_at(), Some(start + initial));
-    queue.advance(start + initial);
-    assert_eq!(names(&mut queue), ["p"]);
+    queue.update(pod("p", 5), start);
+    assert!(queue.pop().is_none(), "a change does not shorten it");
+    queue.advance(start + Backoff::default().initial);
+    let again = queue.pop().unwrap();
+    assert_eq!((again.number, again.since), (2, start));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_counted_by_place_cause_and_plugin() {
+    let start = Instant::now();
+    let mut queue = parked(&["a", "b", "c"], start);
+    assert_eq!(queue.waiting(), (0, 0, 3));
+    assert_eq!(queue.refused()[""][0], 3);
+    let later = start + Duration::from_secs(2);
+    queue.happened("AssignedPodDelete", later, |_, _| true);
+    assert_eq!(queue.waiting(), (1, 0, 2));
+    assert_eq!(queue.refused()[""][0], 3, "until it is tried again");
+    queue.pop().unwrap();
+    queue.remove(&Key::new("default", "b"), later);
+    assert_eq!((queue.waiting(), queue.refused()[""][0]), ((0, 0, 1), 1));
+    queue.advance(later + PARKED_MAX);
+    let incoming = queue.take_incoming();
+    let wanted = [
+        (("active", "AssignedPodDelete"), 1),
+        (("active", "UnschedulablePodAdd"), 3),
+        (("active", "UnschedulableTimeout"), 1),
+        (("unschedulable", "ScheduleAttemptFailure"), 3),
+    ];
+    assert_eq!(incoming.into_iter().collect::<Vec<_>>(), wanted);
+    assert!(queue.take_incoming().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +151,7 @@ async fn failures_back_off_longer_each_time() {
     let mut queue = PodQueue::new(Backoff::default());
     queue.update(pod("p", 0), start);
     for expected in [1, 2, 4, 8, 10, 10] {
-        let tried = queue.pop().unwrap();
+        let tried = queue.pop().unwrap().pod;
         queue.back_off(&tried, start);
         let at = queue.next_at().unwrap();
         assert_eq!((at - start).as_secs(), expected);

@@ -8,6 +8,7 @@ use super::Scheduler;
 use crate::SCHEDULER_NAME;
 use crate::plugin::Event;
 use crate::pod::PodInfo;
+use crate::profile::Profile;
 
 impl Scheduler {
     pub(super) fn pod(&mut self, change: Change<Pod>) {
@@ -23,7 +24,9 @@ impl Scheduler {
             return;
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.ungate(pod);
         if let Some(node) = node_of(pod) {
+            self.assumed.remove(uid);
             self.queue.remove(&Key::of(pod.as_ref()), now);
             if self.snapshot.node_of(uid) == Some(node) && old.is_some_and(|old| only_bound(old, pod)) {
                 return;
@@ -41,6 +44,10 @@ impl Scheduler {
         } else if !self.is_ours(pod) {
             self.queue.remove(&Key::of(pod.as_ref()), now);
             self.snapshot.denominate(uid);
+            if self.is_gated(pod) {
+                self.queue.gated(old.is_none());
+                self.gated.insert(Key::of(pod.as_ref()));
+            }
         } else if self.snapshot.node_of(uid).is_none() {
             let info = self.snapshot.share(PodInfo::of(pod));
             if self.snapshot.nomination(uid).is_none()
@@ -54,13 +61,25 @@ impl Scheduler {
 
     fn gone(&mut self, pod: &Pod, now: Instant) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.ungate(pod);
         self.queue.remove(&Key::of(pod), now);
-        self.snapshot.denominate(uid);
+        if let Some((slot, shape)) = self.snapshot.nominated_as(uid) {
+            self.snapshot.denominate(uid);
+            // the room that was kept for it is free for others
+            self.happened(&Event::PodGone { shape, slot: Some(slot) }, now);
+        }
         self.release(uid, now);
+    }
+
+    fn ungate(&mut self, pod: &Pod) {
+        if !self.gated.is_empty() {
+            self.gated.remove(&Key::of(pod));
+        }
     }
 
     /// Takes a pod off its node, where it has one.
     pub(super) fn release(&mut self, uid: &str, now: Instant) {
+        self.assumed.remove(uid);
         let Some(shape) = self.snapshot.placed_shape(uid) else { return };
         if let Some(name) = self.snapshot.remove_pod(uid) {
             let slot = self.snapshot.node(&name).map(|node| node.slot);
@@ -88,11 +107,18 @@ impl Scheduler {
 
     /// Whether a pod without a node is for one of the profiles, and may be tried.
     fn is_ours(&self, pod: &Pod) -> bool {
-        let Some(spec) = &pod.spec else { return false };
-        let scheduler = spec.scheduler_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(SCHEDULER_NAME);
-        let Some(profile) = self.planner.profile(scheduler) else { return false };
-        let gated = profile.gates && spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-        pod.metadata.deletion_timestamp.is_none() && !gated
+        self.profile_of(pod).is_some() && pod.metadata.deletion_timestamp.is_none() && !self.is_gated(pod)
+    }
+
+    fn profile_of(&self, pod: &Pod) -> Option<&Profile> {
+        let scheduler = pod.spec.as_ref()?.scheduler_name.as_deref().filter(|name| !name.is_empty());
+        self.planner.profile(scheduler.unwrap_or(SCHEDULER_NAME))
+    }
+
+    /// Whether gates keep a pod of ours from being tried.
+    fn is_gated(&self, pod: &Pod) -> bool {
+        let has_gates = |pod: &Pod| pod.spec.as_ref()?.scheduling_gates.as_ref().map(|gates| !gates.is_empty());
+        has_gates(pod).unwrap_or(false) && self.profile_of(pod).is_some_and(|profile| profile.gates)
     }
 }
 

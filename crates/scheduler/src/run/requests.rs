@@ -10,15 +10,26 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions
 use kube::core::Status;
 use reconcile::{Informer, Key};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::pod::PodInfo;
 use crate::preemption::Victim;
+use crate::queue::Attempt;
 use crate::snapshot::volumes::{Claim, Provision, SELECTED_NODE};
+
+/// A pod on its way to a node.
+pub(super) struct Binding {
+    pub(super) attempt: Attempt,
+    pub(super) node: String,
+    /// When the attempt began, and this part of it.
+    pub(super) began: Instant,
+    pub(super) step_began: Instant,
+}
 
 /// What a request was, and what came of it.
 pub(super) enum Done {
-    Volumes { pod: Arc<PodInfo>, node: String, plan: Vec<Provision>, result: Result<(), VolumeError> },
-    Bound { pod: Arc<PodInfo>, node: String, result: Result<(), kube::Error> },
+    Volumes { binding: Binding, plan: Vec<Provision>, result: Result<(), VolumeError> },
+    Bound { binding: Binding, result: Result<(), kube::Error> },
     Left { victim: Victim, by: Arc<PodInfo>, node: String, result: Result<(), kube::Error> },
     StatusWritten(Result<(), kube::Error>),
 }
@@ -40,7 +51,9 @@ pub(super) enum VolumeError {
     Stopped,
 }
 
-pub(super) async fn bind(client: Client, pod: Arc<PodInfo>, node: String) -> Done {
+pub(super) async fn bind(client: Client, attempt: Attempt, began: Instant, node: String) -> Done {
+    let step_began = Instant::now();
+    let pod = &attempt.pod;
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding",
         "metadata": {"namespace": pod.key.namespace, "name": pod.key.name, "uid": pod.uid},
@@ -49,26 +62,29 @@ pub(super) async fn bind(client: Client, pod: Arc<PodInfo>, node: String) -> Don
     let api: Api<Pod> = Api::namespaced(client, &pod.key.namespace);
     let result: Result<Status, _> =
         api.create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await;
-    Done::Bound { pod, node, result: result.map(drop) }
+    Done::Bound { binding: Binding { attempt, node, began, step_began }, result: result.map(drop) }
 }
 
 /// Gets the claims of a pod bound, then says so.
 pub(super) async fn bind_volumes(
     client: Client,
     claims: Informer<PersistentVolumeClaim>,
-    pod: Arc<PodInfo>,
+    attempt: Attempt,
+    began: Instant,
     node: String,
     plan: Vec<Provision>,
     wait_max: Duration,
 ) -> Done {
+    let step_began = Instant::now();
+    let namespace = &attempt.pod.key.namespace;
     let work = async {
         for step in &plan {
-            ask(&client, &claims, &pod.key.namespace, &node, step).await?;
+            ask(&client, &claims, namespace, &node, step).await?;
         }
-        wait_until_bound(&claims, &pod.key.namespace, &node, &plan).await
+        wait_until_bound(&claims, namespace, &node, &plan).await
     };
     let result = tokio::time::timeout(wait_max, work).await.unwrap_or(Err(VolumeError::Timeout));
-    Done::Volumes { pod, node, plan, result }
+    Done::Volumes { binding: Binding { attempt, node, began, step_began }, plan, result }
 }
 
 async fn ask(
@@ -138,11 +154,15 @@ pub(super) async fn write_status(client: Client, key: Key, uid: Arc<str>, status
 }
 
 /// The part of a status that says a pod has no node.
-pub(super) fn unscheduled(reason: &str, message: &str) -> Value {
-    json!({"conditions": [{
+pub(super) fn unscheduled(reason: &str, message: &str, generation: Option<i64>) -> Value {
+    let mut condition = json!({
         "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
         "lastProbeTime": null, "lastTransitionTime": now(),
-    }]})
+    });
+    if let Some(generation) = generation {
+        condition["observedGeneration"] = generation.into();
+    }
+    json!({"conditions": [condition]})
 }
 
 fn now() -> String {

@@ -10,3 +10,5 @@ mod conformance;
 mod preemption;
 #[cfg(test)]
 mod profiles;
+#[cfg(test)]
+mod waiting;

@@ -105,3 +105,55 @@ async fn a_claim_that_waits_gets_its_volume_where_the_pod_goes() {
     assert_eq!(cluster.bound("db").await, "b");
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_made_for_a_pod_that_goes_away_is_free_for_others() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", json!({}), json!({"cpu": "2"})).await;
+    priority(&cluster, "high", 1000).await;
+    priority(&cluster, "middle", 100).await;
+    // a finalizer keeps it where it is, whoever wants its place
+    let stays = json!({"metadata": {"finalizers": ["example.com/stays"]}});
+    cluster.pod("staying", json!({"cpu": "2"}), stays).await;
+    cluster.bound("staying").await;
+    cluster.pod("urgent", json!({"cpu": "2"}), of("high")).await;
+    let nominated = |pod: &k8s_openapi::api::core::v1::Pod| {
+        pod.status.as_ref().is_some_and(|status| status.nominated_node_name.as_deref() == Some("a"))
+    };
+    cluster.until("urgent", nominated).await;
+    cluster.pod("waiting", json!({"cpu": "2"}), of("middle")).await;
+    let (_, message) = cluster.unscheduled("waiting").await;
+    assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{message}");
+    let free = json!({"metadata": {"finalizers": null}});
+    cluster.api().delete("urgent", &kube::api::DeleteParams::default()).await.unwrap();
+    cluster.until_gone("urgent").await;
+    cluster.api().patch("staying", &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
+    assert_eq!(cluster.bound("waiting").await, "a");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_of_yet_higher_priority_takes_the_room_and_the_nomination() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", json!({}), json!({"cpu": "2"})).await;
+    for (name, value) in [("middle", 100), ("high", 1000)] {
+        priority(&cluster, name, value).await;
+    }
+    let stays = json!({"metadata": {"finalizers": ["example.com/stays"]}});
+    cluster.pod("staying", json!({"cpu": "2"}), stays).await;
+    cluster.bound("staying").await;
+    let nominated = |pod: &k8s_openapi::api::core::v1::Pod| {
+        pod.status.as_ref().is_some_and(|status| status.nominated_node_name.as_deref() == Some("a"))
+    };
+    cluster.pod("first", json!({"cpu": "2"}), of("middle")).await;
+    cluster.until("first", nominated).await;
+    cluster.pod("second", json!({"cpu": "2"}), of("high")).await;
+    cluster.until("second", nominated).await;
+    cluster.until("first", |pod| !nominated(pod)).await;
+    let free = json!({"metadata": {"finalizers": null}});
+    cluster.api().patch("staying", &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
+    let second = cluster.until("second", |pod| crate::cluster::node_of(pod).is_some()).await;
+    assert!(!nominated(&second), "a binding ends the nomination");
+    assert_eq!(crate::cluster::node_of(&cluster.pods.get("default", "first").unwrap()), None);
+    cluster.end().await;
+}
