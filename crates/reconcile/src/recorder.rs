@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -15,6 +16,7 @@ use kube::{Client, Resource};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use correlator::{Correlator, Verdict};
 
@@ -22,10 +24,15 @@ mod correlator;
 #[cfg(test)]
 mod tests;
 
-/// Events waiting to be written; more are dropped, as client-go's broadcaster does, because events are hints.
-const QUEUE_EVENTS_MAX: usize = 1000;
+/// Events waiting to be written; more are dropped, as client-go's broadcaster does, because events are hints. It keeps the
+/// events of a burst of some thousand pods.
+const QUEUE_EVENTS_MAX: usize = 4096;
 /// Events written at once: enough to share the commits of others, few enough to leave the server to more urgent requests.
 const WRITES_MAX: usize = 8;
+/// Events a recorder may write as fast as it can, and by how many a second that refills: events of a burst come after what they
+/// tell of. It is twenty times what client-go lets a component ask.
+const BURST: f64 = 64.0;
+const PER_SECOND: f64 = 1000.0;
 /// Longest message the API accepts (core/v1 Event validation).
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -149,6 +156,25 @@ fn truncated(mut message: String) -> String {
     message
 }
 
+/// How fast events are written.
+struct Pace {
+    credit: f64,
+    at: Instant,
+}
+
+impl Pace {
+    /// How long to wait before the next write; when all is used up, until it is worth the while.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let earned = now.duration_since(self.at).as_secs_f64() * PER_SECOND;
+        self.credit = (self.credit + earned).min(BURST);
+        self.at = now;
+        if self.credit >= 1.0 {
+            return Duration::ZERO;
+        }
+        Duration::from_secs_f64((WRITES_MAX as f64 - self.credit) / PER_SECOND)
+    }
+}
+
 /// What becomes of one event object.
 struct Writing {
     occurrence: Box<Occurrence>,
@@ -168,11 +194,16 @@ struct Writer {
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut writes = Writes::default();
+        let mut pace = Pace { credit: BURST, at: Instant::now() };
         loop {
+            let has_room = writes.running.len() < WRITES_MAX;
+            let pause = pace.pause(Instant::now());
             tokio::select! {
-                command = queue.recv(), if writes.running.len() < WRITES_MAX => match command {
+                () = tokio::time::sleep(pause), if has_room && !pause.is_zero() => {}
+                command = queue.recv(), if has_room && pause.is_zero() => match command {
                     Some(Command::Record(occurrence)) => {
                         if let Some(writing) = self.judge(occurrence) {
+                            pace.credit -= 1.0;
                             writes.begin(&self.events, writing);
                         }
                     }
@@ -247,9 +278,7 @@ impl Events {
         let occurrence = &writing.occurrence;
         let namespace = occurrence.about.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let create = || async {
-            api.create(&PostParams::default(), &self.render(&writing, namespace)).await.map(drop)
-        };
+        let create = || async { api.create(&PostParams::default(), &self.render(&writing, namespace)).await.map(drop) };
         let result = if writing.exists {
             let at = Time(occurrence.at);
             let patch = json!({"count": writing.count, "lastTimestamp": at, "message": writing.message});
