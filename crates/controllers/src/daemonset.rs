@@ -19,12 +19,13 @@ use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pod_control::PodControl;
 use crate::{batch, pods, selector};
 use back_off::BackOff;
-use eligibility::Eligibility;
 use plan::{Observed, Plan};
+use standing::Standings;
 
 mod back_off;
 mod eligibility;
 mod plan;
+mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ struct Controller {
     revisions: Revisions,
     pending: PendingWrites,
     back_off: BackOff,
+    standings: Standings,
 }
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
@@ -66,6 +68,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         revisions: Revisions::new(&context, &revisions),
         pending: PendingWrites::default(),
         back_off: BackOff::default(),
+        standings: Standings::default(),
         daemons: daemons.clone(),
         nodes: nodes.clone(),
         pods: pods.clone(),
@@ -75,7 +78,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     let feeds = futures::future::join4(
         feed(&daemons, &queue, |change| [Key::of(change.object().as_ref())]),
         feed(&pods, &queue, |change| owners::affected(&daemons, change, selects)),
-        feed(&nodes, &queue, |change| daemons_of_node(&daemons, change)),
+        feed(&nodes, &queue, |change| controller.node_changed(change)),
         feed(&revisions, &queue, |change| owners::affected(&daemons, change, selects)),
     );
     let reconcile = |key: Key| {
@@ -91,36 +94,32 @@ fn selects<K: kube::Resource>(daemon: &DaemonSet, object: &K) -> bool {
     })
 }
 
-/// The sets that have something else to do with a node than before.
-fn daemons_of_node(daemons: &Informer<DaemonSet>, change: &Change<Node>) -> Vec<Key> {
-    let (before, after) = match change {
-        Change::Applied { old, new } => (old.as_ref(), Some(new)),
-        Change::Deleted(last) => (Some(last), None),
-    };
-    if let (Some(old), Some(new)) = (before, after)
-        && old.spec == new.spec
-        && old.metadata.labels == new.metadata.labels
-    {
-        return Vec::new();
-    }
-    let differs = |daemon: &Arc<DaemonSet>| {
-        let spec = eligibility::daemon_spec(daemon);
-        let of = |node: Option<&Arc<Node>>| node.map_or(Eligibility::Leaves, |node| eligibility::of(&spec, node));
-        of(before) != of(after)
-    };
-    daemons.list().iter().filter(|daemon| differs(daemon)).map(|daemon| Key::of(daemon.as_ref())).collect()
-}
-
 /// What pods of a revision are labelled with.
 fn hash_of(revision: &ControllerRevision) -> String {
     revision.labels().get(REVISION_HASH).cloned().unwrap_or_else(|| revision.name_any())
 }
 
 impl Controller {
+    /// The sets that have something else to do with a node than before.
+    fn node_changed(&self, change: &Change<Node>) -> Vec<Key> {
+        match change {
+            Change::Applied { old: Some(old), new }
+                if old.metadata.uid == new.metadata.uid
+                    && old.spec == new.spec
+                    && old.metadata.labels == new.metadata.labels =>
+            {
+                Vec::new()
+            }
+            Change::Applied { new, .. } => self.standings.changed(&new.name_any(), Some(new)),
+            Change::Deleted(last) => self.standings.changed(&last.name_any(), None),
+        }
+    }
+
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(daemon) = self.daemons.get(&key.namespace, &key.name) else {
             self.pending.forget(key);
             self.revisions.forget(key);
+            self.standings.forget(key);
             return Ok(None);
         };
         let Some(spec) = &daemon.spec else { return Ok(None) };
@@ -143,7 +142,7 @@ impl Controller {
 
         let generation = daemon.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
         let uid = daemon.metadata.uid.clone().unwrap_or_default();
-        let nodes = self.nodes.list();
+        let nodes = self.standings.of(key, &daemon, || self.nodes.list());
         let observed = Observed {
             daemon: &daemon,
             nodes: &nodes,

@@ -59,28 +59,45 @@ pub(super) fn daemon_spec(daemon: &DaemonSet) -> PodSpec {
     spec
 }
 
-/// What a DaemonSet whose pods have `spec` has to do with the node.
-pub(super) fn of(spec: &PodSpec, node: &Node) -> Eligibility {
-    let name = node.metadata.name.as_deref().unwrap_or_default();
-    let none = Labels::new();
-    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let elsewhere = spec.node_name.as_ref().is_some_and(|wanted| !wanted.is_empty() && wanted != name);
-    if elsewhere || !NodeDemand::of(spec).accepts(name, labels) {
-        return Eligibility::Leaves;
-    }
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    let mut eligibility = Eligibility::Runs;
-    for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
-        if tolerations.iter().any(|given| matching::Toleration::of(given).covers(taint)) {
-            continue;
-        }
-        match taint.effect.as_str() {
-            "NoExecute" => return Eligibility::Leaves,
-            "NoSchedule" => eligibility = Eligibility::Stays,
-            _ => {}
+/// What decides where a DaemonSet runs, read from the spec of its pods once.
+pub(super) struct Rule {
+    /// The only node, where the spec names one.
+    node: Option<String>,
+    demand: NodeDemand,
+    tolerations: Vec<matching::Toleration>,
+}
+
+impl Rule {
+    /// Reads the spec.
+    pub(super) fn of(spec: &PodSpec) -> Self {
+        Self {
+            node: spec.node_name.clone().filter(|name| !name.is_empty()),
+            demand: NodeDemand::of(spec),
+            tolerations: spec.tolerations.iter().flatten().map(matching::Toleration::of).collect(),
         }
     }
-    eligibility
+
+    /// What the DaemonSet has to do with the node.
+    pub(super) fn eligibility(&self, node: &Node) -> Eligibility {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let none = Labels::new();
+        let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+        if self.node.as_ref().is_some_and(|wanted| wanted != name) || !self.demand.accepts(name, labels) {
+            return Eligibility::Leaves;
+        }
+        let mut eligibility = Eligibility::Runs;
+        for taint in node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()) {
+            if matching::tolerated(&self.tolerations, taint) {
+                continue;
+            }
+            match taint.effect.as_str() {
+                "NoExecute" => return Eligibility::Leaves,
+                "NoSchedule" => eligibility = Eligibility::Stays,
+                _ => {}
+            }
+        }
+        eligibility
+    }
 }
 
 /// Pins a pod to a node. What the node affinity asked for besides has been looked at already.

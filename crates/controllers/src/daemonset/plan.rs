@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::eligibility::{self, Eligibility};
+use super::standing::Nodes;
 use crate::history::REVISION_HASH;
 use crate::percentage::{Round, resolve};
 use crate::pods::{self, Availability};
@@ -20,7 +21,7 @@ use crate::pods::{self, Availability};
 /// What there is.
 pub(super) struct Observed<'a> {
     pub(super) daemon: &'a DaemonSet,
-    pub(super) nodes: &'a [Arc<Node>],
+    pub(super) nodes: &'a Nodes,
     /// The pods that are the set's.
     pub(super) pods: &'a [Arc<Pod>],
     /// Hash of the current revision.
@@ -70,12 +71,9 @@ impl Place<'_> {
 
 /// All nodes and what is on them, by the node's name.
 pub(super) fn places<'a>(observed: &Observed<'a>) -> BTreeMap<&'a str, Place<'a>> {
-    let spec = eligibility::daemon_spec(observed.daemon);
-    let mut places: BTreeMap<&str, Place<'_>> = BTreeMap::new();
-    for node in observed.nodes {
-        let place = Place { eligibility: Some(eligibility::of(&spec, node)), pods: Vec::new() };
-        places.insert(node.metadata.name.as_deref().unwrap_or_default(), place);
-    }
+    let empty = |eligibility: &Eligibility| Place { eligibility: Some(*eligibility), pods: Vec::new() };
+    let mut places: BTreeMap<&str, Place<'_>> =
+        observed.nodes.iter().map(|(name, eligibility)| (&**name, empty(eligibility))).collect();
     for pod in observed.pods {
         // One that has ended and is held by a finalizer keeps no other from running.
         if pods::is_terminal(pod) && pod.metadata.deletion_timestamp.is_some() {

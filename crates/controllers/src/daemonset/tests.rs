@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
+use super::eligibility::{Eligibility, Rule};
 use super::plan::{Ended, Place};
 use super::*;
 
@@ -68,7 +69,8 @@ impl World {
         back_off: &(dyn Fn(&str) -> Option<Duration> + Sync),
     ) -> (Plan, DaemonSetStatus, Option<Duration>) {
         let pods: Vec<Arc<Pod>> = self.pods.values().cloned().map(Arc::new).collect();
-        let nodes: Vec<Arc<Node>> = self.nodes.values().cloned().collect();
+        let rule = Rule::of(&eligibility::daemon_spec(&self.daemon));
+        let nodes = self.nodes.iter().map(|(name, node)| (name.as_str().into(), rule.eligibility(node))).collect();
         let (daemon, hash, now) = (&self.daemon, self.hash.as_str(), self.now());
         let observed = Observed { daemon, nodes: &nodes, pods: &pods, hash, back_off, now };
         let places: BTreeMap<&str, Place<'_>> = plan::places(&observed);
@@ -208,7 +210,7 @@ fn nodes_are_chosen_by_selector_affinity_name_and_taints() {
         (json!({"pod.hostNetwork": true}), tainted("node.kubernetes.io/network-unavailable", "NoSchedule"), Runs),
     ] {
         let eligibility =
-            eligibility::of(&eligibility::daemon_spec(&daemon(spec.clone())), &node("a", on_node.clone()));
+            Rule::of(&eligibility::daemon_spec(&daemon(spec.clone()))).eligibility(&node("a", on_node.clone()));
         assert_eq!(eligibility, expected, "{spec} {on_node}");
     }
 }
