@@ -7,20 +7,29 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
+use parking_lot::Mutex;
 use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, is_not_found, run_with_feeds, synced};
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::{endpointslice, owners, pods, selector};
+use followed::Followed;
 use scale::{ScaleError, Scales};
 
+mod followed;
 mod scale;
 mod status;
 #[cfg(test)]
@@ -28,9 +37,6 @@ mod tests;
 
 /// Budgets reconciled at once; upstream has one worker, in process a few more cost nothing.
 const WORKERS: usize = 4;
-
-/// When to look again at a budget whose pods' controllers have no size: it is not watched for.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the queue holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +54,10 @@ struct Controller {
     pods_by_label: Index<Pod>,
     scales: Scales,
     written: PendingWrites,
+    queue: Queue<Work>,
+    followed: Mutex<Followed>,
+    /// There are kinds to be watched that are not yet.
+    more: Notify,
 }
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
@@ -65,11 +75,16 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         budgets: budgets.clone(),
         pods: pods.clone(),
         context,
+        queue: Queue::new(),
+        followed: Mutex::default(),
+        more: Notify::new(),
     });
-    let queue: Queue<Work> = Queue::new();
-    let feeds = futures::future::join(
+    let queue = controller.queue.clone();
+    let feeds = futures::future::join4(
         feed(&budgets, &queue, |change| [Work::Budget(Key::of(change.object().as_ref()))]),
         feed(&pods, &queue, |change| affected(&budgets, change)),
+        controller.follow_workloads(),
+        controller.follow_others(),
     );
     let reconcile = |work: Work| {
         let controller = Arc::clone(&controller);
@@ -116,7 +131,104 @@ fn affected(budgets: &Informer<PodDisruptionBudget>, change: &Change<Pod>) -> Ve
     work
 }
 
+/// Whether a change of a workload may change how many pods it wants.
+fn is_resized<K: kube::Resource>(change: &Change<K>, replicas: impl Fn(&K) -> Option<i32>) -> bool {
+    match change {
+        Change::Applied { old: Some(old), new } => replicas(old) != replicas(new),
+        Change::Applied { old: None, .. } | Change::Deleted(_) => true,
+    }
+}
+
+/// The budgets that rest on the size of a workload whose pods are made from `template`.
+fn sized_by<K: kube::Resource>(
+    budgets: &Informer<PodDisruptionBudget>,
+    workload: &K,
+    template: Option<&PodTemplateSpec>,
+) -> Vec<Work> {
+    let Some(template) = template else { return Vec::new() };
+    let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+    let own = budgets.namespace(workload.meta().namespace.as_deref().unwrap_or_default());
+    let rests = |budget: &PodDisruptionBudget| {
+        let Some(spec) = budget.spec.as_ref().filter(|spec| status::needs_scale(spec)) else { return false };
+        spec.selector.as_ref().is_some_and(|selector| selector::matches(selector, labels))
+    };
+    own.iter().filter(|budget| rests(budget)).map(|budget| Work::Budget(Key::of(budget.as_ref()))).collect()
+}
+
 impl Controller {
+    /// Queues the budgets of workloads of the usual kinds that come, go, or want another number of pods.
+    async fn follow_workloads(&self) {
+        let informers = &self.context.informers;
+        let (queue, budgets) = (&self.queue, &self.budgets);
+        futures::future::join4(
+            feed(&informers.of::<Deployment>(), queue, |change| {
+                let resized = is_resized(change, |set| set.spec.as_ref().map(|spec| spec.replicas.unwrap_or(1)));
+                let template = change.object().spec.as_ref().filter(|_| resized).map(|spec| &spec.template);
+                sized_by(budgets, change.object().as_ref(), template)
+            }),
+            feed(&informers.of::<ReplicaSet>(), queue, |change| {
+                let resized = is_resized(change, |set| set.spec.as_ref().map(|spec| spec.replicas.unwrap_or(1)));
+                let template =
+                    change.object().spec.as_ref().filter(|_| resized).and_then(|spec| spec.template.as_ref());
+                sized_by(budgets, change.object().as_ref(), template)
+            }),
+            feed(&informers.of::<StatefulSet>(), queue, |change| {
+                let resized = is_resized(change, |set| set.spec.as_ref().map(|spec| spec.replicas.unwrap_or(1)));
+                let template = change.object().spec.as_ref().filter(|_| resized).map(|spec| &spec.template);
+                sized_by(budgets, change.object().as_ref(), template)
+            }),
+            feed(&informers.of::<ReplicationController>(), queue, |change| {
+                let resized = is_resized(change, |set| set.spec.as_ref().map(|spec| spec.replicas.unwrap_or(1)));
+                let template =
+                    change.object().spec.as_ref().filter(|_| resized).and_then(|spec| spec.template.as_ref());
+                sized_by(budgets, change.object().as_ref(), template)
+            }),
+        )
+        .await;
+    }
+
+    /// Queues the budgets of workloads of other kinds that change, and those that had no size when kinds change.
+    async fn follow_others(&self) {
+        let definition = ApiResource::erase::<CustomResourceDefinition>(&());
+        let mut definitions = self.context.informers.metadata(&definition).subscribe();
+        let mut following = FuturesUnordered::new();
+        loop {
+            following.extend(self.followed.lock().take_new().into_iter().map(|resource| self.follow(resource)));
+            tokio::select! {
+                () = self.more.notified() => {}
+                Some(kind) = following.next(), if !following.is_empty() => self.followed.lock().ended(&kind),
+                change = definitions.next() => {
+                    if change.is_none() {
+                        return;
+                    }
+                    self.scales.forget_kinds();
+                    for budget in self.followed.lock().take_sizeless() {
+                        self.queue.add(Work::Budget(budget));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows a kind until it is not served any more.
+    async fn follow(&self, resource: ApiResource) -> String {
+        let kind = followed::identity(&resource);
+        let mut changes = self.context.informers.metadata(&resource).subscribe();
+        while let Some(change) = changes.next().await {
+            let object = change.object();
+            if let Change::Applied { old: Some(old), new } = &change
+                && new.metadata.generation.is_some()
+                && old.metadata.generation == new.metadata.generation
+            {
+                continue;
+            }
+            for budget in self.followed.lock().of(&kind, Key::of(object.as_ref())) {
+                self.queue.add(Work::Budget(budget));
+            }
+        }
+        kind
+    }
+
     fn now(&self) -> Timestamp {
         self.context.config.clock.now()
     }
@@ -124,6 +236,7 @@ impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(budget) = self.budgets.get(&key.namespace, &key.name) else {
             self.written.forget(key);
+            self.followed.lock().forget(key);
             return Ok(None);
         };
         let Some(spec) = &budget.spec else { return Ok(None) };
@@ -141,8 +254,8 @@ impl Controller {
                 self.write_status(key, &budget, status).await?;
                 return match error {
                     ScaleError::Api(source) => Err(failed("count the wanted pods of poddisruptionbudget", key)(source)),
-                    // nothing is going to tell of it when this gets better
-                    ScaleError::NoController(_) | ScaleError::NoScale(_) => Ok(Some(LOOK_AGAIN)),
+                    // what they rest on is watched, and so are the kinds
+                    ScaleError::NoController(_) | ScaleError::NoScale(_) => Ok(None),
                 };
             }
         };
@@ -175,9 +288,15 @@ impl Controller {
         pods: &[Arc<Pod>],
     ) -> Result<i32, ScaleError> {
         if !status::needs_scale(spec) {
+            self.followed.lock().forget(key);
             return Ok(0);
         }
-        let wanted = match self.scales.of(&key.namespace, pods).await {
+        let mut asked = Vec::new();
+        let wanted = self.scales.of(&key.namespace, pods, &mut asked).await;
+        if self.followed.lock().note(key, asked, wanted.is_ok()) {
+            self.more.notify_one();
+        }
+        let wanted = match wanted {
             Ok(wanted) => wanted,
             Err(error) => {
                 if let ScaleError::NoController(_) = &error {
@@ -233,7 +352,8 @@ impl Controller {
         }
         let patch = json!({"metadata": {"uid": pod.uid(), "resourceVersion": pod.resource_version()},
             "status": {"conditions": [{"type": "DisruptionTarget", "status": "False",
-                "lastTransitionTime": self.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()}]}});
+                "lastTransitionTime": self.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+                "observedGeneration": pod.metadata.generation}]}});
         let api = self.context.api::<Pod>(&key.namespace);
         let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
         gone_is_done(result).map_err(failed("end disruption of pod", key))?;

@@ -11,8 +11,9 @@ use kube::api::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use reconcile::Informer;
+use reconcile::{Informer, Key};
 
+use super::followed::Asked;
 use crate::context::{Context, cause, is_not_found};
 use crate::owners;
 
@@ -71,8 +72,19 @@ impl Scales {
             && self.stateful_sets.synced().await
     }
 
-    /// What the controllers of `pods` want; each is asked once, however many pods it has.
-    pub(super) async fn of(&self, namespace: &str, pods: &[Arc<Pod>]) -> Result<Wanted, ScaleError> {
+    /// Forgets what kinds there are.
+    pub(super) fn forget_kinds(&self) {
+        self.kinds.lock().clear();
+    }
+
+    /// What the controllers of `pods` want; each is asked once, however many pods it has. Those that are not of the usual
+    /// kinds are added to `asked`.
+    pub(super) async fn of(
+        &self,
+        namespace: &str,
+        pods: &[Arc<Pod>],
+        asked: &mut Vec<Asked>,
+    ) -> Result<Wanted, ScaleError> {
         let mut wanted = Wanted::default();
         // by the uid of the pods' owner, and of what owns that
         let (mut owners, mut sizes) = (HashSet::<&str>::new(), HashMap::<String, i32>::new());
@@ -86,7 +98,7 @@ impl Scales {
             }
             let found = match self.known(namespace, owner) {
                 Some(found) => Some(found),
-                None => self.asked(namespace, owner).await?.map(|size| (owner.uid.clone(), size)),
+                None => self.ask(namespace, owner, asked).await?.map(|size| (owner.uid.clone(), size)),
             };
             let (uid, size) = found.ok_or_else(|| ScaleError::NoController(pod.name_any()))?;
             sizes.insert(uid, size);
@@ -124,8 +136,14 @@ impl Scales {
     }
 
     /// The size of anything that has one; `None` if it is not there.
-    async fn asked(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<i32>, ScaleError> {
+    async fn ask(
+        &self,
+        namespace: &str,
+        owner: &OwnerReference,
+        asked: &mut Vec<Asked>,
+    ) -> Result<Option<i32>, ScaleError> {
         let resource = self.resource(owner).await?;
+        asked.push(Asked { resource: resource.clone(), owner: Key::new(namespace, &owner.name) });
         let objects: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let scale = match objects.get_scale(&owner.name).await {
             Ok(scale) => scale,

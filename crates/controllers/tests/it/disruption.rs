@@ -1,11 +1,13 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
-use kube::api::{EvictParams, Patch, PatchParams};
+use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, deployment};
+use crate::cluster::{Cluster, deployment, object};
 
 async fn guard(cluster: &Cluster, name: &str, spec: Value) {
     let mut whole = json!({"selector": {"matchLabels": {"app": "web"}}});
@@ -109,5 +111,56 @@ async fn pods_without_a_size_allow_no_disruption_and_it_is_told_why() {
     guard(&cluster, "idle", json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "none"}}})).await;
     allows(&cluster, "idle", 0).await;
     cluster.until::<Event>("told", told("NoPods")).await;
+    cluster.stop().await;
+}
+
+/// Widgets, that may have a size.
+fn widgets(subresources: Value) -> Value {
+    let count = json!({"type": "object", "properties": {"replicas": {"type": "integer"}}});
+    json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "singular": "widget", "kind": "Widget"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "subresources": subresources,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": count, "status": count}}}}]}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_of_another_kind_is_followed_as_soon_as_it_has_a_size() {
+    let cluster = Cluster::start(1).await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    definitions.create(&PostParams::default(), &object(widgets(json!({})))).await.unwrap();
+    let established = |definition: &CustomResourceDefinition| {
+        let conditions = definition.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
+    };
+    cluster.until_one::<CustomResourceDefinition>("widgets.example.com", "is served", established).await;
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Widget"));
+    let objects: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "default", &kind);
+    let widget = DynamicObject::new("w", &kind).data(json!({"spec": {"replicas": 2}}));
+    let widget = objects.create(&PostParams::default(), &widget).await.unwrap();
+    let owner = json!({"apiVersion": "example.com/v1", "kind": "Widget", "name": "w", "uid": widget.metadata.uid,
+        "controller": true});
+    for name in ["a", "b"] {
+        cluster
+            .create::<Pod>(json!({"metadata": {"name": name, "labels": {"app": "web"}, "ownerReferences": [owner]},
+                "spec": {"containers": [{"name": "c", "image": "web:1"}]}}))
+            .await;
+    }
+    guard(&cluster, "held", json!({"maxUnavailable": 1})).await;
+    let says = |wanted: &'static str| {
+        move |budget: &PodDisruptionBudget| {
+            let conditions = status(budget).conditions.unwrap_or_default();
+            conditions.first().is_some_and(|condition| condition.message == wanted)
+        }
+    };
+    let without = says("widgets.example.com does not implement the scale subresource");
+    cluster.until_one::<PodDisruptionBudget>("held", "has no size", without).await;
+    let scale = json!({"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}});
+    let patch = Patch::Merge(widgets(scale));
+    definitions.patch("widgets.example.com", &PatchParams::default(), &patch).await.unwrap();
+    let expects = |count: i32| move |budget: &PodDisruptionBudget| status(budget).expected_pods == Some(count);
+    cluster.until_one::<PodDisruptionBudget>("held", "has a size", expects(2)).await;
+    let patch = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    objects.patch("w", &PatchParams::default(), &patch).await.unwrap();
+    cluster.until_one::<PodDisruptionBudget>("held", "follows its owner", expects(5)).await;
     cluster.stop().await;
 }
