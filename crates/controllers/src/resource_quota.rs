@@ -11,11 +11,12 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, PostParams};
-use kube::core::Request;
+use kube::core::{ApiResource, Request};
 use quota::{Amounts, Item, Kind};
 use reconcile::{Change, Informer, Key, Metadata, Queue, Subscription, run_controller};
 use serde_json::Value;
@@ -47,9 +48,14 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
 /// Queues quotas that changed, and those of a namespace where something they count was given back.
 async fn feeds(context: &Context, quotas: &Informer<ResourceQuota>, queue: &Queue<Key>) {
     let mut changes = quotas.subscribe();
+    let definition = ApiResource::erase::<CustomResourceDefinition>(&());
+    let mut definitions = context.informers.metadata(&definition).subscribe();
     let mut watched: HashSet<Kind> = HashSet::new();
+    // kinds that are limited and not served, or not any more
+    let mut missing: HashSet<Kind> = HashSet::new();
     let mut returns: FuturesUnordered<BoxFuture<'_, Kind>> = FuturesUnordered::new();
     loop {
+        let mut wanted: Vec<Kind> = Vec::new();
         tokio::select! {
             change = changes.next() => {
                 let Some(change) = change else { return };
@@ -57,20 +63,43 @@ async fn feeds(context: &Context, quotas: &Informer<ResourceQuota>, queue: &Queu
                 if old.as_ref().is_none_or(|old| old.spec != new.spec) || !is_counted(&new) {
                     queue.add(Key::of(&*new));
                 }
-                for kind in kinds(hard(&new).keys().map(String::as_str)) {
-                    if !watched.contains(&kind)
-                        && let Some(watching) = watch(context, quotas, queue, &kind).await
-                    {
-                        watched.insert(kind.clone());
-                        returns.push(async move { watching.await; kind }.boxed());
-                    }
+                wanted.extend(kinds(hard(&new).keys().map(String::as_str)));
+            }
+            change = definitions.next() => {
+                if change.is_none() {
+                    return;
                 }
+                wanted.extend(missing.iter().cloned());
             }
             Some(ended) = returns.next(), if !returns.is_empty() => {
                 watched.remove(&ended);
+                missing.insert(ended);
             }
         }
+        for kind in wanted.into_iter().filter(|kind| !watched.contains(kind)).collect::<Vec<_>>() {
+            let Some(watching) = watch(context, quotas, queue, &kind).await else {
+                missing.insert(kind);
+                continue;
+            };
+            if missing.remove(&kind) {
+                // what was there before it could be counted counts from now on
+                let counting = quotas.list().into_iter().filter(|quota| counts(quota, &kind));
+                counting.for_each(|quota| queue.add(Key::of(&*quota)));
+            }
+            watched.insert(kind.clone());
+            returns.push(
+                async move {
+                    watching.await;
+                    kind
+                }
+                .boxed(),
+            );
+        }
     }
+}
+
+fn counts(quota: &ResourceQuota, kind: &Kind) -> bool {
+    hard(quota).keys().any(|name| kind.counts_for(name))
 }
 
 fn hard(quota: &ResourceQuota) -> Quantities {
@@ -104,8 +133,7 @@ async fn watch<'a>(
 ) -> Option<BoxFuture<'a, ()>> {
     let of_namespace = move |namespace: Option<String>, kind: Kind| {
         let quotas = quotas.namespace(&namespace.unwrap_or_default());
-        let counting = move |quota: &ResourceQuota| hard(quota).keys().any(|name| kind.counts_for(name));
-        quotas.into_iter().filter(move |quota| counting(quota)).map(|quota| Key::of(&*quota)).collect::<Vec<_>>()
+        quotas.into_iter().filter(move |quota| counts(quota, &kind)).map(|quota| Key::of(&*quota)).collect::<Vec<_>>()
     };
     let kind = kind.clone();
     let resource = match &kind {
@@ -188,7 +216,9 @@ fn claim_gives_back(old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) ->
     let asks = |claim: &PersistentVolumeClaim| {
         let spec = claim.spec.clone().unwrap_or_default();
         let allocated = claim.status.as_ref().and_then(|status| status.allocated_resources.clone());
-        (spec.resources, spec.volume_attributes_class_name, allocated)
+        let status = claim.status.clone().unwrap_or_default();
+        let classes = (status.current_volume_attributes_class_name, status.modify_volume_status);
+        (spec.resources, spec.volume_attributes_class_name, allocated, classes)
     };
     asks(old) != asks(new)
 }
@@ -337,6 +367,12 @@ mod tests {
         let service = |kind: &str| -> Service { of(json!({"spec": {"type": kind}})) };
         assert!(service_gives_back(&service("NodePort"), &service("ClusterIP")));
         assert!(!service_gives_back(&service("NodePort"), &service("NodePort")));
+        let claim = |class: &str| -> PersistentVolumeClaim {
+            of(json!({"status": {"currentVolumeAttributesClassName": class}}))
+        };
+        assert!(
+            claim_gives_back(&claim("gold"), &claim("silver")) && !claim_gives_back(&claim("gold"), &claim("gold"))
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Quotas are counted when they are made, charged by writes, and given back by what ends.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ResourceQuota, Service};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, object};
@@ -60,4 +62,27 @@ async fn a_quota_follows_what_its_namespace_uses() {
         hard.get("pods").is_some_and(|pods| pods.0 == "5")
     };
     cluster.until_one::<ResourceQuota>("q", "knows its new limits", widened).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_that_comes_after_its_limit_is_counted_from_then_on() {
+    let cluster = Cluster::start(0).await;
+    let name = "count/widgets.example.com";
+    cluster.create::<ResourceQuota>(json!({"metadata": {"name": "q"}, "spec": {"hard": {(name): "2"}}})).await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    let definition = object(json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com",
+        "scope": "Namespaced", "names": {"plural": "widgets", "singular": "widget", "kind": "Widget"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}}));
+    definitions.create(&PostParams::default(), &definition).await.unwrap();
+    let counts = |count: &'static str| {
+        cluster.until_one::<ResourceQuota>("q", count, move |quota| used(quota) == json!({(name): count}))
+    };
+    counts("0").await;
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Widget"));
+    let widgets: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "default", &kind);
+    widgets.create(&PostParams::default(), &DynamicObject::new("w", &kind)).await.unwrap();
+    counts("1").await;
+    widgets.delete("w", &DeleteParams::default()).await.unwrap();
+    counts("0").await;
+    cluster.stop().await;
 }
