@@ -28,7 +28,7 @@ pub use oidc::OidcConfig;
 use request_header::RequestHeader;
 pub use request_header::{ClientKinds, RequestHeaderConfig};
 
-pub(crate) use last_used::{LastUsed, patch as last_used_patch};
+pub(crate) use last_used::{LastUsed, day, patch as last_used_patch};
 
 /// `1.3.6.1.4.1.57683.2`: the attribute of a certificate's subject that names the user's uid.
 const UID_ATTRIBUTE: Oid<'static> = oid!(1.3.6.1.4.1.57683.2);

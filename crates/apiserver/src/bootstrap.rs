@@ -28,6 +28,13 @@ pub struct BootstrapError {
     pub message: String,
 }
 
+/// Says since when the use of the tokens of Secrets is noted: who cleans up has to know what no note means.
+fn token_tracking(now: jiff::Timestamp) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+        "data": {"since": crate::authentication::day(now)}})
+}
+
 impl ApiServer {
     /// Makes sure of the objects every cluster needs, then reports the post-start hooks as done. What is there already
     /// stays as it is.
@@ -36,6 +43,7 @@ impl ApiServer {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
             self.ensure("/api/v1/namespaces", &namespace).await?;
         }
+        self.ensure("/api/v1/namespaces/kube-system/configmaps", &token_tracking(jiff::Timestamp::now())).await?;
         self.install_policy(jiff::Timestamp::now()).await?;
         self.ensure_flow_objects().await?;
         self.complete_local_api_services().await?;

@@ -27,6 +27,7 @@ mod endpointslice_mirroring;
 mod garbage_collector;
 mod history;
 mod job;
+mod legacy_tokens;
 mod metrics;
 mod namespace;
 mod node_lifecycle;
@@ -98,6 +99,9 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
             garbage_collector::run(context, stop).boxed()
         }),
         ("job", "job-controller", |context, stop| job::run(context, stop).boxed()),
+        ("legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", |context, stop| {
+            legacy_tokens::run(context, stop).boxed()
+        }),
         ("namespace", "namespace-controller", |context, stop| namespace::run(context, stop).boxed()),
         ("node-lifecycle", "node-controller", |context, stop| node_lifecycle::run(context, stop).boxed()),
         ("pod-gc", "pod-garbage-collector", |context, stop| pod_gc::run(context, stop).boxed()),

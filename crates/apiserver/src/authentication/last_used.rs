@@ -48,7 +48,7 @@ impl LastUsed {
 }
 
 /// The day that the label names.
-pub(super) fn day(now: Timestamp) -> String {
+pub(crate) fn day(now: Timestamp) -> String {
     now.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string()
 }
 
