@@ -359,7 +359,8 @@ impl Controller {
         let ready = self.pods_by_node.get(node).into_iter().filter(|pod| pods::is_ready(pod));
         batch::all(ready, |pod| async move {
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [{
-                "type": "Ready", "status": "False", "lastTransitionTime": Time(Timestamp::now())}]}});
+                "type": "Ready", "status": "False", "lastTransitionTime": Time(Timestamp::now()),
+                "observedGeneration": pod.metadata.generation}]}});
             let api = self.context.api::<Pod>(&pod.namespace().unwrap_or_default());
             let result = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
             gone_is_done(result).map_err(failed("mark pod unready", pod.name_any()))?;

@@ -107,7 +107,7 @@ async fn announce(call: &Call, options: &mut DeleteOptions) -> Result<(), ApiErr
     let change = |old: &Value| {
         let mut object = old.clone();
         let why = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-            "message": "Eviction API: evicting"});
+            "message": "Eviction API: evicting", "observedGeneration": tree::at(old, &["metadata", "generation"])});
         meta::put_condition(&mut object["status"], why, &meta::time(call.now));
         match &options.resource_version {
             Some(version) => meta::of(&mut object).insert("resourceVersion".into(), version.as_str().into()),
