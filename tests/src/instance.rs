@@ -64,7 +64,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The binary, without the variable that names it: it refuses variables that look like settings and are none.
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(binary());
     command.env_remove("KEELSON_BIN");
     command

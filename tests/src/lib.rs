@@ -17,6 +17,7 @@ pub mod instance;
 pub mod kubectl;
 pub mod leftovers;
 pub mod scenario;
+pub mod simulation;
 
 use std::time::{Duration, Instant};
 

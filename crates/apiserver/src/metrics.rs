@@ -25,7 +25,7 @@ pub(crate) use access::{AccessMetrics, Identified};
 pub(crate) use admission::{AdmissionMetrics, Answer, Check, Conditioned, Step};
 pub(crate) use family::Family;
 pub(crate) use histogram::{Bounds, Histogram};
-pub(crate) use process::render as render_process;
+pub(crate) use process::{render as render_process, render_tasks};
 pub(crate) use requests::{Counted, Ending, ResourceMetrics, Scope};
 
 /// What Prometheus' clients take unless told otherwise.

@@ -300,6 +300,7 @@ impl ApiServer {
         let objects: Vec<_> = stored.map(count).collect();
         let mut text = crate::metrics::render(&self.metrics, resources, &objects);
         crate::metrics::render_process(&mut text);
+        crate::metrics::render_tasks(&mut text);
         if let Some(auditor) = &self.auditor {
             auditor.metrics(&mut text);
         }

@@ -4,8 +4,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+mod simulate;
 mod upstream_flags;
 
+pub(crate) use simulate::{Cluster, LoadFlags, Output, Simulate};
 pub(crate) use upstream_flags::UpstreamFlags;
 
 /// The cloud-native platform in one binary.
@@ -26,6 +28,8 @@ pub(crate) enum Command {
     Down(Down),
     /// Show what runs from a data directory
     Status(At),
+    /// Simulate nodes and what runs on them, for scale tests, capacity planning and trying scheduling policies
+    Simulate(Box<Simulate>),
     /// Print the version
     Version,
     /// Show settings

@@ -6,6 +6,7 @@ pub(crate) mod down;
 pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
+pub(crate) mod simulate;
 pub(crate) mod status;
 
 use crate::{

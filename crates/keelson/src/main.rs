@@ -37,6 +37,7 @@ fn dispatch(command: Command) -> Result<ExitCode, exit::Failure> {
         Command::Up(flags) => up::main(&flags).map(done),
         Command::Down(flags) => commands::down::main(&flags).map(done),
         Command::Status(at) => commands::status::main(&at).map(done),
+        Command::Simulate(flags) => commands::simulate::main(&flags).map(done),
         Command::Version => {
             println!("keelson {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! What the kernel knows about this process, under the names every Prometheus client uses.
+//! What the kernel knows about this process, under the names every Prometheus client uses, and how many tasks it has.
 
 use std::fmt::Write as _;
 
@@ -39,6 +39,14 @@ pub(crate) fn render(out: &mut String) {
     );
 }
 
+/// Appends the number of tasks: what `go_goroutines` is for upstream, it grows when one is left behind.
+pub(crate) fn render_tasks(out: &mut String) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let help = "Tasks of the asynchronous runtime that exist.";
+    let alive = runtime.metrics().num_alive_tasks();
+    let _ = writeln!(out, "# HELP tokio_alive_tasks {help}\n# TYPE tokio_alive_tasks gauge\ntokio_alive_tasks {alive}");
+}
+
 fn open_files_max() -> Option<f64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -52,6 +60,21 @@ fn boot_time() -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    #[tokio::test]
+    async fn tasks_are_counted_as_they_come_and_go() {
+        let count = || {
+            let mut out = String::new();
+            super::render_tasks(&mut out);
+            out.rsplit(' ').next().unwrap().trim().parse::<u32>().unwrap()
+        };
+        let before = count();
+        let task = tokio::spawn(std::future::pending::<()>());
+        assert_eq!(count(), before + 1);
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert_eq!(count(), before);
+    }
+
     #[test]
     fn this_process_uses_memory() {
         let mut out = String::new();
