@@ -139,6 +139,11 @@ pub(crate) trait Plugin: Send + Sync {
         None
     }
 
+    /// Whether that a pod gets a node can help another: most plug-ins have only less to give then.
+    fn heeds_pods(&self) -> bool {
+        false
+    }
+
     /// Whether an event may help a pod of a shape that this plug-in has refused. A node that the filter still refuses is no
     /// help, which the engine finds out itself.
     fn may_help(&self, _snapshot: &Snapshot, _shape: &Shape, event: &Event) -> bool {

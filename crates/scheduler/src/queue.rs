@@ -6,7 +6,7 @@
 //! is tried before its time when nothing else is to be done; one that could not be bound is not.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +137,8 @@ pub(crate) struct PodQueue {
     /// Those of them that may be tried earlier, the most important first.
     early: BTreeMap<Order, Key>,
     parked: HashMap<Arc<Shape>, Group>,
+    /// The parked shapes by who refused them, so that an event that means nothing to those is over at once.
+    by_plugins: BTreeMap<PluginSet, HashSet<Arc<Shape>>>,
     sequence: u64,
     counts: Counts,
 }
@@ -150,6 +152,7 @@ impl PodQueue {
             timed: BTreeMap::new(),
             early: BTreeMap::new(),
             parked: HashMap::new(),
+            by_plugins: BTreeMap::new(),
             sequence: 0,
             counts: Counts::default(),
         }
@@ -259,10 +262,18 @@ impl PodQueue {
         self.counts.parked += 1;
         let led = std::mem::take(&mut entry.leads);
         self.timed.insert(slot, pod.key.clone());
-        let group = self.parked.entry(Arc::clone(&entry.pod.shape)).or_default();
+        let shape = Arc::clone(&entry.pod.shape);
+        let known = self.parked.contains_key(&shape);
+        let group = self.parked.entry(Arc::clone(&shape)).or_default();
+        let before = group.plugins;
         group.plugins |= plugins;
         group.pods.insert((entry.ready_at, slot.1), pod.key.clone());
         group.led &= !led;
+        let after = group.plugins;
+        if !known || before != after {
+            unlist(&mut self.by_plugins, before, &shape);
+            self.by_plugins.entry(after).or_default().insert(shape);
+        }
     }
 
     /// A node was found: the next of those alike may be lucky too.
@@ -283,14 +294,26 @@ impl PodQueue {
         self.resume(&pod.key, now, ATTEMPT_FAILED, false);
     }
 
-    /// Something has happened: wakes the first of each group that it may help.
-    pub(crate) fn happened(&mut self, cause: &'static str, now: Instant, helps: impl Fn(&Shape, PluginSet) -> bool) {
-        let helped = self.parked.iter_mut().filter(|(shape, group)| !group.led && helps(shape, group.plugins));
-        let note = |(shape, group): (&Arc<Shape>, &mut Group)| {
-            group.cause = cause;
-            Arc::clone(shape)
-        };
-        let helped: Vec<Arc<Shape>> = helped.map(note).collect();
+    /// Something has happened: wakes the first of each group that it may help. Only those are asked about that one of `hearing`
+    /// has refused, or none at all.
+    pub(crate) fn happened(
+        &mut self,
+        cause: &'static str,
+        now: Instant,
+        hearing: PluginSet,
+        helps: impl Fn(&Shape, PluginSet) -> bool,
+    ) {
+        let mut helped = Vec::new();
+        for (_, shapes) in self.by_plugins.iter().filter(|(plugins, _)| **plugins == 0 || **plugins & hearing != 0) {
+            for shape in shapes {
+                if let Some(group) = self.parked.get_mut(shape).filter(|group| !group.led)
+                    && helps(shape, group.plugins)
+                {
+                    group.cause = cause;
+                    helped.push(Arc::clone(shape));
+                }
+            }
+        }
         for shape in helped {
             self.wake(&shape, now);
         }
@@ -332,7 +355,7 @@ impl PodQueue {
     fn wake(&mut self, shape: &Arc<Shape>, now: Instant) {
         let Some(group) = self.parked.get_mut(shape) else { return };
         let Some((_, key)) = group.pods.pop_first() else {
-            self.parked.remove(shape);
+            self.forget(shape);
             return;
         };
         group.led = true;
@@ -345,6 +368,13 @@ impl PodQueue {
             entry.leads = true;
         }
         self.resume(&key, now, cause, true);
+    }
+
+    /// Forgets a group in which nobody is left.
+    fn forget(&mut self, shape: &Arc<Shape>) {
+        if let Some(group) = self.parked.remove(shape) {
+            unlist(&mut self.by_plugins, group.plugins, shape);
+        }
     }
 
     /// Lets a pod be tried as soon as its back-off has ended, or `early`.
@@ -397,7 +427,7 @@ impl PodQueue {
                 if let Some(group) = self.parked.get_mut(&shape) {
                     group.pods.remove(&(ready_at, slot.1));
                     if group.pods.is_empty() && !group.led {
-                        self.parked.remove(&shape);
+                        self.forget(&shape);
                     }
                 }
             }
@@ -411,5 +441,14 @@ impl PodQueue {
     fn slot(&mut self, at: Instant) -> Slot {
         self.sequence += 1;
         (at, self.sequence)
+    }
+}
+
+fn unlist(by_plugins: &mut BTreeMap<PluginSet, HashSet<Arc<Shape>>>, plugins: PluginSet, shape: &Arc<Shape>) {
+    if let Some(shapes) = by_plugins.get_mut(&plugins) {
+        shapes.remove(shape);
+        if shapes.is_empty() {
+            by_plugins.remove(&plugins);
+        }
     }
 }

@@ -255,7 +255,7 @@ impl Scheduler {
         if self.queue.has_parked() {
             let (planner, snapshot) = (&self.planner, &self.snapshot);
             let may_help = |shape: &Shape, plugins| planner.may_help(snapshot, shape, plugins, event);
-            self.queue.happened(event.label(), now, may_help);
+            self.queue.happened(event.label(), now, planner.hearing(event), may_help);
         }
     }
 }

@@ -61,6 +61,8 @@ struct Kept {
 /// answers; a seed decides between equally good nodes, and where in a large cluster the search begins.
 pub struct Planner {
     profiles: Vec<Profile>,
+    /// Plug-ins that a pod with a node can matter to.
+    heeding_pods: PluginSet,
     kept: HashMap<Arc<Shape>, Kept>,
     clock: u64,
     feasible: Vec<u32>,
@@ -71,7 +73,9 @@ impl Planner {
     /// Decides as configured.
     pub fn new(configuration: &Configuration) -> Self {
         let profiles = configuration.profiles();
-        Self { profiles, kept: HashMap::new(), clock: 0, feasible: Vec::new(), totals: Vec::new() }
+        let rules = profiles.iter().flat_map(|profile| &profile.rules).filter(|rule| rule.plugin.heeds_pods());
+        let heeding_pods = rules.fold(0, |all, rule| all | 1 << rule.place);
+        Self { profiles, heeding_pods, kept: HashMap::new(), clock: 0, feasible: Vec::new(), totals: Vec::new() }
     }
 
     /// The profile for pods of that `schedulerName`.
@@ -165,6 +169,14 @@ impl Planner {
         };
         self.put(kept);
         placement
+    }
+
+    /// Plug-ins to which an event may mean anything. Most events are pods that get a node, which is of interest to few.
+    pub(crate) fn hearing(&self, event: &Event) -> PluginSet {
+        match event {
+            Event::PodPlaced { .. } => self.heeding_pods,
+            _ => PluginSet::MAX,
+        }
     }
 
     /// Whether an event may help pods of a shape that these plug-ins refused; where none did, each may.

@@ -122,6 +122,10 @@ impl Plugin for InterPodAffinity {
         (!weights.is_empty()).then(|| Box::new(Wishes { weights }) as Box<dyn Score>)
     }
 
+    fn heeds_pods(&self) -> bool {
+        true
+    }
+
     fn may_help(&self, snapshot: &Snapshot, shape: &Shape, event: &Event) -> bool {
         match event {
             Event::Node { change, .. } => change.added || change.labels,

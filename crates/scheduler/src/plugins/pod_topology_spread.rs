@@ -167,6 +167,10 @@ impl Plugin for PodTopologySpread {
         Some(Box::new(Soft { constraints, all_keys, weights: Vec::new() }))
     }
 
+    fn heeds_pods(&self) -> bool {
+        true
+    }
+
     fn may_help(&self, snapshot: &Snapshot, shape: &Shape, event: &Event) -> bool {
         match event {
             Event::Node { change, .. } => change.added || change.labels || change.taints,

@@ -1,6 +1,9 @@
 use super::*;
 use crate::shape::ShapeParts;
 
+/// All plug-ins hear of the event.
+const ALL: PluginSet = PluginSet::MAX;
+
 fn pod(name: &str, priority: i32) -> PodInfo {
     shaped(name, ShapeParts { priority, ..ShapeParts::default() })
 }
@@ -47,9 +50,9 @@ async fn only_an_event_that_helps_wakes_a_parked_pod() {
     assert!(queue.pop().is_none(), "an update that changes nothing for scheduling does not wake it");
 
     let later = start + Duration::from_secs(2);
-    queue.happened("NodeAdd", later, |_, plugins| plugins & 2 != 0);
+    queue.happened("NodeAdd", later, ALL, |_, plugins| plugins & 2 != 0);
     assert!(queue.pop().is_none(), "another plug-in refused it");
-    queue.happened("NodeAdd", later, |_, plugins| plugins & 1 != 0);
+    queue.happened("NodeAdd", later, ALL, |_, plugins| plugins & 1 != 0);
     assert_eq!(names(&mut queue), ["p"]);
 }
 
@@ -58,8 +61,8 @@ async fn one_pod_of_a_group_is_woken_and_each_success_wakes_the_next() {
     let start = Instant::now();
     let mut queue = parked(&["a", "b", "c"], start);
     let later = start + Duration::from_secs(2);
-    queue.happened("NodeAdd", later, |_, _| true);
-    queue.happened("NodeAdd", later, |_, _| true);
+    queue.happened("NodeAdd", later, ALL, |_, _| true);
+    queue.happened("NodeAdd", later, ALL, |_, _| true);
     let first = queue.pop().unwrap().pod;
     assert_eq!(&first.key.name, "a");
     assert!(queue.pop().is_none(), "the others wait for what becomes of it");
@@ -68,7 +71,7 @@ async fn one_pod_of_a_group_is_woken_and_each_success_wakes_the_next() {
     assert_eq!(&second.key.name, "b");
     queue.park(&second, 1, later);
     assert!(queue.pop().is_none(), "after a failure the group sleeps on");
-    queue.happened("NodeAdd", later, |_, _| true);
+    queue.happened("NodeAdd", later, ALL, |_, _| true);
     assert_eq!(names(&mut queue), ["c"], "whose back-off ended first");
 }
 
@@ -77,7 +80,7 @@ async fn a_woken_pod_that_goes_away_passes_the_chance_on() {
     let start = Instant::now();
     let mut queue = parked(&["a", "b"], start);
     let later = start + Duration::from_secs(2);
-    queue.happened("NodeAdd", later, |_, _| true);
+    queue.happened("NodeAdd", later, ALL, |_, _| true);
     queue.remove(&Key::new("default", "a"), later);
     assert_eq!(names(&mut queue), ["b"]);
 }
@@ -96,7 +99,7 @@ async fn a_change_of_the_pod_itself_ends_parking() {
 async fn a_woken_pod_waits_for_its_back_off_only_while_there_are_others() {
     let start = Instant::now();
     let mut queue = parked(&["p"], start);
-    queue.happened("NodeAdd", start, |_, _| true);
+    queue.happened("NodeAdd", start, ALL, |_, _| true);
     queue.update(pod("other", 0), start);
     assert_eq!(queue.waiting(), (1, 1, 0));
     assert_eq!(queue.next_at(), Some(start + Backoff::default().initial));
@@ -127,7 +130,7 @@ async fn what_waits_is_counted_by_place_cause_and_plugin() {
     assert_eq!(queue.waiting(), (0, 0, 3));
     assert_eq!(queue.refused()[""][0], 3);
     let later = start + Duration::from_secs(2);
-    queue.happened("AssignedPodDelete", later, |_, _| true);
+    queue.happened("AssignedPodDelete", later, ALL, |_, _| true);
     assert_eq!(queue.waiting(), (1, 0, 2));
     assert_eq!(queue.refused()[""][0], 3, "until it is tried again");
     queue.pop().unwrap();
@@ -167,4 +170,26 @@ async fn parked_pods_are_tried_again_in_the_end() {
     assert_eq!(names(&mut queue), ["p"]);
     queue.remove(&Key::new("default", "p"), start);
     assert!(queue.next_at().is_none() && queue.entries.is_empty() && !queue.has_parked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_of_an_event_that_means_nothing_to_who_refused() {
+    let start = Instant::now();
+    let mut queue = parked(&["p"], start);
+    queue.update(pod("unrefused", 1), start);
+    let tried = queue.pop().unwrap().pod;
+    queue.park(&tried, 0, start);
+    let later = start + Duration::from_secs(2);
+    queue.happened("AssignedPodAdd", later, 2, |shape, _| {
+        assert_eq!(shape.priority, 1, "the other was refused by the first plug-in");
+        true
+    });
+    assert_eq!(names(&mut queue), ["unrefused"]);
+    queue.happened("NodeAdd", later, 1, |_, _| true);
+    assert_eq!(names(&mut queue), ["p"]);
+    for name in ["p", "unrefused"] {
+        queue.remove(&Key::new("default", name), later);
+    }
+    queue.happened("NodeAdd", later, ALL, |_, _| true);
+    assert!(queue.parked.is_empty() && queue.by_plugins.is_empty());
 }

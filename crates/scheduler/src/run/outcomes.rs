@@ -10,6 +10,7 @@ use super::changes::node_of;
 use super::refusal::{Reason, reference, reference_to};
 use super::requests::{Binding, Done, bind};
 use crate::metrics::{Outcome, Step};
+use crate::plugins::PluginSet;
 use crate::pod::PodInfo;
 
 impl Scheduler {
@@ -55,7 +56,7 @@ impl Scheduler {
                 // Nothing will make room: the pod must look again.
                 let now = Instant::now();
                 self.snapshot.denominate(&by.uid);
-                self.queue.happened("ForceActivate", now, |shape, _| *shape == *by.shape);
+                self.queue.happened("ForceActivate", now, PluginSet::MAX, |shape, _| *shape == *by.shape);
             }
             Done::StatusWritten(Ok(())) => {}
             Done::StatusWritten(Err(error)) => tracing::debug!(%error, "cannot write a pod's status"),
