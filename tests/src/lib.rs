@@ -18,6 +18,7 @@ pub mod kubectl;
 pub mod leftovers;
 pub mod scenario;
 pub mod simulation;
+pub mod stage;
 
 use std::time::{Duration, Instant};
 

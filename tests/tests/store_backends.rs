@@ -221,6 +221,32 @@ async fn a_server_that_asks_sees_what_another_acknowledged() {
     assert_eq!((past.revision(), past.count(PODS, "", None)), (at, 200));
 }
 
+#[tokio::test]
+async fn who_led_writes_nothing_once_another_one_leads() {
+    if !need_etcd("who_led_writes_nothing_once_another_one_leads") {
+        return;
+    }
+    let etcd = Etcd::start();
+    let (former, latter) = (connect(&etcd).await, connect(&etcd).await);
+    let lease = create(&former, "lease", "former").await.revision;
+    let begin = async |store: &Store, at| store.begin_tenure("office", &key("lease"), at).await.unwrap();
+    let first = begin(&former, lease).await.expect("the lease is as it was seen");
+    let write = |path: &str| vec![put(path, Precondition::Absent, "x")];
+    former.commit_during(&first, write("a")).await.unwrap();
+    // the other one takes the lease, and nobody begins on what it was before
+    let taken = latter.commit(vec![put("lease", Precondition::Revision(lease), "latter")]).await.unwrap().revision;
+    assert_eq!(begin(&former, lease).await, None);
+    former.commit_during(&first, write("b")).await.expect("nobody has begun");
+    let second = begin(&latter, taken).await.expect("the lease is as it was written");
+    let late = former.commit_during(&first, write("c")).await;
+    assert!(matches!(late, Err(CommitError::Deposed)), "{late:?}");
+    latter.commit_during(&second, write("c")).await.unwrap();
+    // as anybody else it may write, and it is told what stands in the way
+    former.commit(write("d")).await.unwrap();
+    let taken = latter.commit_during(&second, write("c")).await;
+    assert!(matches!(taken, Err(CommitError::Precondition { .. })), "{taken:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_may_die_and_come_back_under_load() {
     if !need_etcd("etcd_may_die_and_come_back_under_load") {

@@ -133,6 +133,7 @@ async fn connection(server: Arc<ApiServer>, shared: SharedTls, stream: TcpStream
         // of its own, so that the watches of all connections do not contend for one lock
         draining: stop.child_token(),
         is_component: false,
+        tenure: None,
     };
     let standing = Standing::new(caller, chain, shared, generation);
     let gauge = Open::new(&server);

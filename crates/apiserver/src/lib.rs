@@ -64,6 +64,7 @@ mod resources;
 mod selection;
 mod server;
 mod status;
+mod tenure;
 #[cfg(test)]
 mod testing;
 mod tls;

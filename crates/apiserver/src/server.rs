@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use identity::TokenSigner;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use store::{Change, Snapshot, Store};
+use store::{Change, Snapshot, Store, Tenure};
 use strategy::User;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -146,6 +146,8 @@ pub(crate) struct Caller {
     pub(crate) draining: CancellationToken,
     /// Whether it is a part of this process, which everybody else waits for and which therefore never waits.
     pub(crate) is_component: bool,
+    /// What its writes rest on, where it does what one of several servers does at a time.
+    pub(crate) tenure: Option<Arc<Tenure>>,
 }
 
 impl Caller {
@@ -158,6 +160,7 @@ impl Caller {
             peer: None,
             draining: CancellationToken::new(),
             is_component: false,
+            tenure: None,
         }
     }
 }
@@ -338,8 +341,14 @@ impl ApiServer {
     /// A client for a component of this process: no socket, no TLS, and exempt from priority and fairness. Must be called
     /// within a Tokio runtime.
     pub fn client(self: &Arc<Self>, user: User) -> kube::Client {
+        self.component(user, None)
+    }
+
+    /// A client of a component, whose writes may rest on a tenure.
+    pub(crate) fn component(self: &Arc<Self>, user: User, tenure: Option<Arc<Tenure>>) -> kube::Client {
         let mut service = self.service(Some(user));
         service.caller.is_component = true;
+        service.caller.tenure = tenure;
         kube::Client::new(service, "default")
     }
 

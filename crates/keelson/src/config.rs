@@ -92,6 +92,8 @@ pub(crate) struct Config {
     pub scheduler: scheduler::Configuration,
     /// Filter of the log.
     pub log_level: String,
+    /// How long a leader's Lease is good for.
+    pub lease: std::time::Duration,
     /// Budget of a graceful shutdown.
     pub shutdown_budget: std::time::Duration,
 }
@@ -307,6 +309,9 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         }),
         log_level: values.parsed("log.level", String::new(), |t| {
             tracing_subscriber::EnvFilter::try_new(t).is_ok().then(|| t.to_owned())
+        }),
+        lease: values.parsed("leaderElection.leaseSeconds", std::time::Duration::ZERO, |t| {
+            t.parse().ok().filter(|s| (3..=3600).contains(s)).map(std::time::Duration::from_secs)
         }),
         shutdown_budget: values.parsed("shutdown.budgetSeconds", std::time::Duration::ZERO, |t| {
             t.parse().ok().filter(|s| (1..=300).contains(s)).map(std::time::Duration::from_secs)

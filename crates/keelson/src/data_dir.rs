@@ -93,6 +93,9 @@ impl Layout {
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.at("admin.kubeconfig")
     }
+    fn server_id(&self) -> PathBuf {
+        self.at("server-id")
+    }
     fn run_file(&self) -> PathBuf {
         self.at("run.json")
     }
@@ -101,6 +104,23 @@ impl Layout {
     }
     fn version(&self) -> PathBuf {
         self.at("version")
+    }
+
+    /// A name that no other directory has, made when it is first asked for: of servers that share a store, two may be called
+    /// the same and listen on the same port.
+    pub(crate) fn unique_name(&self) -> anyhow::Result<String> {
+        let path = self.server_id();
+        match fs::read_to_string(&path) {
+            Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(anyhow!(e).context(format!("read {}", path.display())));
+            }
+            // one that a crash left empty is as good as none
+            _ => {}
+        }
+        let name = uuid::Uuid::new_v4().to_string();
+        fs::write(&path, &name).with_context(|| format!("write {}", path.display()))?;
+        Ok(name)
     }
 
     /// What the instance that runs (or last ran) from here said about itself.

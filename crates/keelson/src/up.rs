@@ -107,7 +107,8 @@ async fn build(
         api.server.add_metrics(store::size_metric(&layout.store()));
     }
     api.server.add_metrics(controllers::render_metrics);
-    api::start_controllers(config, &api, &informers, supervisor);
+    let server_id = config.store.is_some().then(|| layout.unique_name()).transpose()?;
+    api::start_controllers(config, &api, &informers, server_id, supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {
         pid: std::process::id().cast_signed(),

@@ -2,7 +2,8 @@
 //!
 //! Who holds the Lease renews it; who does not takes it over when it was not renewed for its duration, by its own clock
 //! since it last saw it change, so that clocks need not agree. A holder that cannot renew stops working before anybody else
-//! may begin.
+//! may begin. It may still be stopped between two steps and wake as the former holder: what it writes has to rest on more than
+//! its belief, which is the business of whoever gives the work its client.
 
 use std::time::Duration;
 
@@ -22,10 +23,10 @@ use crate::report::{Leads, would_lead};
 const NAMESPACE: &str = "kube-system";
 /// How long a Lease is good for without being renewed; upstream's default.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How long a holder tries to renew before it gives up; upstream's default.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often the Lease is looked at or renewed; upstream's default.
-const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// Parts of that time for which a holder tries to renew before it gives up: upstream's 10 of 15 seconds.
+const RENEW_PARTS: (u32, u32) = (2, 3);
+/// Parts of that time between two looks at the Lease: upstream's 2 of 15 seconds.
+const RETRY_PARTS: (u32, u32) = (2, 15);
 
 /// Leadership was lost; the work has stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,7 @@ pub struct Election {
     client: Client,
     name: String,
     identity: String,
+    duration: Duration,
 }
 
 /// The Lease as it was last seen to change.
@@ -77,7 +79,28 @@ fn decide(observed: Option<&Observed>, identity: &str, now: Instant) -> Step {
 impl Election {
     /// An offer under `identity`, which no other process has, for the Lease `name`.
     pub fn new(client: Client, name: &str, identity: &str) -> Self {
-        Election { client, name: name.to_owned(), identity: identity.to_owned() }
+        Election { client, name: name.to_owned(), identity: identity.to_owned(), duration: LEASE_DURATION }
+    }
+
+    /// The same, for a Lease that is good for so long; everything else is in proportion.
+    #[must_use]
+    pub fn good_for(mut self, duration: Duration) -> Self {
+        self.duration = duration;
+        self
+    }
+
+    /// The Lease's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who takes part.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn part(&self, (parts, of): (u32, u32)) -> Duration {
+        self.duration * parts / of
     }
 
     /// Waits until the Lease is ours, then does the work until it ends, `stop` is given or the Lease is lost. The Lease is
@@ -95,7 +118,7 @@ impl Election {
         would_lead(&self.name);
         while !self.try_acquire(&leases, &mut observed).await {
             tokio::select! {
-                () = sleep(RETRY_PERIOD) => {}
+                () = sleep(self.part(RETRY_PARTS)) => {}
                 () = stop.cancelled() => return Ok(()),
             }
         }
@@ -121,14 +144,16 @@ impl Election {
 
     /// Renews until that fails for too long.
     async fn renew(&self, leases: &Api<Lease>, observed: &mut Option<Observed>) {
+        let deadline = self.part(RENEW_PARTS);
         let mut renewed = Instant::now();
         loop {
-            sleep(RETRY_PERIOD).await;
-            let patience = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
-            match timeout(patience, self.try_acquire(leases, observed)).await {
-                Ok(true) => renewed = Instant::now(),
+            sleep(self.part(RETRY_PARTS)).await;
+            // others count from when they see it, which is never before it was begun
+            let begun = Instant::now();
+            match timeout(deadline.saturating_sub(renewed.elapsed()), self.try_acquire(leases, observed)).await {
+                Ok(true) => renewed = begun,
                 Ok(false) if observed.as_ref().is_some_and(|seen| seen.holder != self.identity) => return,
-                Ok(false) if renewed.elapsed() < RENEW_DEADLINE => {}
+                Ok(false) if renewed.elapsed() < deadline => {}
                 _ => return,
             }
         }
@@ -178,7 +203,7 @@ impl Election {
             spec.holder_identity = Some(self.identity.clone());
             spec.acquire_time = Some(MicroTime(now));
         }
-        spec.lease_duration_seconds = Some(LEASE_DURATION.as_secs() as i32);
+        spec.lease_duration_seconds = i32::try_from(self.duration.as_secs()).ok();
         spec.renew_time = Some(MicroTime(now));
         wanted
     }
@@ -195,7 +220,7 @@ impl Election {
             }
             Ok::<_, kube::Error>(())
         };
-        if !matches!(timeout(RETRY_PERIOD, given_back).await, Ok(Ok(()))) {
+        if !matches!(timeout(self.part(RETRY_PARTS), given_back).await, Ok(Ok(()))) {
             debug!(lease = self.name, "cannot give the lease back");
         }
     }
@@ -246,10 +271,11 @@ mod tests {
         };
         let mut observed = None;
         observe(&mut observed, Some(&lease(1)), start);
-        observe(&mut observed, Some(&lease(1)), start + RETRY_PERIOD);
+        let later = start + Duration::from_secs(2);
+        observe(&mut observed, Some(&lease(1)), later);
         assert_eq!(observed.as_ref().unwrap().since, start);
-        observe(&mut observed, Some(&lease(2)), start + RETRY_PERIOD);
-        assert_eq!(observed.as_ref().unwrap().since, start + RETRY_PERIOD);
+        observe(&mut observed, Some(&lease(2)), later);
+        assert_eq!(observed.as_ref().unwrap().since, later);
         observe(&mut observed, None, start);
         assert!(observed.is_none());
     }

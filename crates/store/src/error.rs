@@ -118,6 +118,9 @@ pub enum CommitError {
     /// There was no answer in time: it may have been applied, and may even still be.
     #[error("etcdserver: request timed out: {0}")]
     Unknown(String),
+    /// It rested on a tenure that another server has taken over. Nothing was applied.
+    #[error("another server leads now")]
+    Deposed,
     /// The store is closed.
     #[error("the store is closed")]
     Closed,

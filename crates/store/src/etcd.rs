@@ -5,6 +5,7 @@
 //! acknowledged first asks how far etcd is (`current`). Revisions are etcd's.
 //!
 //! Exactly once: a transaction whose answer was lost is sent again without being applied twice (`slots`).
+//! A server that no longer leads commits nothing as the leader (`tenure`).
 
 use std::{
     fmt,
@@ -37,6 +38,7 @@ mod messages;
 mod mirror;
 pub(crate) mod restore;
 mod slots;
+mod tenure;
 mod waiters;
 mod wire;
 
@@ -48,6 +50,7 @@ use slots::Slots;
 use waiters::Waiters;
 
 pub use keys::registry_key;
+pub use tenure::Tenure;
 
 /// Changes kept for who follows them, before he has to look at everything again.
 const CHANGES: usize = 16 << 10;

@@ -46,7 +46,7 @@ mod watch;
 pub use at_rest::{AtRest, AtRestError};
 pub use backup::{BackupContent, RestoreError};
 pub use error::{CommitError, OpenError, Unreachable, WatchError};
-pub use etcd::{Endpoint, Endpoints, EtcdConfig, registry_key};
+pub use etcd::{Endpoint, Endpoints, EtcdConfig, Tenure, registry_key};
 pub use foreign::{Foreign, ForeignError};
 pub use index::{Index, WithValue};
 pub use snapshot::{Range, Snapshot};

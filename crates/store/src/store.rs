@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    AtRest, CommitError, Committed, EtcdConfig, Event, Frames, Index, Key, OpenError, Revision, Snapshot, Unreachable,
-    Watch, WatchError, Write,
+    AtRest, CommitError, Committed, EtcdConfig, Event, Frames, Index, Key, OpenError, Revision, Snapshot, Tenure,
+    Unreachable, Watch, WatchError, Write,
     at_rest::Sealing,
     checkpoint::Checkpointer,
     committer::{self, Committer, Transaction},
@@ -260,22 +260,36 @@ impl Store {
     /// Commits a transaction: all of its writes or none. The answer comes after it is durable, visible and announced;
     /// an error means that nothing of it happened. When the future is dropped the transaction may still be committed.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
-        self.submit(writes, false).await
+        self.submit(writes, false, None).await
     }
 
     /// Commits a transaction that helps to make room: it goes on when the disk is full.
     pub async fn commit_freeing(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
-        self.submit(writes, true).await
+        self.submit(writes, true, None).await
     }
 
-    async fn submit(&self, writes: Vec<Write>, frees: bool) -> Result<Committed, CommitError> {
+    /// Commits a transaction if nobody has taken over the tenure; [`CommitError::Deposed`] where somebody has.
+    pub async fn commit_during(&self, tenure: &Tenure, writes: Vec<Write>) -> Result<Committed, CommitError> {
+        self.submit(writes, false, Some(tenure)).await
+    }
+
+    /// Begins a tenure if an object's last change is this revision, and ends the one of that name before it; `None` where
+    /// the object has changed since. A store that is not shared has one writer, whose tenure never ends.
+    pub async fn begin_tenure(&self, name: &str, witness: &Key, at: Revision) -> Result<Option<Tenure>, CommitError> {
+        match &self.inner.backend {
+            Backend::Log(_) => Ok(Some(Tenure::default())),
+            Backend::Etcd(running) => Box::pin(running.backend.begin_tenure(name, witness, at)).await,
+        }
+    }
+
+    async fn submit(&self, writes: Vec<Write>, frees: bool, tenure: Option<&Tenure>) -> Result<Committed, CommitError> {
         committer::validate(&writes)?;
         let units = committer::size(&writes).div_ceil(QUEUE_UNIT) as u32;
         let memory = Arc::clone(&self.inner.memory);
         let permit = memory.acquire_many_owned(units).await.map_err(|_| CommitError::Closed)?;
         let committing = match &self.inner.backend {
             Backend::Log(committing) => committing,
-            Backend::Etcd(running) => return Box::pin(running.backend.commit(writes)).await,
+            Backend::Etcd(running) => return Box::pin(running.backend.commit(writes, tenure)).await,
         };
         let (answer, answered) = oneshot::channel();
         let queue = committing.queue.as_ref().ok_or(CommitError::Closed)?;

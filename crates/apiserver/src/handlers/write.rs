@@ -163,7 +163,11 @@ async fn transact(call: &Call, writes: Vec<Write>, frees: bool) -> Result<store:
         _ => "update",
     };
     let began = Instant::now();
-    let outcome = if frees { store.commit_freeing(writes).await } else { store.commit(writes).await };
+    let outcome = match &call.caller.tenure {
+        Some(tenure) => store.commit_during(tenure, writes).await,
+        None if frees => store.commit_freeing(writes).await,
+        None => store.commit(writes).await,
+    };
     let failed = !matches!(outcome, Ok(_) | Err(CommitError::Precondition { .. }));
     call.server.metrics.asked_etcd(operation, &call.served.resource, failed, began.elapsed());
     outcome
@@ -189,7 +193,7 @@ fn settle(call: &Call, path: &str, outcome: Result<store::Committed, CommitError
 /// A transaction that did not happen, in the API's terms.
 fn not_committed(error: &CommitError) -> ApiError {
     match error {
-        CommitError::Closed | CommitError::Refused(_) | CommitError::Unavailable(_) => {
+        CommitError::Closed | CommitError::Deposed | CommitError::Refused(_) | CommitError::Unavailable(_) => {
             ApiError::unavailable(error.to_string())
         }
         CommitError::Full(_) => ApiError::new(507, "InsufficientStorage", error.to_string()),

@@ -238,6 +238,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         about: "error, warn, info, debug or trace, also per component: info,node=debug",
     },
     Setting {
+        key: "leaderElection.leaseSeconds",
+        environment: "KEELSON_LEADER_ELECTION_LEASE_SECONDS",
+        default: "15",
+        about: "3 to 3600: how long after its last sign of life a server that shares its store counts as the leader; upstream's default",
+    },
+    Setting {
         key: "shutdown.budgetSeconds",
         environment: "KEELSON_SHUTDOWN_BUDGET_SECONDS",
         default: "10",

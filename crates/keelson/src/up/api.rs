@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use ::store::Tenure;
 use anyhow::{Context, anyhow};
 use apiserver::{
     ApiServer, ApiServerConfig, OidcConfig, SharedTls, User,
@@ -291,11 +292,12 @@ pub(super) fn first_of(block: Block) -> Ipv4Addr {
 }
 
 /// Starts what keeps the declared state: shared informers, controllers, scheduler. Where other servers share the store, one
-/// of them does the work of each at a time.
+/// of them does the work of each at a time: `server_id` tells them apart.
 pub(super) fn start_controllers(
     config: &Config,
     api: &Api,
     informers: &reconcile::Informers,
+    server_id: Option<String>,
     supervisor: &mut Supervisor,
 ) {
     let watching = informers.clone();
@@ -303,42 +305,43 @@ pub(super) fn start_controllers(
         let informers = watching.clone();
         async move { informers.run(stop).await }
     });
-    let election = |component: &str| {
-        let identity = format!("{}_{}", config.node_name, api.port);
-        config
-            .store
-            .is_some()
-            .then(|| Election::new(api.client(component), component.trim_start_matches("system:"), &identity))
+    let office = |component: &str| {
+        let election = server_id.as_ref().map(|id| {
+            let identity = format!("{}_{id}", config.node_name);
+            let lease = component.trim_start_matches("system:");
+            Election::new(api.client(component), lease, &identity).good_for(config.lease)
+        });
+        Office { server: api.server.clone(), election }
     };
     let mut controllers = controllers::ControllersConfig::new(String::new());
     controllers.keys = Some(controllers::Keys { authority: api.authority.clone(), tokens: api.signer.clone() });
     let manager = "system:kube-controller-manager";
-    let (server, shared, elected, roots) = (api.server.clone(), informers.clone(), election(manager), api.roots());
+    let (shared, elected, roots) = (informers.clone(), office(manager), api.roots());
     supervisor.start("controllers", Fate::Restarted, move |stop| {
-        let (shared, server, config) = (shared.clone(), server.clone(), controllers.clone());
-        let run = move |roots: Roots, stop| {
-            let (shared, server) = (shared.clone(), server.clone());
-            let clients = move |account: &str| server.client(User::service_account_of("kube-system", account));
-            let config = controllers::ControllersConfig { ca_pem: roots.clients, ..config.clone() };
-            controllers::run(shared, clients, config, stop)
-        };
-        let roots = roots.clone();
-        led(elected.clone(), stop, move |stop| while_roots_stay(roots, stop, run))
+        let (shared, config, roots) = (shared.clone(), controllers.clone(), roots.clone());
+        elected.clone().hold(stop, move |writer, stop| {
+            while_roots_stay(roots, stop, move |roots: Roots, stop| {
+                let writer = writer.clone();
+                let clients = move |account: &str| writer.client(User::service_account_of("kube-system", account));
+                let config = controllers::ControllersConfig { ca_pem: roots.clients, ..config.clone() };
+                controllers::run(shared.clone(), clients, config, stop)
+            })
+        })
     });
-    let scheduler = "system:kube-scheduler";
-    let (client, shared, elected) = (api.client(scheduler), informers.clone(), election(scheduler));
+    let account = "system:kube-scheduler";
+    let (shared, elected) = (informers.clone(), office(account));
     let configuration = config.scheduler.clone();
     let metrics = Arc::new(scheduler::Metrics::new());
     let told = metrics.clone();
     api.server.add_metrics(move |out| told.render(out));
     supervisor.start("scheduler", Fate::Restarted, move |stop| {
-        let (shared, client, configuration) = (shared.clone(), client.clone(), configuration.clone());
+        let (shared, configuration) = (shared.clone(), configuration.clone());
         let (metrics, seed) = (metrics.clone(), u64::from(std::process::id()));
-        let run = move |stop| {
+        elected.clone().hold(stop, move |writer, stop| {
+            let client = writer.client(User::new(account, &["system:authenticated"]));
             let scheduler = scheduler::Scheduler::new(&shared, client, &configuration, seed);
             scheduler.counting(metrics).run(stop)
-        };
-        led(elected.clone(), stop, run)
+        })
     });
 }
 
@@ -365,19 +368,50 @@ where
     }
 }
 
-/// Does the work, as the elected one where there is an election.
-async fn led<F, Fut, E>(election: Option<Election>, stop: CancellationToken, work: F) -> anyhow::Result<()>
-where
-    F: FnOnce(CancellationToken) -> Fut,
-    Fut: Future<Output = Result<(), E>>,
-    E: Into<anyhow::Error>,
-{
-    let work = |stop| async { work(stop).await.map_err(Into::into) };
-    match election {
-        None => work(stop).await,
-        Some(election) => election.lead(stop, work).await.map_err(|error| match error {
+/// Work that one server at a time does where several share the store.
+#[derive(Clone)]
+struct Office {
+    server: Arc<ApiServer>,
+    election: Option<Election>,
+}
+
+/// How the work is written down: by the elected server for as long as it is that, or by the only one.
+#[derive(Clone)]
+struct Writer {
+    server: Arc<ApiServer>,
+    tenure: Option<Arc<Tenure>>,
+}
+
+impl Writer {
+    fn client(&self, user: User) -> kube::Client {
+        match &self.tenure {
+            Some(tenure) => self.server.client_during(tenure, user),
+            None => self.server.client(user),
+        }
+    }
+}
+
+impl Office {
+    /// Does the work, as the elected one where there is an election.
+    async fn hold<F, Fut, E>(self, stop: CancellationToken, work: F) -> anyhow::Result<()>
+    where
+        F: FnOnce(Writer, CancellationToken) -> Fut,
+        Fut: Future<Output = Result<(), E>>,
+        E: Into<anyhow::Error>,
+    {
+        let server = self.server;
+        let Some(election) = self.election else {
+            return work(Writer { server, tenure: None }, stop).await.map_err(Into::into);
+        };
+        let (lease, identity) = (election.name().to_owned(), election.identity().to_owned());
+        let work = |stop| async move {
+            let tenure = server.begin_tenure(&lease, &identity).await?;
+            let tenure = Some(tenure.with_context(|| format!("another server took the lease {lease}"))?);
+            work(Writer { server, tenure }, stop).await.map_err(Into::into)
+        };
+        election.lead(stop, work).await.map_err(|error| match error {
             ElectionError::Lost(_) => anyhow!("{error}"),
             ElectionError::Work(error) => error,
-        }),
+        })
     }
 }

@@ -11,6 +11,7 @@ use super::{
     messages::{Range, Txn},
     mirror::Reader,
     slots::Taken,
+    tenure::Tenure,
 };
 use crate::{
     CommitError, Committed, Mutation, Object, Precondition, Revision, Write,
@@ -46,6 +47,7 @@ struct Prepared<'a> {
     keys: Vec<Vec<u8>>,
     values: Vec<Cow<'a, [u8]>>,
     writes: &'a [Write],
+    tenure: Option<&'a Tenure>,
 }
 
 impl Prepared<'_> {
@@ -66,6 +68,9 @@ impl Prepared<'_> {
         if let Some(slot) = slot {
             txn = txn.if_changed_at(&slot.key, slot.revision).put(&slot.key, b"").or_read(&slot.key);
         }
+        if let Some(Tenure { key, revision }) = self.tenure {
+            txn = txn.if_changed_at(key, *revision).or_read(key);
+        }
         txn.into_bytes()
     }
 
@@ -75,11 +80,11 @@ impl Prepared<'_> {
 }
 
 impl Backend {
-    pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
+    pub(crate) async fn commit(&self, writes: Vec<Write>, tenure: Option<&Tenure>) -> Result<Committed, CommitError> {
         if writes.len() > WRITES_MAX {
             return Err(CommitError::Invalid(format!("its {} writes exceed {WRITES_MAX}", writes.len())));
         }
-        let fate = self.decide(&self.prepare(&writes)?).await?;
+        let fate = self.decide(&self.prepare(&writes, tenure)?).await?;
         let reached = |revision| self.waiters.wait(revision, MIRROR_PATIENCE);
         match fate {
             Ok(revision) => {
@@ -97,7 +102,7 @@ impl Backend {
         }
     }
 
-    fn prepare<'a>(&self, writes: &'a [Write]) -> Result<Prepared<'a>, CommitError> {
+    fn prepare<'a>(&self, writes: &'a [Write], tenure: Option<&'a Tenure>) -> Result<Prepared<'a>, CommitError> {
         let values = writes.iter().map(|write| match &write.mutation {
             Mutation::Put(encoded) => self.sealing.seal(&write.key, &encoded.bytes).map_err(|source| {
                 let key = Box::new(write.key.clone());
@@ -106,7 +111,7 @@ impl Backend {
             Mutation::Delete(_) => Ok(Cow::Borrowed(&[][..])),
         });
         let values = values.collect::<Result<_, _>>()?;
-        Ok(Prepared { keys: writes.iter().map(|write| keys::of(&write.key)).collect(), values, writes })
+        Ok(Prepared { keys: writes.iter().map(|write| keys::of(&write.key)).collect(), values, writes, tenure })
     }
 
     /// Sends the transaction until its fate is known: the revision at which it happened, or at which a precondition does
@@ -158,8 +163,11 @@ impl Backend {
         if response.succeeded {
             return Attempt::Done(response.revision);
         }
-        let found = response.read.into_iter().next().flatten().map_or(0, |kv| kv.mod_revision);
+        let mut read = response.read.into_iter().map(|kv| kv.map_or(0, |kv| kv.mod_revision));
+        let (found, holds) =
+            (read.next().unwrap_or(0), prepared.tenure.is_none_or(|t| read.next() == Some(t.revision)));
         match found {
+            same if same == slot.revision && !holds => Attempt::Refused(CommitError::Deposed),
             same if same == slot.revision => Attempt::Failed(response.revision),
             // somebody cleaned up, and an earlier attempt cannot be told from none
             0 if maybe_sent => Attempt::Refused(CommitError::Unknown("the record of the attempt is gone".to_owned())),
@@ -227,7 +235,7 @@ impl Backend {
             let bytes = object.bytes.to_vec();
             let mutation = Mutation::Put(crate::Encoded { bytes, revision_at: None });
             let write = Write { key, precondition: Precondition::Revision(object.revision), mutation };
-            match self.commit(vec![write]).await {
+            match self.commit(vec![write], None).await {
                 Ok(_) | Err(CommitError::Precondition { .. }) => {}
                 Err(error) => tracing::warn!(%error, "cannot keep an object anew, the next start tries again"),
             }
