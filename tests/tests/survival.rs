@@ -63,6 +63,106 @@ fn kill_9_under_load_loses_nothing_and_restarts_no_container() {
     }
 }
 
+/// Two ledgers of their own, which end at once where another process still has their claim.
+const LOCKS: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: locks, namespace: settlement}
+spec:
+  replicas: 2
+  serviceName: locks
+  selector: {matchLabels: {app: locks}}
+  template:
+    metadata: {labels: {app: locks}}
+    spec:
+      securityContext: {fsGroup: 65532}
+      containers:
+        - name: ledger
+          image: settlement/ledger:0.1.0
+          env:
+            - {name: LEDGER_TOKEN, value: token}
+            - {name: PREDECESSOR_SECONDS, value: "0"}
+            - {name: DRAIN_SECONDS, value: "1"}
+          readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
+          volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+"#;
+
+/// How many processes of this command run in the containers of an instance.
+fn processes(instance: &Instance, command: &str) -> usize {
+    let group = format!("keelson-{}/", slot(instance));
+    let runs = |entry: std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        line.split(|byte| *byte == 0).next() == Some(command.as_bytes()) && groups.contains(&group)
+    };
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .map(runs)
+        .filter(|is| *is)
+        .count()
+}
+
+/// The place of an instance's network on this machine.
+fn slot(instance: &Instance) -> u8 {
+    let gateway = instance.get(&["gateway", "settlement", "-n", "settlement"]).unwrap();
+    let addresses = gateway["status"]["addresses"].as_array().unwrap();
+    let mut values = addresses.iter().filter_map(|address| address["value"].as_str());
+    values.find_map(|address| address.strip_prefix("10.")?.split('.').next()?.parse::<u8>().ok()).unwrap() - 160
+}
+
+#[test]
+fn rollouts_go_on_after_kill_9_and_no_container_runs_twice() {
+    if !need_root("rollouts_go_on_after_kill_9_and_no_container_runs_twice") {
+        return;
+    }
+    let mut instance = with_example();
+    instance.apply(LOCKS);
+    let workloads = ["statefulset/locks", "deployment/orders"];
+    let wait = |instance: &Instance| {
+        for workload in workloads {
+            instance.kubectl(&["rollout", "status", "-n", "settlement", workload, "--timeout=90s"]);
+        }
+    };
+    wait(&instance);
+    let pods = |instance: &Instance| {
+        let list = instance.get(&["pods", "-n", "settlement", "-l", "app=locks"]).unwrap();
+        list["items"].as_array().cloned().unwrap_or_default()
+    };
+    for round in ["ROUND=1", "ROUND=2"] {
+        let old: BTreeSet<String> = pods(&instance).iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
+        for workload in workloads {
+            instance.kubectl(&["set", "env", "-n", "settlement", workload, round]);
+        }
+        // in the middle of a termination, and in the second round of a start
+        eventually("the rollout has begun", || {
+            let begun = pods(&instance).iter().any(|pod| match round {
+                "ROUND=1" => pod["metadata"]["deletionTimestamp"].is_string(),
+                _ => !old.contains(&pod["metadata"]["uid"].to_string()),
+            });
+            begun.then_some(())
+        });
+        instance.kill();
+        instance.resume();
+        wait(&instance);
+    }
+    for pod in pods(&instance) {
+        let container = &pod["status"]["containerStatuses"][0];
+        assert_eq!((&container["ready"], &container["restartCount"]), (&true.into(), &0.into()), "{pod}");
+    }
+    let of_example =
+        eventually("the old pods are gone", || Some(containers(&instance)).filter(|found| found.len() == 4));
+    assert!(of_example.values().all(|(_, restarts)| *restarts == 0), "{of_example:?}");
+    eventually("as many processes as there are pods", || {
+        (processes(&instance, "/orders") == 2 && processes(&instance, "/ledger") == 3).then_some(())
+    });
+}
+
 #[test]
 fn down_leaves_nothing_behind_also_after_a_crash() {
     if !need_root("down_leaves_nothing_behind_also_after_a_crash") {
@@ -70,11 +170,7 @@ fn down_leaves_nothing_behind_also_after_a_crash() {
     }
     let mut instance = with_example();
     let data_dir = instance.data_dir().display().to_string();
-    let address = instance.get(&["gateway", "settlement", "-n", "settlement"]).unwrap();
-    let addresses: Vec<_> =
-        address["status"]["addresses"].as_array().unwrap().iter().filter_map(|a| a["value"].as_str()).collect();
-    let slot =
-        addresses.iter().find_map(|a| a.strip_prefix("10.")?.split('.').next()?.parse::<u8>().ok()).unwrap() - 160;
+    let slot = slot(&instance);
     let run_dir = format!("/run/keelson/{slot}");
     let (bridge, table, cgroup) = (format!("link keelson{slot}"), format!("keelson-{slot}"), format!("keelson-{slot}"));
     let marks = [data_dir.as_str(), run_dir.as_str(), bridge.as_str(), table.as_str(), cgroup.as_str()];

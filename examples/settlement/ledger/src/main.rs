@@ -30,8 +30,9 @@ use crate::journal::{AppendError, CloseError, Journal, Settlement};
 
 /// Longest idempotency key that is kept.
 const KEY_BYTES_MAX: usize = 255;
-/// How long a ledger waits for its predecessor to end; an orderly one drains for some seconds.
-const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a ledger waits for its predecessor to end, in seconds, when `PREDECESSOR_SECONDS` says nothing else; an orderly
+/// one drains for some.
+const PREDECESSOR_SECONDS: u64 = 20;
 /// How long a migration waits for the old ledger to end before it leaves that to its next try.
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,7 +61,8 @@ fn token() -> Result<String, StartError> {
 async fn serve(directory: PathBuf, zone: TimeZone) -> Result<(), StartError> {
     let token = token()?;
     let place = directory.display().to_string();
-    let open = move || Journal::open(&directory, PREDECESSOR_PATIENCE, move || format::today(&zone));
+    let patience = Duration::from_secs(service::setting("PREDECESSOR_SECONDS", PREDECESSOR_SECONDS)?);
+    let open = move || Journal::open(&directory, patience, move || format::today(&zone));
     let Some(journal) = unless_terminated(open).await.map_err(|e| format!("ledger in {place}: {e}"))? else {
         return Ok(());
     };
