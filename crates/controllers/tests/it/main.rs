@@ -21,6 +21,8 @@ mod endpoints;
 mod jobs;
 #[cfg(test)]
 mod nodes;
+#[cfg(test)]
+mod owners;
 mod quotas;
 #[cfg(test)]
 mod replicasets;
