@@ -289,7 +289,7 @@ impl Controller {
         match turn {
             Turn::None => {}
             Turn::Halted => {
-                tracing::warn!("no node is ready: pods stay where they are");
+                tracing::info!("no node is ready: pods stay where they are");
                 for node in self.nodes.list() {
                     self.queue.add(Work::Node(node.name_any()));
                 }

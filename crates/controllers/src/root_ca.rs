@@ -1,17 +1,20 @@
 //! Publishes the cluster CA's certificate to every namespace as the ConfigMap `kube-root-ca.crt`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use reconcile::{Change, Queue, Selector, feed, run_controller};
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{
     Context, ReconcileError, failed, is_already_exists, is_namespace_terminating, is_not_found, run_with_feeds, synced,
 };
+use crate::metrics::{Family, Histogram};
 
 const NAME: &str = "kube-root-ca.crt";
 const DATA_KEY: &str = "ca.crt";
@@ -21,6 +24,32 @@ const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the k
                            distributions of Kubernetes clusters.";
 /// Creations are independent of each other; a handful hides their latency.
 const WORKERS: usize = 4;
+
+static SYNCS: Family =
+    Family::counter("root_ca_cert_publisher_sync_total", "Times a namespace was looked at, by the answer.", &["code"]);
+static SYNC_DURATION: Histogram = Histogram::new(
+    "root_ca_cert_publisher_sync_duration_seconds",
+    "How long it took to look at a namespace and write what follows.",
+    &["code"],
+    &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384],
+);
+
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    SYNCS.render(out);
+    SYNC_DURATION.render(out);
+}
+
+/// Notes how it went, as the status code the API server answered with.
+fn note(result: Option<&kube::Error>, took: Duration) {
+    let code = match result {
+        None => "200".to_owned(),
+        Some(kube::Error::Api(status)) => status.code.to_string(),
+        Some(_) => "500".to_owned(),
+    };
+    SYNCS.increase(&[&code]);
+    SYNC_DURATION.observe_time(&[&code], took);
+}
 
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
@@ -60,9 +89,12 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         async move {
             let api = context.api::<ConfigMap>(&namespace);
             let ca_pem = &context.config.ca_pem;
-            let current = maps.get(&namespace, NAME);
+            let (current, began) = (maps.get(&namespace, NAME), Instant::now());
             let result = match decide(namespaces.get("", &namespace).as_deref(), current.as_deref(), ca_pem) {
-                Action::None => return Ok::<_, ReconcileError>(None),
+                Action::None => {
+                    note(None, began.elapsed());
+                    return Ok::<_, ReconcileError>(None);
+                }
                 Action::Create => api.create(&PostParams::default(), &config_map(ca_pem)).await,
                 Action::Repair => {
                     // A merge patch keeps other keys, so they are named for removal.
@@ -72,6 +104,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
                     api.patch(NAME, &PatchParams::default(), &Patch::Merge(json!({"data": data}))).await
                 }
             };
+            note(result.as_ref().err(), began.elapsed());
             match result {
                 Err(e) if is_already_exists(&e) || is_not_found(&e) || is_namespace_terminating(&e) => Ok(None),
                 Err(error) => Err(failed("publish", format!("configmap {namespace}/{NAME}"))(error)),
