@@ -23,11 +23,10 @@ impl Simulation {
         let mut child = command.spawn().expect("the binary starts");
         let errors = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let mut simulation = Self { child, errors };
-        let mut line = String::new();
-        while !line.contains("nodes are ready") {
-            line.clear();
-            let read = simulation.errors.read_line(&mut line).expect("it can be read");
-            assert!(read > 0, "the simulation ended before its nodes were ready");
+        let mut said = String::new();
+        while !said.contains("nodes are ready") {
+            let read = simulation.errors.read_line(&mut said).expect("it can be read");
+            assert!(read > 0, "the simulation ended before its nodes were ready: {said}");
         }
         simulation
     }

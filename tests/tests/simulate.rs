@@ -28,7 +28,7 @@ fn workloads_run_on_nodes_that_go_when_it_is_interrupted() {
     let simulation = start(&instance, &["--nodes", "20", "--zones", "2", "--label", "pool=test", "--seed", "3"]);
     instance.kubectl(&["wait", "--for=condition=Ready", "nodes", "-l", "pool=test", "--timeout=60s"]);
     instance.apply(
-        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 30, selector: {matchLabels: {app: web}}, \
+        "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 30, selector: {matchLabels: {app: web}}, \
          template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: any}]}}}}\n---\n\
          {apiVersion: batch/v1, kind: Job, metadata: {name: sum}, spec: {completions: 12, parallelism: 4, \
          template: {spec: {restartPolicy: Never, containers: [{name: c, image: any}]}}}}\n---\n\
@@ -60,7 +60,7 @@ fn a_node_that_fails_loses_its_pods_to_others_and_may_come_back() {
     let instance = Instance::start(Options::default());
     let _simulation = start(&instance, &["--nodes", "3"]);
     instance.apply(
-        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 6, selector: {matchLabels: {app: web}}, \
+        "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 6, selector: {matchLabels: {app: web}}, \
          template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: any}], tolerations: [\
          {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 0}]}}}}",
     );
@@ -169,17 +169,17 @@ fn many_deployments_updated_at_once_converge_and_leave_nothing_behind() {
     const MANY: usize = 100;
     const REPLICAS: usize = 2;
     let instance = Instance::start(Options::default());
-    let _simulation = start(&instance, &["--nodes", "100", "--ready-after", "0s", "--terminate-after", "0s"]);
+    let _simulation = start(&instance, &["--nodes", "100"]);
     let manifest: Vec<String> = (0..MANY)
         .map(|number| {
             format!(
-                "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: app-{number}}}, spec: {{replicas: {REPLICAS}, \
+                "---\n{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: app-{number}}}, spec: {{replicas: {REPLICAS}, \
                  selector: {{matchLabels: {{app: app-{number}}}}}, template: {{metadata: {{labels: {{app: app-{number}}}}}, \
                  spec: {{containers: [{{name: c, image: any}}]}}}}}}}}\n"
             )
         })
         .collect();
-    let manifest = manifest.join("---\n");
+    let manifest = manifest.concat();
     let done = |deployment: &&Value| {
         let status = &deployment["status"];
         status["observedGeneration"] == deployment["metadata"]["generation"]

@@ -223,10 +223,15 @@ fn states(
     }
 }
 
-/// The strategic merge patch: lists whose elements merge by a key are replaced as a whole where the node owns them.
-pub fn patch(uid: &str, status: &PodStatus) -> Value {
+/// The strategic merge patch from what the API has, as far as is known: addresses that a pod has no more are replaced as a
+/// whole, for they would be merged by address. Where none are, servers before 1.27 take the directive for an address.
+pub fn patch(uid: &str, known: Option<&PodStatus>, status: &PodStatus) -> Value {
     let mut rendered = json!(status);
-    if let Some(items) = rendered.get_mut("podIPs").and_then(Value::as_array_mut) {
+    let before = known.and_then(|known| known.pod_ips.as_deref()).unwrap_or_default();
+    let stays = |address: &PodIP| status.pod_ips.iter().flatten().any(|own| own.ip == address.ip);
+    if before.iter().any(|address| !stays(address))
+        && let Some(items) = rendered.get_mut("podIPs").and_then(Value::as_array_mut)
+    {
         items.push(json!({"$patch": "replace"}));
     }
     for condition in rendered.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {

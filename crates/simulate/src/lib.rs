@@ -88,9 +88,6 @@ pub enum Progress {
 /// Why a simulation ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
-    /// The server does not say what it is.
-    #[error("cannot ask the server for its version")]
-    Version(#[source] kube::Error),
     /// The nodes of an earlier run cannot be looked up.
     #[error("cannot list nodes")]
     ListNodes(#[source] kube::Error),
@@ -147,11 +144,10 @@ pub async fn run(
 ) -> Result<Summary, SimulateError> {
     let begun = tokio::time::Instant::now();
     let options = Arc::new(options);
-    let version = client.apiserver_version().await.map_err(SimulateError::Version)?;
     let informers = Informers::new(client.clone());
     let (standing, seen) = watch::channel(vec![Standing::Absent; options.nodes.count]);
     let fleet = Fleet::new(client.clone(), Arc::clone(&options), &informers, standing);
-    let pods = Pods::new(client.clone(), Arc::clone(&options), &informers, seen, &version);
+    let pods = Pods::new(client.clone(), Arc::clone(&options), &informers, seen);
     let counts = pods.counts();
     let load = options.load.clone().map(|load| load::Generator::new(client.clone(), load, &informers));
     let end = stop.child_token();

@@ -11,8 +11,9 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::version::Info};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt as _};
+use pod_lifecycle::status::patch;
 use reconcile::{Change, EventType, Informers, Key, Recorder, Subscription};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -114,8 +115,6 @@ pub(crate) struct Pods {
     changes: Subscription<Pod>,
     nodes: watch::Receiver<Vec<Standing>>,
     standing: Vec<Standing>,
-    /// Fields the server does not know.
-    old_server: bool,
     pods: HashMap<Key, Entry>,
     addresses: Addresses,
     incarnations: Incarnations,
@@ -132,14 +131,12 @@ impl Pods {
         options: Arc<Options>,
         informers: &Informers,
         nodes: watch::Receiver<Vec<Standing>>,
-        version: &Info,
     ) -> Self {
         Self {
             client,
             changes: informers.of::<Pod>().subscribe(),
             standing: vec![Standing::Absent; options.nodes.count],
             nodes,
-            old_server: write::is_old(version),
             pods: HashMap::new(),
             addresses: Addresses::new(options.pod_range),
             incarnations: Incarnations::default(),
@@ -306,7 +303,10 @@ impl Pods {
         }
         let waited = entry.waiting.is_some();
         entry.waiting = match (status, entry.waiting.take()) {
-            (Some(status), _) => Some(Write::Status(Box::new(status))),
+            (Some(status), _) => {
+                let known = entry.simulated.pod().status.as_ref();
+                Some(Write::Status(patch(&entry.uid, known, &status)))
+            }
             (None, Some(waiting)) => Some(waiting),
             (None, None) if gone => Some(Write::Delete),
             (None, None) => None,
@@ -336,9 +336,9 @@ impl Pods {
             let Some(what) = entry.waiting.take() else { continue };
             entry.busy = true;
             count(&self.counts.writes);
-            let (client, uid, old) = (self.client.clone(), entry.uid.clone(), self.old_server);
+            let (client, uid) = (self.client.clone(), entry.uid.clone());
             self.writes.spawn(async move {
-                let written = write(client, &key, &uid, what, old).await;
+                let written = write(client, &key, &uid, what).await;
                 (key, written)
             });
         }

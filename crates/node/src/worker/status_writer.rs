@@ -9,6 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use pod_lifecycle::status::patch;
+use serde_json::Value;
 
 use super::{Done, StatusState, Worker};
 
@@ -39,8 +40,9 @@ impl Worker {
         self.status.sending = Some(wanted.clone());
         self.status.retry_at = None;
         let (namespace, name) = self.names();
+        let patch = patch(self.uid(), self.status.written.as_ref(), &wanted);
         let write =
-            write(self.shared.client.clone(), namespace.to_owned(), name.to_owned(), self.uid().to_owned(), wanted);
+            write(self.shared.client.clone(), namespace.to_owned(), name.to_owned(), self.uid().to_owned(), patch);
         self.ops.spawn(async move { Done::Status { written: write.await } });
     }
 
@@ -80,9 +82,9 @@ impl Worker {
 }
 
 /// Writes one status; `true` when the API has it, or the pod is not there to have one.
-async fn write(client: Client, namespace: String, name: String, uid: String, status: PodStatus) -> bool {
+async fn write(client: Client, namespace: String, name: String, uid: String, patch: Value) -> bool {
     let pods: Api<Pod> = Api::namespaced(client, &namespace);
-    let patch = Patch::Strategic(patch(&uid, &status));
+    let patch = Patch::Strategic(patch);
     let mut wait = TRY_WAIT;
     for _ in 0..TRIES_MAX {
         match pods.patch_status(&name, &PatchParams::default(), &patch).await {

@@ -145,14 +145,17 @@ fn a_crashing_container_shows_its_last_end() {
 
 #[test]
 fn the_patch_names_the_pod_and_clears_what_is_gone() {
-    let status = serde_json::from_value(json!({
-        "podIPs": [{"ip": "10.0.0.2"}],
-        "conditions": [{"type": "Ready", "status": "True"}],
-    }))
-    .unwrap();
-    let patch = patch("u", &status);
-    assert_eq!(patch["metadata"]["uid"], "u");
-    assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
-    assert!(patch["status"]["conditions"][0]["reason"].is_null());
-    assert!(patch["status"]["conditions"][0].as_object().unwrap().contains_key("message"));
+    let of = |address: &str| -> PodStatus {
+        let status = json!({"podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": "True"}]});
+        serde_json::from_value(status).unwrap()
+    };
+    let first = patch("u", Some(&PodStatus::default()), &of("10.0.0.2"));
+    assert_eq!(first["metadata"]["uid"], "u");
+    assert_eq!(first["status"]["podIPs"], json!([{"ip": "10.0.0.2"}]));
+    assert!(first["status"]["conditions"][0]["reason"].is_null());
+    assert!(first["status"]["conditions"][0].as_object().unwrap().contains_key("message"));
+    let same = patch("u", Some(&of("10.0.0.2")), &of("10.0.0.2"));
+    assert_eq!(same["status"]["podIPs"], json!([{"ip": "10.0.0.2"}]));
+    let moved = patch("u", Some(&of("10.0.0.1")), &of("10.0.0.2"));
+    assert_eq!(moved["status"]["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
 }
