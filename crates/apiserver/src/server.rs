@@ -290,6 +290,18 @@ impl ApiServer {
         self.store.snapshot()
     }
 
+    /// The present bytes of an object of this resource, as it is stored. Who keeps objects in the same process need not keep
+    /// them twice.
+    pub fn stored(&self, group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes> {
+        let served = self.registry.find(group, version, plural)?;
+        let snapshot = self.snapshot();
+        let object = match namespace {
+            "" => snapshot.get(&served.collection, name),
+            namespace => snapshot.get(&served.collection, &[namespace, "/", name].concat()),
+        };
+        object.map(|object| object.bytes.clone())
+    }
+
     /// `/metrics`.
     pub(crate) fn metrics_text(&self) -> Response<Body> {
         let table = self.registry.table();

@@ -29,7 +29,7 @@ fn orphans_of(namespace: &str) -> String {
 }
 
 /// What `owner` controls, and what nobody controls in its namespace.
-pub(crate) fn own_and_orphans<K>(by_controller: &Index<K>, owner: &ObjectMeta) -> (Vec<Arc<K>>, Vec<Arc<K>>) {
+pub(crate) fn own_and_orphans<K: Object>(by_controller: &Index<K>, owner: &ObjectMeta) -> (Vec<Arc<K>>, Vec<Arc<K>>) {
     let own = by_controller.get(owner.uid.as_deref().unwrap_or_default());
     (own, by_controller.get(&orphans_of(owner.namespace.as_deref().unwrap_or_default())))
 }

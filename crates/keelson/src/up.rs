@@ -101,7 +101,7 @@ async fn build(
     let api = api::start(config, &layout, listener, slot, supervisor).await?;
     gateway_crds::install(api.administrator()).await?;
     cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
-    let informers = reconcile::Informers::new(api.client("system:kube-controller-manager"));
+    let informers = informers(&api);
     api.server.add_metrics(reconcile::render_metrics);
     if config.store.is_none() {
         api.server.add_metrics(store::size_metric(&layout.store()));
@@ -130,6 +130,16 @@ async fn build(
     api.keep_certificates(&layout, supervisor)?;
     run_file.ready_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     Ok(run_file)
+}
+
+/// The informers of everything that runs here but the node. What they keep are the bytes that the store holds.
+fn informers(api: &api::Api) -> reconcile::Informers {
+    let server = api.server.clone();
+    reconcile::Informers::beside(api.client("system:kube-controller-manager"), move |group, version, plural| {
+        let server = server.clone();
+        let [group, version, plural] = [group, version, plural].map(str::to_owned);
+        std::sync::Arc::new(move |namespace, name| server.stored(&group, &version, &plural, namespace, name))
+    })
 }
 
 struct Signals {

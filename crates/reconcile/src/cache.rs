@@ -1,7 +1,7 @@
-//! The typed cache behind an informer, its indexes and its subscribers.
+//! The cache behind an informer, its indexes and its subscribers.
 
 use std::any::TypeId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -9,6 +9,9 @@ use kube::Resource;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::events::EventError;
+use crate::index::{Index, IndexData};
+use crate::kept::{self, Kept, Original, Recent};
 use crate::subscription::{Mailbox, Subscription};
 use crate::{Key, Object};
 
@@ -23,94 +26,54 @@ pub(crate) enum Phase {
     Stopped,
 }
 
-type IndexFn<K> = Box<dyn Fn(&K) -> Vec<String> + Send + Sync>;
-
-struct IndexData<K> {
-    keys_of: IndexFn<K>,
-    entries: RwLock<HashMap<String, BTreeMap<Key, Arc<K>>>>,
-}
-
-impl<K> IndexData<K> {
-    fn change(&self, key: &Key, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
-        let before = old.map(|o| (self.keys_of)(o)).unwrap_or_default();
-        let after = new.map(|o| (self.keys_of)(o)).unwrap_or_default();
-        let mut entries = self.entries.write();
-        for value in before.iter().filter(|value| !after.contains(value)) {
-            if let Some(objects) = entries.get_mut(value) {
-                objects.remove(key);
-                if objects.is_empty() {
-                    entries.remove(value);
-                }
-            }
-        }
-        if let Some(new) = new {
-            for value in after {
-                entries.entry(value).or_default().insert(key.clone(), Arc::clone(new));
-            }
-        }
-    }
-}
-
-/// Objects of an informer by a value computed from each, kept current incrementally.
-pub struct Index<K>(Arc<IndexData<K>>);
-
-impl<K> Clone for Index<K> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<K> Index<K> {
-    /// The objects with this value, in the order of their keys.
-    pub fn get(&self, value: &str) -> Vec<Arc<K>> {
-        self.0.entries.read().get(value).map(|objects| objects.values().cloned().collect()).unwrap_or_default()
-    }
-
-    /// How many objects have this value.
-    pub fn count(&self, value: &str) -> usize {
-        self.0.entries.read().get(value).map_or(0, BTreeMap::len)
-    }
-
-    /// All values that at least one object has.
-    pub fn values(&self) -> Vec<String> {
-        self.0.entries.read().keys().cloned().collect()
-    }
-}
-
 struct State<K> {
-    namespaces: BTreeMap<String, BTreeMap<String, Arc<K>>>,
+    namespaces: BTreeMap<String, BTreeMap<String, Arc<Kept<K>>>>,
     len: usize,
     /// By name and by the type of the function: one that captures nothing is known by its type alone.
     indexes: HashMap<(String, TypeId), Arc<IndexData<K>>>,
-    subscribers: Vec<Weak<Mailbox<K>>>,
+    subscribers: Vec<Weak<Mailbox<Kept<K>>>>,
 }
 
 /// All objects of one kind (and selector), updated by one watch.
 pub(crate) struct Cache<K> {
     state: RwLock<State<K>>,
+    recent: Arc<Recent<K>>,
+    original: Option<Original>,
     phase: watch::Sender<Phase>,
     revision: AtomicU64,
 }
 
+/// The keys that a list has brought so far.
+#[derive(Default)]
+pub(crate) struct Listed(HashSet<Arc<Key>>);
+
 impl<K: Object> Cache<K> {
-    pub(crate) fn new() -> Self {
+    /// An empty cache; where bytes of its objects are held already, `original` knows.
+    pub(crate) fn new(original: Option<Original>) -> Self {
         let state = State { namespaces: BTreeMap::new(), len: 0, indexes: HashMap::new(), subscribers: Vec::new() };
-        Self { state: RwLock::new(state), phase: watch::Sender::new(Phase::Filling), revision: AtomicU64::new(0) }
+        Self {
+            state: RwLock::new(state),
+            recent: Arc::new(Recent::new()),
+            original,
+            phase: watch::Sender::new(Phase::Filling),
+            revision: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.state.read().namespaces.get(namespace)?.get(name).cloned()
+        let kept = self.state.read().existing(namespace, name).cloned();
+        kept.as_ref().map(Kept::object)
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<K>> {
-        let state = self.state.read();
-        let mut all = Vec::with_capacity(state.len);
-        all.extend(state.namespaces.values().flat_map(BTreeMap::values).cloned());
-        all
+        let kept: Vec<Arc<Kept<K>>> = self.state.read().all().cloned().collect();
+        kept.iter().map(Kept::object).collect()
     }
 
     pub(crate) fn namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.state.read().namespaces.get(namespace).map(|n| n.values().cloned().collect()).unwrap_or_default()
+        let kept: Vec<Arc<Kept<K>>> =
+            self.state.read().namespaces.get(namespace).map(|n| n.values().cloned().collect()).unwrap_or_default();
+        kept.iter().map(Kept::object).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -135,9 +98,9 @@ impl<K: Object> Cache<K> {
         if let Some(data) = state.indexes.get(&identity) {
             return Index(Arc::clone(data));
         }
-        let data = Arc::new(IndexData { keys_of: Box::new(keys_of), entries: RwLock::new(HashMap::new()) });
-        for object in state.namespaces.values().flat_map(BTreeMap::values) {
-            data.change(&Key::of(object.as_ref()), None, Some(object));
+        let data = Arc::new(IndexData::new(keys_of));
+        for kept in state.all() {
+            data.change(None, Some(&kept.object()), kept.key(), Some(kept));
         }
         state.indexes.insert(identity, Arc::clone(&data));
         Index(data)
@@ -146,8 +109,8 @@ impl<K: Object> Cache<K> {
     pub(crate) fn subscribe(&self) -> Subscription<K> {
         let mailbox = Arc::new(Mailbox::new());
         let mut state = self.state.write();
-        for object in state.namespaces.values().flat_map(BTreeMap::values) {
-            mailbox.applied(&Arc::new(Key::of(object.as_ref())), None, object);
+        for kept in state.all() {
+            mailbox.applied(kept.key(), None, kept);
         }
         if *self.phase.borrow() == Phase::Stopped {
             mailbox.close();
@@ -165,32 +128,44 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    /// Takes over an added or modified object; [`Cache::announce`] tells of it.
-    pub(crate) fn apply(&self, object: K) {
-        let revision = revision_of(&object);
-        self.state.write().apply(Arc::new(object));
-        self.observed(revision);
+    fn keep(&self, served: &[u8]) -> Result<Arc<Kept<K>>, EventError> {
+        let bytes = kept::bytes_of(served, K::metadata_api(), self.original.as_ref());
+        Kept::new(bytes, &self.recent)
     }
 
-    /// Removes an object; [`Cache::announce`] tells of it.
-    pub(crate) fn delete(&self, object: K) {
-        let revision = revision_of(&object);
-        self.state.write().delete(&Arc::new(Key::of(&object)), Some(object));
-        self.observed(revision);
+    /// Takes over an added or modified object, given as the server sent it; tells its resource version. [`Cache::announce`]
+    /// tells of it.
+    pub(crate) fn apply(&self, served: &[u8]) -> Result<Option<String>, EventError> {
+        let kept = self.keep(served)?;
+        let object = kept.object();
+        self.state.write().apply(&kept, &object);
+        self.observed(revision_of(&*object));
+        Ok(object.meta().resource_version.clone())
     }
 
-    /// Makes the cache show exactly `objects`, the complete list at `revision`.
-    pub(crate) fn replace(&self, objects: Vec<K>, revision: &str) {
+    /// Removes an object, given in its last state; tells its resource version.
+    pub(crate) fn delete(&self, served: &[u8]) -> Result<Option<String>, EventError> {
+        let kept = self.keep(served)?;
+        let object = kept.object();
+        self.state.write().delete(kept.key(), Some((&kept, &object)));
+        self.observed(revision_of(&*object));
+        Ok(object.meta().resource_version.clone())
+    }
+
+    /// Takes over one object of a list. What the cache has seen is not known before the list is [complete](Self::listed).
+    pub(crate) fn fill(&self, served: &[u8], listed: &mut Listed) -> Result<(), EventError> {
+        let kept = self.keep(served)?;
+        listed.0.insert(Arc::clone(kept.key()));
+        self.state.write().apply(&kept, &kept.object());
+        Ok(())
+    }
+
+    /// Removes what was not in the list, which is complete at `revision`.
+    pub(crate) fn listed(&self, listed: &Listed, revision: &str) {
         let mut state = self.state.write();
-        let mut gone: HashMap<Arc<Key>, ()> = HashMap::with_capacity(state.len);
-        for object in state.namespaces.values().flat_map(BTreeMap::values) {
-            gone.insert(Arc::new(Key::of(object.as_ref())), ());
-        }
-        for object in objects {
-            gone.remove(&Key::of(&object));
-            state.apply(Arc::new(object));
-        }
-        for key in gone.into_keys() {
+        let gone: Vec<Arc<Key>> =
+            state.all().map(|kept| kept.key()).filter(|key| !listed.0.contains(*key)).cloned().collect();
+        for key in gone {
             state.delete(&key, None);
         }
         drop(state);
@@ -210,6 +185,11 @@ impl<K: Object> Cache<K> {
         self.revision.fetch_max(revision, Ordering::AcqRel);
     }
 
+    /// Lets go of decoded objects that nobody looks at, for ever.
+    pub(crate) async fn keep_small(&self) {
+        self.recent.keep_small().await;
+    }
+
     /// Ends all subscriptions: the cache will not change any more.
     pub(crate) fn stop(&self) {
         self.phase.send_replace(Phase::Stopped);
@@ -220,56 +200,62 @@ impl<K: Object> Cache<K> {
 }
 
 impl<K: Object> State<K> {
-    fn apply(&mut self, mut object: Arc<K>) {
-        if let Some(object) = Arc::get_mut(&mut object) {
-            object.meta_mut().managed_fields = None;
-        }
-        let key = Arc::new(Key::of(object.as_ref()));
-        let mut old = self.existing(&key);
-        if let Some(previous) = &old {
+    fn all(&self) -> impl Iterator<Item = &Arc<Kept<K>>> {
+        self.namespaces.values().flat_map(BTreeMap::values)
+    }
+
+    fn existing(&self, namespace: &str, name: &str) -> Option<&Arc<Kept<K>>> {
+        self.namespaces.get(namespace)?.get(name)
+    }
+
+    fn apply(&mut self, kept: &Arc<Kept<K>>, object: &Arc<K>) {
+        let key = kept.key();
+        let mut old = self.existing(&key.namespace, &key.name).map(|old| (Arc::clone(old), old.object()));
+        if let Some((_, previous)) = &old {
             if previous.meta().resource_version == object.meta().resource_version
                 && previous.meta().uid == object.meta().uid
             {
                 return;
             }
             if previous.meta().uid != object.meta().uid {
-                self.delete(&key, None);
+                self.delete(key, None);
                 old = None;
             }
         }
-        let objects = self.namespaces.entry(key.namespace.clone()).or_default();
-        if objects.insert(key.name.clone(), Arc::clone(&object)).is_none() {
-            self.len += 1;
+        let objects = match self.namespaces.get_mut(&key.namespace) {
+            Some(objects) => objects,
+            None => self.namespaces.entry(key.namespace.clone()).or_default(),
+        };
+        match objects.get_mut(&key.name) {
+            Some(place) => *place = Arc::clone(kept),
+            None => {
+                objects.insert(key.name.clone(), Arc::clone(kept));
+                self.len += 1;
+            }
         }
         for index in self.indexes.values() {
-            index.change(&key, old.as_ref(), Some(&object));
+            index.change(old.as_ref().map(|(_, old)| &**old), Some(object), key, Some(kept));
         }
-        self.each_subscriber(|mailbox| mailbox.applied(&key, old.as_ref(), &object));
+        self.each_subscriber(|mailbox| mailbox.applied(key, old.as_ref().map(|(old, _)| old), kept));
     }
 
     /// Removes `key`; subscribers get `last` if given (it holds the final resource version), else the cached state.
-    fn delete(&mut self, key: &Arc<Key>, last: Option<K>) {
+    fn delete(&mut self, key: &Arc<Key>, last: Option<(&Arc<Kept<K>>, &Arc<K>)>) {
         let Some(objects) = self.namespaces.get_mut(&key.namespace) else { return };
         let Some(old) = objects.remove(&key.name) else { return };
         if objects.is_empty() {
             self.namespaces.remove(&key.namespace);
         }
         self.len -= 1;
+        let object = old.object();
         for index in self.indexes.values() {
-            index.change(key, Some(&old), None);
+            index.change(Some(&object), None, key, None);
         }
-        let last = last.filter(|last| last.meta().uid == old.meta().uid).map_or(old, |mut last| {
-            last.meta_mut().managed_fields = None;
-            Arc::new(last)
-        });
-        self.each_subscriber(|mailbox| mailbox.deleted(key, &last));
+        let last = last.filter(|(_, last)| last.meta().uid == object.meta().uid).map_or(&old, |(last, _)| last);
+        self.each_subscriber(|mailbox| mailbox.deleted(key, last));
     }
 
-    fn existing(&self, key: &Key) -> Option<Arc<K>> {
-        self.namespaces.get(&key.namespace)?.get(&key.name).cloned()
-    }
-
-    fn each_subscriber(&mut self, tell: impl Fn(&Mailbox<K>)) {
+    fn each_subscriber(&mut self, tell: impl Fn(&Mailbox<Kept<K>>)) {
         self.subscribers.retain(|subscriber| match subscriber.upgrade() {
             Some(mailbox) => {
                 tell(&mailbox);

@@ -1,13 +1,14 @@
-//! The lines of a watch, decoded without what no cache keeps.
+//! The lines of a watch, taken apart no further than to the object in each.
 
 use std::io;
 
 use futures::{AsyncBufRead, AsyncBufReadExt};
+use kube::core::watch::Bookmark;
 use kube::core::{Status, WatchEvent};
-use serde::de::DeserializeOwned;
+use serde::de::{Error as _, IgnoredAny};
 
-/// Where an object's managed fields lie in the line of its event.
-const MANAGED_FIELDS: [&str; 3] = ["object", "metadata", "managedFields"];
+/// Bytes of room kept for the next line.
+const LINE_KEPT: usize = 64 * 1024;
 
 /// What is wrong with a line.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,18 @@ pub(crate) enum EventError {
     /// The server says why it goes no further.
     #[error("server ended the watch: {0}")]
     Status(Box<Status>),
+}
+
+/// What a line says. Objects are as the server wrote them.
+pub(crate) enum Event<'a> {
+    /// The object was created or modified.
+    Applied(&'a [u8]),
+    /// The object is gone; this is its last state.
+    Deleted(&'a [u8]),
+    /// The server tells how far the watch is.
+    Bookmark(Bookmark),
+    /// The server says why it goes no further.
+    Error(Box<Status>),
 }
 
 /// Events as they arrive.
@@ -38,70 +51,82 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
 
     /// The next event, `None` when the server has closed the watch, be it in the middle of a line. Of a call that was
     /// dropped the begun line is lost.
-    pub(crate) async fn next<K: DeserializeOwned>(&mut self) -> Result<Option<WatchEvent<K>>, EventError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event<'_>>, EventError> {
         self.line.clear();
+        // one large object must not hold its memory for ever
+        self.line.shrink_to(LINE_KEPT);
         self.lines.read_until(b'\n', &mut self.line).await?;
         match self.line.last() {
-            Some(b'\n') => decode(&self.line).map(Some),
+            Some(b'\n') => event(&self.line).map(Some),
             _ => Ok(None),
         }
     }
 }
 
-/// Who owns which field is a third of an object, and read by no controller: it is passed over, not decoded.
-fn decode<K: DeserializeOwned>(line: &[u8]) -> Result<WatchEvent<K>, EventError> {
-    let lean = splice::find(line, &MANAGED_FIELDS).map(|place| {
-        let mut lean = Vec::with_capacity(line.len() - place.len() + 4);
-        lean.extend_from_slice(&line[..place.start]);
-        lean.extend_from_slice(b"null");
-        lean.extend_from_slice(&line[place.end..]);
-        lean
-    });
-    serde_json::from_slice(lean.as_deref().unwrap_or(line)).map_err(|error| {
-        // what a server or a proxy answers when it fails after it has begun
-        let is_status = splice::find(line, &["kind"]).is_some_and(|place| line[place] == *b"\"Status\"");
-        match serde_json::from_slice(line) {
-            Ok(status) if is_status => EventError::Status(status),
-            _ => EventError::Decode(error),
-        }
-    })
+fn event(line: &[u8]) -> Result<Event<'_>, EventError> {
+    let [kind, object] = splice::find_each(line, 0..line.len(), ["type", "object"]);
+    match (kind.map(|place| &line[place]), object) {
+        (Some(b"\"ADDED\"" | b"\"MODIFIED\""), Some(object)) => Ok(Event::Applied(&line[object])),
+        (Some(b"\"DELETED\""), Some(object)) => Ok(Event::Deleted(&line[object])),
+        _ => match serde_json::from_slice(line) {
+            Ok(WatchEvent::<IgnoredAny>::Bookmark(bookmark)) => Ok(Event::Bookmark(bookmark)),
+            Ok(WatchEvent::Error(status)) => Ok(Event::Error(status)),
+            Ok(_) => Err(EventError::Decode(serde_json::Error::custom("an event without an object"))),
+            Err(error) => {
+                // what a server or a proxy answers when it fails after it has begun
+                let is_status = splice::find(line, &["kind"]).is_some_and(|place| line[place] == *b"\"Status\"");
+                match serde_json::from_slice(line) {
+                    Ok(status) if is_status => Err(EventError::Status(status)),
+                    _ => Err(EventError::Decode(error)),
+                }
+            }
+        },
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
-
     use super::*;
 
     #[tokio::test]
-    async fn an_event_is_decoded_without_its_managed_fields() {
+    async fn an_event_is_its_kind_and_its_object_as_it_was_written() {
         let lines = concat!(
-            r#"{"type":"ADDED","object":{"metadata":{"name":"a","managedFields":[{"fieldsV1":{"f:data":{}}}],"uid":"u"},"#,
-            r#""data":{"managedFields":"[]"}}}"#,
+            r#"{"type":"ADDED","object":{"metadata":{"name":"a","uid":"u"},"data":{"object":"[]"}}}"#,
+            "\n",
+            r#"{"object": {"metadata":{"name":"b"}} , "type": "DELETED"}"#,
+            "\n",
+            r#"{"type":"BOOKMARK","object":{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7"}}}"#,
             "\n",
             r#"{"type":"MODIFIED","object":{"metadata":"#,
         );
         let mut events = Events::new(lines.as_bytes());
-        let Some(WatchEvent::Added(map)) = events.next::<ConfigMap>().await.unwrap() else { panic!("not added") };
-        assert_eq!(map.metadata.managed_fields, None);
-        assert_eq!(map.metadata.uid.as_deref(), Some("u"));
-        assert_eq!(map.data.unwrap()["managedFields"], "[]");
-        assert!(events.next::<ConfigMap>().await.unwrap().is_none(), "the connection broke within a line");
+        let Some(Event::Applied(object)) = events.next().await.unwrap() else { panic!("not added") };
+        assert_eq!(object, br#"{"metadata":{"name":"a","uid":"u"},"data":{"object":"[]"}}"#);
+        let Some(Event::Deleted(object)) = events.next().await.unwrap() else { panic!("not deleted") };
+        assert_eq!(object, br#"{"metadata":{"name":"b"}}"#);
+        let Some(Event::Bookmark(bookmark)) = events.next().await.unwrap() else { panic!("no bookmark") };
+        assert_eq!(bookmark.metadata.resource_version, "7");
+        assert!(events.next().await.unwrap().is_none(), "the connection broke within a line");
     }
 
     #[tokio::test]
     async fn one_odd_line_does_not_hide_the_next() {
         let lines = [
-            r#"{"type":"ADDED","object":{"metadata":7}}"#,
+            r#"{"type":"ADDED"}"#,
+            r#"{"type":"TURNED","object":{}}"#,
             r#"{"type":"ADDED","object":{"metadata":{}}}"#,
-            r#"{"kind":"Status","code":410}"#,
+            r#"{"type":"ERROR","object":{"kind":"Status","code":410}}"#,
+            r#"{"kind":"Status","code":500}"#,
             "",
         ];
         let lines = lines.join("\n");
         let mut events = Events::new(lines.as_bytes());
-        assert!(matches!(events.next::<ConfigMap>().await, Err(EventError::Decode(_))));
-        assert!(matches!(events.next::<ConfigMap>().await, Ok(Some(WatchEvent::Added(_)))));
-        let Err(EventError::Status(status)) = events.next::<ConfigMap>().await else { panic!("no status") };
+        assert!(matches!(events.next().await, Err(EventError::Decode(_))));
+        assert!(matches!(events.next().await, Err(EventError::Decode(_))));
+        assert!(matches!(events.next().await, Ok(Some(Event::Applied(_)))));
+        let Ok(Some(Event::Error(status))) = events.next().await else { panic!("no error") };
         assert_eq!(status.code, 410);
+        let Err(EventError::Status(status)) = events.next().await else { panic!("no status") };
+        assert_eq!(status.code, 500);
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Phase};
+use crate::kept::Original;
 use crate::watch::Watcher;
 use crate::{Index, Metadata, Subscription};
 
@@ -79,8 +80,12 @@ struct Registered {
 
 type WatchTask = BoxFuture<'static, ()>;
 
+/// Finds the [`Original`]s of a kind, given by group, version and plural name.
+type Originals = Box<dyn Fn(&str, &str, &str) -> Original + Send + Sync>;
+
 struct Registry {
     client: Client,
+    originals: Option<Originals>,
     informers: Mutex<HashMap<Identity, Registered>>,
     // As many entries as kinds were asked for.
     start: mpsc::UnboundedSender<WatchTask>,
@@ -97,9 +102,19 @@ pub struct Informers {
 impl Informers {
     /// An empty registry; nothing is watched before [`Informers::run`] is polled.
     pub fn new(client: Client) -> Self {
+        Self::build(client, None)
+    }
+
+    /// The same in a process that holds the objects itself: the bytes of each are then held once. `originals` finds those
+    /// of a kind, given by group, version and plural name.
+    pub fn beside(client: Client, originals: impl Fn(&str, &str, &str) -> Original + Send + Sync + 'static) -> Self {
+        Self::build(client, Some(Box::new(originals)))
+    }
+
+    fn build(client: Client, originals: Option<Originals>) -> Self {
         let (start, started) = mpsc::unbounded_channel();
         let started = Mutex::new(Some(started));
-        let registry = Registry { client: client.clone(), informers: Mutex::default(), start, started };
+        let registry = Registry { client: client.clone(), originals, informers: Mutex::default(), start, started };
         Self { registry: Arc::new(registry), client }
     }
 
@@ -160,7 +175,12 @@ impl Informers {
         {
             return Informer { cache };
         }
-        let cache = Arc::new(Cache::<K>::new());
+        let original = self
+            .registry
+            .originals
+            .as_ref()
+            .map(|originals| originals(&K::group(resource), &K::version(resource), &K::plural(resource)));
+        let cache = Arc::new(Cache::<K>::new(original));
         let stop = CancellationToken::new();
         informers.insert(
             identity,

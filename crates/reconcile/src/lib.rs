@@ -9,16 +9,19 @@
 //! writes core/v1 Events; [`Election`] lets one of several processes do some work.
 //!
 //! Invariants:
-//! - an object revision is decoded once and shared as `Arc<K>`;
+//! - an object revision is decoded when it arrives, and shared as `Arc<K>` among all who look at it soon; later its bytes
+//!   are kept, and decoded again for who asks;
 //! - the cache and its indexes show a change before any subscriber hears of it;
 //! - a subscriber's backlog holds at most two entries per object, however slow it is;
-//! - `metadata.managedFields` is dropped from cached objects: no controller reads it, and it is a third of their memory.
+//! - `metadata.managedFields` is dropped from decoded objects: no controller reads it, and it is nearly half of them.
 
 mod cache;
 mod controller;
 mod election;
 mod events;
+mod index;
 mod informer;
+mod kept;
 mod key;
 mod metadata;
 mod queue;
@@ -29,10 +32,11 @@ mod subscription;
 mod testing;
 mod watch;
 
-pub use cache::Index;
 pub use controller::{feed, run_controller};
 pub use election::{Election, ElectionError};
+pub use index::Index;
 pub use informer::{Informer, Informers, InformersError, Object, Selector};
+pub use kept::Original;
 pub use key::Key;
 pub use metadata::Metadata;
 pub use queue::Queue;

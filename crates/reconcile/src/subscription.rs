@@ -6,7 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::Key;
+use crate::kept::Kept;
+use crate::{Key, Object};
 
 /// A change of one object.
 #[derive(Debug)]
@@ -33,27 +34,27 @@ impl<K> Change<K> {
 
 /// What one object has waiting: a deletion, an application, or a deletion followed by an application (a new object of
 /// the same name).
-struct Waiting<K> {
-    deleted: Option<Arc<K>>,
-    applied: Option<(Option<Arc<K>>, Arc<K>)>,
+struct Waiting<T> {
+    deleted: Option<Arc<T>>,
+    applied: Option<(Option<Arc<T>>, Arc<T>)>,
 }
 
-struct Backlog<K> {
+struct Backlog<T> {
     // the key is shared with all other subscribers
     order: VecDeque<Arc<Key>>,
-    waiting: HashMap<Arc<Key>, Waiting<K>>,
+    waiting: HashMap<Arc<Key>, Waiting<T>>,
     /// Whether there is something the subscriber was not woken for.
     unannounced: bool,
     closed: bool,
 }
 
-/// The sending half, held by the cache.
-pub(crate) struct Mailbox<K> {
-    backlog: Mutex<Backlog<K>>,
+/// The sending half, held by the cache. What waits is as the cache keeps it: a slow subscriber holds nothing decoded.
+pub(crate) struct Mailbox<T> {
+    backlog: Mutex<Backlog<T>>,
     arrived: Notify,
 }
 
-impl<K> Mailbox<K> {
+impl<T> Mailbox<T> {
     pub(crate) fn new() -> Self {
         let backlog = Backlog { order: VecDeque::new(), waiting: HashMap::new(), unannounced: false, closed: false };
         Self { backlog: Mutex::new(backlog), arrived: Notify::new() }
@@ -68,7 +69,7 @@ impl<K> Mailbox<K> {
 
     /// Merges an application into what already waits for `key`. The subscriber sees it when it looks, and is woken by
     /// [`Mailbox::announce`].
-    pub(crate) fn applied(&self, key: &Arc<Key>, old: Option<&Arc<K>>, new: &Arc<K>) {
+    pub(crate) fn applied(&self, key: &Arc<Key>, old: Option<&Arc<T>>, new: &Arc<T>) {
         let mut backlog = self.backlog.lock();
         backlog.unannounced = true;
         match backlog.waiting.get_mut(key) {
@@ -85,7 +86,7 @@ impl<K> Mailbox<K> {
     }
 
     /// Merges a deletion into what already waits for `key`: of an object that came and went unseen only the deletion stays.
-    pub(crate) fn deleted(&self, key: &Arc<Key>, last: &Arc<K>) {
+    pub(crate) fn deleted(&self, key: &Arc<Key>, last: &Arc<T>) {
         let mut backlog = self.backlog.lock();
         backlog.unannounced = true;
         match backlog.waiting.get_mut(key) {
@@ -97,6 +98,25 @@ impl<K> Mailbox<K> {
         }
     }
 
+    async fn next(&self) -> Option<Change<T>> {
+        loop {
+            {
+                let mut backlog = self.backlog.lock();
+                if let Some(change) = backlog.pop() {
+                    return Some(change);
+                }
+                if backlog.closed {
+                    return None;
+                }
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn try_next(&self) -> Option<Change<T>> {
+        self.backlog.lock().pop()
+    }
+
     /// Ends the subscription after what already waits.
     pub(crate) fn close(&self) {
         self.backlog.lock().closed = true;
@@ -104,13 +124,13 @@ impl<K> Mailbox<K> {
     }
 }
 
-impl<K> Backlog<K> {
-    fn insert(&mut self, key: &Arc<Key>, waiting: Waiting<K>) {
+impl<T> Backlog<T> {
+    fn insert(&mut self, key: &Arc<Key>, waiting: Waiting<T>) {
         self.order.push_back(Arc::clone(key));
         self.waiting.insert(Arc::clone(key), waiting);
     }
 
-    fn pop(&mut self) -> Option<Change<K>> {
+    fn pop(&mut self) -> Option<Change<T>> {
         let key = self.order.front()?;
         let waiting = self.waiting.get_mut(key)?;
         if let Some(last) = waiting.deleted.take() {
@@ -136,29 +156,27 @@ impl<K> Backlog<K> {
 /// Changes of one object that the subscriber has not taken yet are merged, so the backlog is bounded by the number of
 /// objects, and a slow subscriber sees states, not every step between them.
 pub struct Subscription<K> {
-    pub(crate) mailbox: Arc<Mailbox<K>>,
+    pub(crate) mailbox: Arc<Mailbox<Kept<K>>>,
 }
 
-impl<K> Subscription<K> {
+impl<K: Object> Subscription<K> {
     /// The next change; `None` once the informer has stopped and everything was taken.
     pub async fn next(&mut self) -> Option<Change<K>> {
-        loop {
-            {
-                let mut backlog = self.mailbox.backlog.lock();
-                if let Some(change) = backlog.pop() {
-                    return Some(change);
-                }
-                if backlog.closed {
-                    return None;
-                }
-            }
-            self.mailbox.arrived.notified().await;
-        }
+        // all subscribers go through a long backlog side by side, so that one decodes for the others
+        tokio::task::coop::consume_budget().await;
+        self.mailbox.next().await.map(decoded)
     }
 
     /// The next change if one waits already.
     pub fn try_next(&mut self) -> Option<Change<K>> {
-        self.mailbox.backlog.lock().pop()
+        self.mailbox.try_next().map(decoded)
+    }
+}
+
+fn decoded<K: Object>(change: Change<Kept<K>>) -> Change<K> {
+    match change {
+        Change::Applied { old, new } => Change::Applied { old: old.as_ref().map(Kept::object), new: new.object() },
+        Change::Deleted(last) => Change::Deleted(last.object()),
     }
 }
 
@@ -166,8 +184,8 @@ impl<K> Subscription<K> {
 mod tests {
     use super::*;
 
-    fn drain(sub: &mut Subscription<u32>) -> Vec<String> {
-        std::iter::from_fn(|| sub.try_next())
+    fn drain(mailbox: &Mailbox<u32>) -> Vec<String> {
+        std::iter::from_fn(|| mailbox.try_next())
             .map(|change| match change {
                 Change::Applied { old, new } => format!("{:?}->{new}", old.as_deref()),
                 Change::Deleted(last) => format!("-{last}"),
@@ -179,39 +197,37 @@ mod tests {
     fn waiting_changes_of_one_object_are_merged() {
         let key = Arc::new(Key::new("default", "a"));
         let obj: Vec<Arc<u32>> = (0..5).map(Arc::new).collect();
-        let mut sub = Subscription { mailbox: Arc::new(Mailbox::new()) };
-        let mailbox = Arc::clone(&sub.mailbox);
+        let mailbox = Mailbox::new();
 
         mailbox.applied(&key, Some(&obj[0]), &obj[1]);
         mailbox.applied(&Arc::new(Key::new("default", "b")), None, &obj[4]);
         mailbox.applied(&key, Some(&obj[1]), &obj[2]);
-        assert_eq!(drain(&mut sub), ["Some(0)->2", "None->4"]);
+        assert_eq!(drain(&mailbox), ["Some(0)->2", "None->4"]);
 
         mailbox.deleted(&key, &obj[2]);
         mailbox.applied(&key, None, &obj[3]);
-        assert_eq!(drain(&mut sub), ["-2", "None->3"]);
+        assert_eq!(drain(&mailbox), ["-2", "None->3"]);
 
         mailbox.deleted(&key, &obj[2]);
         mailbox.applied(&key, None, &obj[3]);
         mailbox.deleted(&key, &obj[3]);
-        assert_eq!(drain(&mut sub), ["-2"], "an object that came and went unseen leaves no trace");
+        assert_eq!(drain(&mailbox), ["-2"], "an object that came and went unseen leaves no trace");
     }
 
     #[tokio::test]
     async fn closing_delivers_what_waits_and_then_ends() {
-        let mut sub = Subscription { mailbox: Arc::new(Mailbox::new()) };
-        sub.mailbox.deleted(&Arc::new(Key::cluster("n")), &Arc::new(1));
-        sub.mailbox.close();
-        assert!(matches!(sub.next().await, Some(Change::Deleted(_))));
-        assert!(sub.next().await.is_none());
+        let mailbox = Mailbox::new();
+        mailbox.deleted(&Arc::new(Key::cluster("n")), &Arc::new(1));
+        mailbox.close();
+        assert!(matches!(mailbox.next().await, Some(Change::Deleted(_))));
+        assert!(mailbox.next().await.is_none());
     }
 
     #[tokio::test]
     async fn a_subscriber_is_woken_once_for_all_that_has_come() {
-        let mut sub = Subscription { mailbox: Arc::new(Mailbox::new()) };
-        let mailbox = Arc::clone(&sub.mailbox);
+        let mailbox = Mailbox::new();
         {
-            let mut next = std::pin::pin!(sub.next());
+            let mut next = std::pin::pin!(mailbox.next());
             assert!(futures::poll!(&mut next).is_pending());
             for name in ["a", "b"] {
                 mailbox.applied(&Arc::new(Key::cluster(name)), None, &Arc::new(1));
@@ -220,6 +236,6 @@ mod tests {
             mailbox.announce();
             assert!(futures::poll!(&mut next).is_ready());
         }
-        assert!(sub.try_next().is_some() && sub.try_next().is_none());
+        assert!(mailbox.try_next().is_some() && mailbox.try_next().is_none());
     }
 }

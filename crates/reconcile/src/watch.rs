@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures::AsyncBufRead;
 use http::{HeaderValue, header};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
-use kube::core::{ObjectList, Request, WatchEvent, request};
+use kube::core::{Request, request};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::Cache;
-use crate::events::{EventError, Events};
+use crate::cache::{Cache, Listed};
+use crate::events::{Event, EventError, Events};
 use crate::{Object, Selector};
 
 /// Objects per page of a list: client-go's page size.
@@ -45,6 +46,8 @@ enum WatchError {
     Status(Box<kube::core::Status>),
     #[error("cannot read the watch")]
     Event(#[source] EventError),
+    #[error("cannot read the list")]
+    Page(#[source] serde_json::Error),
     #[error("list has no resource version")]
     NoResourceVersion,
     #[error("server ended a streamed list before it was complete")]
@@ -85,8 +88,10 @@ impl<K: Object> Watcher<K> {
 
     /// Watches until `stop`; the cache counts as stopped once this future is gone.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let cache = Arc::clone(&self.cache);
         tokio::select! {
             () = stop.cancelled() => {}
+            () = cache.keep_small() => {}
             () = self.watch() => {}
         }
     }
@@ -158,7 +163,7 @@ impl<K: Object> Watcher<K> {
             }
             Err(error) => return Err(WatchError::Watch(error)),
         };
-        let mut objects = Vec::new();
+        let mut listed = Listed::default();
         loop {
             let event = match tokio::time::timeout(STREAMED_LIST_IDLE_LIMIT, events.next()).await {
                 Ok(Ok(Some(event))) => event,
@@ -167,13 +172,14 @@ impl<K: Object> Watcher<K> {
                 Err(_elapsed) => return Err(WatchError::StreamedListUnsupported),
             };
             match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => objects.push(object),
-                WatchEvent::Deleted(_) => {}
-                WatchEvent::Error(status) => return Err(WatchError::Status(status)),
-                WatchEvent::Bookmark(bookmark) => {
+                Event::Applied(object) => self.cache.fill(object, &mut listed)?,
+                Event::Deleted(_) => {}
+                Event::Error(status) => return Err(WatchError::Status(status)),
+                Event::Bookmark(bookmark) => {
                     if bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END) {
                         let mut version = bookmark.metadata.resource_version;
-                        self.cache.replace(objects, &version);
+                        self.cache.listed(&listed, &version);
+                        drop(listed);
                         let result = self.follow(events, &mut version).await;
                         *position = Position::At(version);
                         return result;
@@ -191,21 +197,27 @@ impl<K: Object> Watcher<K> {
             limit: Some(LIST_PAGE_SIZE),
             ..ListParams::default()
         };
-        let mut objects = Vec::new();
+        let mut listed = Listed::default();
         loop {
             let request = match K::metadata_api() {
                 true => self.request.list_metadata(&params),
                 false => self.request.list(&params),
             };
             let request = request.map_err(WatchError::Request)?;
-            let page: ObjectList<K> = self.client.request(request).await.map_err(WatchError::List)?;
-            objects.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            let page = self.client.request_text(request).await.map_err(WatchError::List)?;
+            let page = page.as_bytes();
+            let [metadata, items] = splice::find_each(page, 0..page.len(), ["metadata", "items"]);
+            let metadata = metadata.ok_or(WatchError::NoResourceVersion)?;
+            let metadata: ListMeta = serde_json::from_slice(&page[metadata]).map_err(WatchError::Page)?;
+            for item in items.into_iter().flat_map(|items| splice::items(page, items)) {
+                self.cache.fill(&page[item], &mut listed)?;
+            }
+            match metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => {
-                    let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                    let version = metadata.resource_version.filter(|version| !version.is_empty());
                     let version = version.ok_or(WatchError::NoResourceVersion)?;
-                    self.cache.replace(objects, &version);
+                    self.cache.listed(&listed, &version);
                     *position = Position::At(version);
                     return Ok(());
                 }
@@ -253,26 +265,25 @@ impl<K: Object> Watcher<K> {
                 }
             };
             untold += 1;
-            match next {
-                Ok(Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
-                    self.seen(&object, version);
-                    self.cache.apply(object);
+            let seen = match next {
+                Ok(Ok(Some(Event::Applied(object)))) => self.cache.apply(object),
+                Ok(Ok(Some(Event::Deleted(object)))) => self.cache.delete(object),
+                Ok(Ok(Some(Event::Bookmark(bookmark)))) => {
+                    self.cache.observed(bookmark.metadata.resource_version.parse().unwrap_or(0));
+                    Ok(Some(bookmark.metadata.resource_version))
                 }
-                Ok(Ok(Some(WatchEvent::Deleted(object)))) => {
-                    self.seen(&object, version);
-                    self.cache.delete(object);
-                }
-                Ok(Ok(Some(WatchEvent::Bookmark(bookmark)))) => {
-                    *version = bookmark.metadata.resource_version;
-                    self.cache.observed(version.parse().unwrap_or(0));
-                }
-                Ok(Ok(Some(WatchEvent::Error(status)))) => return Err(WatchError::Status(status)),
+                Ok(Ok(Some(Event::Error(status)))) => return Err(WatchError::Status(status)),
+                Ok(Ok(None)) | Err(_) => return Ok(()),
+                Ok(Err(error)) => Err(error),
+            };
+            match seen {
+                Ok(Some(seen)) => *version = seen,
+                Ok(None) => {}
                 // One object that cannot be decoded must not hide all others.
-                Ok(Err(EventError::Decode(error))) => {
+                Err(EventError::Decode(error)) => {
                     tracing::warn!(url = %self.request.url_path, %error, "watch event cannot be decoded");
                 }
-                Ok(Err(error)) => return Err(error.into()),
-                Ok(Ok(None)) | Err(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -281,12 +292,6 @@ impl<K: Object> Watcher<K> {
         if *untold > 0 {
             self.cache.announce();
             *untold = 0;
-        }
-    }
-
-    fn seen(&self, object: &K, version: &mut String) {
-        if let Some(seen) = &object.meta().resource_version {
-            version.clone_from(seen);
         }
     }
 }

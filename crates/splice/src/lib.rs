@@ -75,6 +75,27 @@ pub fn find_each<const N: usize>(document: &[u8], place: Range<usize>, names: [&
     found
 }
 
+/// The places of the values in the list at `place`, in their order; of one that is malformed those in front of the fault.
+///
+/// ```
+/// let document = br#"{"items": [{"a": 1}, 2]}"#;
+/// let items = splice::find(document, &["items"]).unwrap();
+/// let items: Vec<&[u8]> = splice::items(document, items).map(|place| &document[place]).collect();
+/// assert_eq!(items, [&br#"{"a": 1}"#[..], b"2"]);
+/// ```
+pub fn items(document: &[u8], place: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut scan = Scan { bytes: document.get(..place.end).unwrap_or_default(), at: place.start };
+    let mut before = b'[';
+    std::iter::from_fn(move || {
+        scan.expect(before)?;
+        before = b',';
+        scan.peek()?;
+        let start = scan.at;
+        scan.skip()?;
+        Some(start..scan.at)
+    })
+}
+
 /// A value to stand at a place, or what is put in there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
@@ -301,6 +322,9 @@ mod tests {
             let [a, metadata] = find_each(text.as_bytes(), 0..text.len(), ["a", "metadata"]);
             prop_assert_eq!(a, find(text.as_bytes(), &["a"]), "one pass finds what two find");
             prop_assert_eq!(metadata, find(text.as_bytes(), &["metadata"]));
+            for place in items(text.as_bytes(), 0..text.len()) {
+                prop_assert!(place.start < place.end && place.end <= text.len());
+            }
         }
     }
 }
