@@ -58,6 +58,8 @@ pub struct Options {
     pub window_events: usize,
     /// Bytes kept per collection for watchers, which is some five thousand changes of pods.
     pub window_bytes: usize,
+    /// Bytes kept for watchers of all collections.
+    pub windows_bytes: usize,
     /// Age up to which events are kept: the five minutes after which upstream compacts.
     pub window_age: Duration,
     /// Snapshots kept for continued lists; each pins only what changed since. The least recently used goes first.
@@ -80,6 +82,7 @@ impl Default for Options {
             segment_bytes: 16 << 20,
             window_events: 32 << 10,
             window_bytes: 16 << 20,
+            windows_bytes: 16 << 20,
             window_age: Duration::from_secs(300),
             retained: 64,
             retained_age: Duration::from_secs(300),
@@ -114,8 +117,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn new(snapshot: Snapshot, origin: Revision, options: &Options) -> Arc<Self> {
-        let limits =
-            WindowLimits { events: options.window_events, bytes: options.window_bytes, age: options.window_age };
+        let limits = WindowLimits {
+            events: options.window_events,
+            bytes: options.window_bytes,
+            total_bytes: options.windows_bytes,
+            age: options.window_age,
+        };
         Arc::new(Shared {
             head: ArcSwap::from_pointee(snapshot),
             windows: Arc::new(Windows::new(limits, origin)),

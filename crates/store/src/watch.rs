@@ -24,11 +24,15 @@ use crate::{Event, Revision, WatchError};
 mod tests;
 mod waiters;
 
-/// Bounds of one collection's window.
+/// Bounds of the windows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WindowLimits {
+    /// Events of one collection.
     pub(crate) events: usize,
+    /// Memory of one collection's events.
     pub(crate) bytes: usize,
+    /// Memory of all collections' events.
+    pub(crate) total_bytes: usize,
     pub(crate) age: Duration,
 }
 
@@ -42,6 +46,8 @@ pub(crate) struct Windows {
     delivered: AtomicU64,
     closed: AtomicBool,
     collections: RwLock<Collections>,
+    /// Memory that the events of all windows hold.
+    held: AtomicUsize,
     /// Whose turn it is to drop events by age.
     turn: AtomicUsize,
 }
@@ -83,10 +89,14 @@ struct Window {
     groups: HashMap<Box<str>, Arc<Group>>,
 }
 
-/// Memory that an event may be the only one to hold: the state before a deletion is nowhere else.
+/// What an event takes besides objects: itself, its key, and its place in the window.
+const EVENT_BYTES: usize = 256;
+
+/// Memory that is held for an event. What an object was before is nowhere else, what it became is in the snapshot; when that
+/// is superseded, the event of it holds this one's.
 fn held(event: &Event) -> usize {
-    let last = event.previous.as_ref().filter(|_| event.deleted);
-    event.object.bytes.len() + last.map_or(0, |last| last.bytes.len())
+    let last = if event.deleted { event.object.bytes.len() } else { 0 };
+    EVENT_BYTES + last + event.previous.as_ref().map_or(0, |previous| previous.bytes.len())
 }
 
 impl Window {
@@ -149,7 +159,37 @@ impl Windows {
             delivered: AtomicU64::new(origin.0),
             closed: AtomicBool::new(false),
             collections: RwLock::default(),
+            held: AtomicUsize::new(0),
             turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Changes a window, and keeps count of what all of them hold.
+    fn change(&self, collection: &Collection, change: impl FnOnce(&mut Window)) {
+        let mut window = collection.write();
+        let before = window.bytes;
+        change(&mut window);
+        self.held.fetch_add(window.bytes.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Drops the oldest events of those collections that hold most, where all of them together hold too much: then an
+    /// eighth more than they have to, so that they are not compared for each event.
+    fn relieve(&self) {
+        if self.held.load(Ordering::Relaxed) <= self.limits.total_bytes {
+            return;
+        }
+        let enough = self.limits.total_bytes - self.limits.total_bytes / 8;
+        let collections = self.collections.read();
+        for _ in 0..collections.all.len() {
+            let excess = self.held.load(Ordering::Relaxed).saturating_sub(enough);
+            let largest = collections.all.iter().max_by_key(|collection| collection.read().bytes);
+            let Some(largest) = largest.filter(|_| excess > 0) else { return };
+            self.change(largest, |window| {
+                let enough = window.bytes.saturating_sub(excess);
+                while window.events.len() > 1 && window.bytes > enough {
+                    window.drop_oldest();
+                }
+            });
         }
     }
 
@@ -171,7 +211,7 @@ impl Windows {
         let collections = self.collections.read();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(at) = turn.checked_rem(collections.all.len()) {
-            collections.all[at].write().drop_aged(now, &self.limits);
+            self.change(&collections.all[at], |window| window.drop_aged(now, &self.limits));
         }
     }
 
@@ -188,11 +228,13 @@ impl Windows {
                     touched.len() - 1
                 }
             };
-            let mut window = touched[at].1.write();
-            wake.extend(window.concerned(&event).filter(|group| !group.due.swap(true, Ordering::Relaxed)).cloned());
-            window.push(now, event, &self.limits);
+            self.change(&touched[at].1, |window| {
+                wake.extend(window.concerned(&event).filter(|group| !group.due.swap(true, Ordering::Relaxed)).cloned());
+                window.push(now, event, &self.limits);
+            });
         }
         self.age(now);
+        self.relieve();
         self.delivered.store(head.0, Ordering::Release);
         Wake(wake)
     }
@@ -206,7 +248,7 @@ impl Windows {
             // one beyond the end, so that no cursor is within
             window.first = window.end() + 1;
             window.floor = head;
-            window.bytes = 0;
+            self.held.fetch_sub(std::mem::take(&mut window.bytes), Ordering::Relaxed);
             window.events = VecDeque::new();
             for group in window.groups.values() {
                 group.dropped.store(window.first, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use super::*;
 use crate::{Key, Object};
 
 fn windows(events: usize) -> Arc<Windows> {
-    let limits = WindowLimits { events, bytes: 1 << 20, age: Duration::from_secs(60) };
+    let limits = WindowLimits { events, bytes: 1 << 20, total_bytes: 1 << 20, age: Duration::from_secs(60) };
     Arc::new(Windows::new(limits, Revision(10)))
 }
 
@@ -52,7 +52,8 @@ fn slow_watcher_is_told_the_oldest_revision_it_may_start_from() {
 
 #[test]
 fn window_is_bounded_by_bytes_and_age() {
-    let limits = WindowLimits { events: 100, bytes: 4, age: Duration::from_secs(60) };
+    let bytes = 2 * EVENT_BYTES;
+    let limits = WindowLimits { events: 100, bytes, total_bytes: bytes, age: Duration::from_secs(60) };
     let mut window = Window::new(Revision(0));
     let start = Instant::now();
     for revision in 1..=3 {
@@ -60,12 +61,44 @@ fn window_is_bounded_by_bytes_and_age() {
     }
     assert_eq!((window.events.len(), window.floor), (2, Revision(1)));
     window.push(start + Duration::from_secs(61), event("pods", "a", 4), &limits);
-    assert_eq!((window.events.len(), window.bytes, window.floor), (1, 2, Revision(3)));
+    assert_eq!((window.events.len(), window.bytes, window.floor), (1, EVENT_BYTES, Revision(3)));
+}
+
+#[test]
+fn what_an_object_was_counts_once() {
+    let object = |revision: u64| Object { revision: Revision(revision), bytes: vec![b'x'; revision as usize].into() };
+    let change = |now: u64, before: Option<u64>, deleted| {
+        let key = Key { collection: "pods".into(), path: "a".into() };
+        Event::new(key, object(now), before.map(object), deleted)
+    };
+    let bytes = |now, before, deleted| held(&change(now, before, deleted)) - EVENT_BYTES;
+    assert_eq!(bytes(11, None, false), 0, "it is in the snapshot");
+    assert_eq!(bytes(12, Some(11), false), 11);
+    assert_eq!(bytes(13, Some(12), true), 12 + 13, "it is in no snapshot any more");
+}
+
+#[test]
+fn all_windows_together_are_bounded_and_the_largest_gives_way() {
+    let total_bytes = 32 * EVENT_BYTES;
+    let limits = WindowLimits { events: 100, bytes: 1 << 20, total_bytes, age: Duration::from_secs(60) };
+    let windows = Arc::new(Windows::new(limits, Revision(10)));
+    append(&windows, "nodes", "n", 11);
+    for revision in 12..100 {
+        append(&windows, "pods", "a/1", revision);
+        let held: usize = windows.collections.read().all.iter().map(|collection| collection.read().bytes).sum();
+        assert_eq!(windows.held.load(Ordering::Relaxed), held);
+        assert!(held <= total_bytes);
+    }
+    let events = |name: &str| windows.collection(&name.into()).read().events.len();
+    assert!(events("pods") >= 26, "no more is dropped than makes room for a while");
+    assert_eq!(events("nodes"), 1);
+    windows.restart(Revision(100));
+    assert_eq!(windows.held.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn quiet_collection_gives_its_memory_back_while_others_are_written() {
-    let limits = WindowLimits { events: 100, bytes: 1 << 20, age: Duration::ZERO };
+    let limits = WindowLimits { events: 100, bytes: 1 << 20, total_bytes: 1 << 20, age: Duration::ZERO };
     let windows = Arc::new(Windows::new(limits, Revision(10)));
     append(&windows, "pods", "a/1", 11);
     let pods = windows.collection(&"pods".into());
