@@ -3,7 +3,11 @@
 //!
 //! An entry is of one revision of an object, so that nothing has to be invalidated.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
@@ -13,6 +17,10 @@ use crate::meta;
 
 /// Memory of all trees: some two thousand objects of 1 KiB, or three hundred pods. Those written longest ago go first.
 const TREES_BYTES_MAX: usize = 16 << 20;
+/// How long a tree is kept: whoever goes on with an object does so soon.
+const TREE_AGE_MAX: Duration = Duration::from_secs(60);
+/// Trees that go for their age at one write: more than come, and few enough to take apart meanwhile.
+const AGED_MAX: usize = 4;
 /// Objects with more JSON are decoded each time: few of them would push out all others.
 const OBJECT_BYTES_MAX: usize = 16 << 10;
 
@@ -37,6 +45,7 @@ struct Entry {
     path: Box<str>,
     tree: Arc<Value>,
     bytes: usize,
+    since: Instant,
 }
 
 /// Whether the tree of an object with that much JSON is kept.
@@ -64,7 +73,8 @@ impl Written {
     ) {
         meta::of(&mut tree).insert("resourceVersion".into(), revision.0.to_string().into());
         let bytes = bytes_of(&tree);
-        let entry = Entry { collection: collection.clone(), path: path.into(), tree: Arc::new(tree), bytes };
+        let since = Instant::now();
+        let entry = Entry { collection: collection.clone(), path: path.into(), tree: Arc::new(tree), bytes, since };
         let outdated = self.0.lock().keep(revision, precondition, entry);
         // taking trees apart takes a while, in which nobody should have to wait
         drop(outdated);
@@ -75,15 +85,18 @@ impl Kept {
     /// Adds an entry and gives those that go for it.
     fn keep(&mut self, revision: Revision, precondition: Precondition, entry: Entry) -> Vec<Entry> {
         let mut outdated = Vec::new();
+        let now = entry.since;
         if let Precondition::Revision(before) = precondition {
             outdated.extend(self.trees.remove(&before));
         }
         self.bytes += entry.bytes;
         outdated.extend(self.trees.insert(revision, entry));
         let mut left = self.bytes - outdated.iter().map(|entry| entry.bytes).sum::<usize>();
-        while left > TREES_BYTES_MAX
-            && let Some((_, oldest)) = self.trees.pop_first()
+        let is_aged = |oldest: &Entry| now.saturating_duration_since(oldest.since) > TREE_AGE_MAX;
+        while let Some(first) = self.trees.first_entry()
+            && (left > TREES_BYTES_MAX || (outdated.len() < AGED_MAX && is_aged(first.get())))
         {
+            let oldest = first.remove();
             left -= oldest.bytes;
             outdated.push(oldest);
         }
@@ -147,5 +160,23 @@ mod tests {
         assert_eq!(kept.bytes, kept.trees.values().map(|entry| entry.bytes).sum::<usize>());
         let oldest = std::mem::take(&mut kept.trees).into_keys().next();
         assert!(oldest > Some(Revision(room - 1)), "the last ones are there");
+    }
+
+    #[test]
+    fn what_nobody_goes_on_with_is_let_go() {
+        let written = Written::default();
+        for number in 1..=9 {
+            write(&written, &format!("n/{number}"), number, None, json!({}));
+        }
+        for entry in written.0.lock().trees.values_mut().take(7) {
+            entry.since -= TREE_AGE_MAX + Duration::from_secs(1);
+        }
+        let kept = |written: &Written| written.0.lock().trees.keys().map(|revision| revision.0).collect::<Vec<_>>();
+        write(&written, "n/10", 10, None, json!({}));
+        assert_eq!(kept(&written), [5, 6, 7, 8, 9, 10]);
+        write(&written, "n/11", 11, None, json!({}));
+        assert_eq!(kept(&written), [8, 9, 10, 11]);
+        let kept = written.0.lock();
+        assert_eq!(kept.bytes, kept.trees.values().map(|entry| entry.bytes).sum::<usize>());
     }
 }
