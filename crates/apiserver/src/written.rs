@@ -24,6 +24,10 @@ const AGED_MAX: usize = 4;
 /// Objects with more JSON are decoded each time: few of them would push out all others.
 const OBJECT_BYTES_MAX: usize = 16 << 10;
 
+/// Collections of which not every tree is kept.
+const EVENTS: &str = "core/events";
+const PODS: &str = "core/pods";
+
 /// Members in a node of the map that objects are decoded into, and in one that is filled as most are.
 const NODE_MEMBERS: usize = 11;
 const NODE_MEMBERS_USUAL: usize = 7;
@@ -48,9 +52,15 @@ struct Entry {
     since: Instant,
 }
 
-/// Whether the tree of an object with that much JSON is kept.
-pub(crate) fn is_kept(json_bytes: usize) -> bool {
+/// Whether the tree of an object with that much JSON is kept: not of what is seldom changed as a tree. Events are mostly
+/// written once, and a pod that waits gets its node in its bytes.
+pub(crate) fn is_kept(collection: &str, object: &Value, json_bytes: usize) -> bool {
     json_bytes <= OBJECT_BYTES_MAX
+        && match collection {
+            EVENTS => false,
+            PODS => object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()),
+            _ => true,
+        }
 }
 
 impl Written {
@@ -145,6 +155,17 @@ mod tests {
         write(&written, "n/a", 9, Some(7), json!({"metadata": {"name": "a"}}));
         assert_eq!(written.get(MAPS, "n/a", Revision(7)), None, "what was replaced is not kept");
         assert!(written.get(MAPS, "n/a", Revision(9)).is_some());
+    }
+
+    #[test]
+    fn what_is_seldom_changed_as_a_tree_is_not_kept() {
+        let bound = json!({"spec": {"nodeName": "n1"}});
+        assert!(is_kept(PODS, &bound, 1) && is_kept(MAPS, &json!({}), OBJECT_BYTES_MAX));
+        for (collection, object, bytes) in
+            [(PODS, json!({"spec": {}}), 1), (EVENTS, json!({}), 1), (PODS, bound, OBJECT_BYTES_MAX + 1)]
+        {
+            assert!(!is_kept(collection, &object, bytes), "{collection} {object} {bytes}");
+        }
     }
 
     #[test]

@@ -218,7 +218,8 @@ pub(super) async fn put(
         call.served.settle(&mut object);
     }
     let encoded = codec::encode(&object);
-    let is_kept = call.served.form == Form::Stored && written::is_kept(encoded.bytes.len());
+    let is_kept =
+        call.served.form == Form::Stored && written::is_kept(&call.served.collection, &object, encoded.bytes.len());
     // beginning and carrying on a deletion leads to one
     let frees = meta::is_terminating(&object);
     let key = Key { collection: call.served.collection.clone(), path: Arc::from(path) };
