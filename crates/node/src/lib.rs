@@ -16,6 +16,7 @@
 //! final deletion; containers never depend on this process, so ending it ends nothing else; what the runtime holds is
 //! found again by labels, and a restart of Keelson restarts no container.
 
+mod admission;
 mod config;
 mod container;
 mod followed;

@@ -1,10 +1,8 @@
 //! Kernel resource limits and cgroup parent of a pod.
 
 use k8s_openapi::api::core::v1::Container;
-use pod_lifecycle::{
-    qos::{QosClass, amount},
-    quantity::whole,
-};
+use kinds::quantity::units;
+use pod_lifecycle::qos::{QosClass, amount};
 use runtime::api::Resources;
 
 /// Period of the CPU quota, the kernel's default.
@@ -31,16 +29,15 @@ pub(crate) fn resources(class: QosClass, container: &Container, node_memory_byte
     let requests = container.resources.as_ref().map(|resources| &resources.requests);
     let cpu_limit = amount(limits, "cpu");
     let cpu_request = amount(requests, "cpu").or(cpu_limit);
-    let memory_limit = limits.and_then(|limits| limits.as_ref()?.get("memory")).and_then(|limit| whole(&limit.0));
+    let memory_limit = limits.and_then(|limits| limits.as_ref()?.get("memory")).and_then(|limit| units(&limit.0));
     let memory_request = requests
         .and_then(|requests| requests.as_ref()?.get("memory"))
-        .and_then(|request| whole(&request.0))
+        .and_then(|request| units(&request.0))
         .or(memory_limit);
     let shares = cpu_request.map_or(CPU_SHARES.0, |milli| {
-        u64::try_from(milli * 1024 / 1000).unwrap_or(CPU_SHARES.1).clamp(CPU_SHARES.0, CPU_SHARES.1)
+        u64::try_from(milli.saturating_mul(1024) / 1000).unwrap_or(CPU_SHARES.1).clamp(CPU_SHARES.0, CPU_SHARES.1)
     });
-    let quota = cpu_limit
-        .map(|milli| i64::try_from(milli * i128::from(CPU_PERIOD_US) / 1000).unwrap_or(i64::MAX).max(CPU_QUOTA_US_MIN));
+    let quota = cpu_limit.map(|milli| (milli.saturating_mul(CPU_PERIOD_US as i64) / 1000).max(CPU_QUOTA_US_MIN));
     Resources {
         cpu_shares: Some(shares),
         cpu_quota_us: quota,

@@ -5,8 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::Pod;
-use reconcile::{Change, Informers, Selector};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use pod_lifecycle::view::Rejection;
+use reconcile::{Change, Informer, Informers, Selector};
 use runtime::api::{RuntimeEvent, SandboxId};
 use tokio::{
     sync::{Notify, broadcast::error::RecvError, watch},
@@ -15,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission,
     followed::{Followed, Kind, Source},
     sources::References,
     worker::{Adopted, Desired, Shared, Worker, clean_up, stop_orphan},
@@ -25,6 +28,8 @@ struct Handle {
     desired: watch::Sender<Desired>,
     poke: Arc<Notify>,
     references: References,
+    /// Whether the node took the pod, so that the pod takes something of it.
+    admitted: bool,
 }
 
 impl Handle {
@@ -37,6 +42,12 @@ impl Handle {
 enum Ended {
     Worker(String),
     Orphan,
+    /// A second look at the Node, for a pod that the first one did not suit.
+    Look {
+        pod: Arc<Pod>,
+        node: Option<Box<Node>>,
+        rejection: Rejection,
+    },
 }
 
 /// The pods of a node.
@@ -44,6 +55,8 @@ pub(crate) struct Pods {
     shared: Arc<Shared>,
     informers: Informers,
     followed: Followed,
+    /// This node, as the API knows it.
+    node: Informer<Node>,
     handles: HashMap<String, Handle>,
     tasks: JoinSet<Ended>,
     stop: CancellationToken,
@@ -69,7 +82,8 @@ fn references(pod: &Pod) -> References {
 impl Pods {
     pub(crate) fn new(shared: Arc<Shared>, informers: Informers, stop: CancellationToken) -> Self {
         let followed = Followed::new(informers.clone());
-        Self { shared, informers, followed, handles: HashMap::new(), tasks: JoinSet::new(), stop }
+        let node = informers.of_selected::<Node>(Selector::fields(format!("metadata.name={}", shared.config.name)));
+        Self { shared, informers, followed, node, handles: HashMap::new(), tasks: JoinSet::new(), stop }
     }
 
     /// Runs until the stop signal; pods live on.
@@ -78,7 +92,8 @@ impl Pods {
         let pods = self.informers.of_selected::<Pod>(selector);
         let mut events = self.shared.runtime.events();
         let stop = self.stop.clone();
-        if stop.run_until_cancelled(pods.synced()).await != Some(true) {
+        let synced = async { pods.synced().await && self.node.synced().await };
+        if stop.run_until_cancelled(synced).await != Some(true) {
             return;
         }
         let mut pod_changes = pods.subscribe();
@@ -99,6 +114,12 @@ impl Pods {
                         self.follow();
                     }
                     Ok(Ended::Orphan) => {}
+                    Ok(Ended::Look { pod, node, rejection }) => {
+                        let metadata = &pod.metadata;
+                        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+                        let now = pods.get(namespace.unwrap_or_default(), name.unwrap_or_default());
+                        self.look_again(&pod, now, node.as_deref(), rejection);
+                    }
                     Err(error) => tracing::error!(%error, "a pod's task ended abnormally"),
                 },
             }
@@ -122,7 +143,7 @@ impl Pods {
                 if let Some(old) = old.filter(|old| uid_of(old) != uid_of(&new)) {
                     self.removed(&old);
                 }
-                self.apply(new, None);
+                self.arrived(new, None);
             }
             Change::Deleted(pod) => self.removed(&pod),
         }
@@ -134,7 +155,53 @@ impl Pods {
         }
     }
 
-    fn apply(&mut self, pod: Arc<Pod>, adopted: Option<Adopted>) {
+    /// What the node has against a pod that is new to it. A Node that the API does not know yet has nothing.
+    fn rejection(&self, pod: &Pod, node: Option<&Node>) -> Option<Rejection> {
+        let uid = uid_of(pod);
+        let others = self.handles.iter().filter(|(other, handle)| *other != uid && handle.admitted);
+        let others: Vec<Arc<Pod>> = others.map(|(_, handle)| Arc::clone(&handle.desired.borrow().pod)).collect();
+        let others = others.iter().map(AsRef::as_ref).filter(|other| admission::counts(other));
+        admission::check(pod, others, node?).err()
+    }
+
+    /// Hands news of a pod to its worker; one that has not been on this node before is looked at first.
+    fn arrived(&mut self, pod: Arc<Pod>, adopted: Option<Adopted>) {
+        let known = self.handles.contains_key(uid_of(&pod)) || adopted.is_some() || admission::was_admitted(&pod);
+        let over = pod.metadata.deletion_timestamp.is_some() || !admission::counts(&pod);
+        if known || over { self.apply(pod, adopted, None) } else { self.admit(pod) }
+    }
+
+    /// Takes a pod that has not been on this node before, or says why not. A label that the pod asks for may have been
+    /// given to the Node a moment ago: before a pod is refused for it, the API is asked.
+    fn admit(&mut self, pod: Arc<Pod>) {
+        let node = self.node.list().pop();
+        match self.rejection(&pod, node.as_deref()) {
+            Some(rejection) if admission::is_about_labels(&rejection) => {
+                let nodes: Api<Node> = Api::all(self.shared.client.clone());
+                let name = self.shared.config.name.clone();
+                self.tasks.spawn(async move {
+                    let node = nodes.get_opt(&name).await.ok().flatten().map(Box::new);
+                    Ended::Look { pod, node, rejection }
+                });
+            }
+            rejection => self.apply(pod, None, rejection),
+        }
+    }
+
+    /// Goes on with a pod, as it is by now, after the API was asked for the Node; without an answer the first look counts.
+    fn look_again(&mut self, asked: &Pod, now: Option<Arc<Pod>>, node: Option<&Node>, first: Rejection) {
+        let Some(pod) = now.filter(|now| uid_of(now) == uid_of(asked) && !self.handles.contains_key(uid_of(now)))
+        else {
+            return;
+        };
+        let rejection = match node {
+            Some(node) => self.rejection(&pod, Some(node)),
+            None => Some(first),
+        };
+        self.apply(pod, None, rejection);
+    }
+
+    fn apply(&mut self, pod: Arc<Pod>, adopted: Option<Adopted>, rejection: Option<Rejection>) {
         if let Some(handle) = self.handles.get_mut(uid_of(&pod)) {
             let references = references(&pod);
             let same = handle.references == references;
@@ -149,8 +216,10 @@ impl Pods {
         let references = references(&pod);
         let (desired, wanted) = watch::channel(Desired { pod, removed: false, sources: 0 });
         let poke = Arc::new(Notify::new());
-        let worker = Worker::new(Arc::clone(&self.shared), wanted, Arc::clone(&poke), adopted.unwrap_or_default());
-        self.handles.insert(uid.clone(), Handle { desired, poke, references });
+        let admitted = rejection.is_none();
+        let shared = Arc::clone(&self.shared);
+        let worker = Worker::new(shared, wanted, Arc::clone(&poke), adopted.unwrap_or_default(), rejection);
+        self.handles.insert(uid.clone(), Handle { desired, poke, references, admitted });
         self.follow();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -193,7 +262,7 @@ impl Pods {
         }
         for pod in pods {
             let adopted = found.remove(uid_of(pod));
-            self.apply(Arc::clone(pod), adopted);
+            self.arrived(Arc::clone(pod), adopted);
         }
         let known = |uid: &str| pods.iter().any(|pod| uid_of(pod) == uid);
         let mut orphans: Vec<String> = found.into_keys().collect();

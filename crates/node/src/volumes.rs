@@ -21,9 +21,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use kube::{Api, Client};
 
+use kinds::quantity::units;
 pub(crate) use mounts::container_mounts;
 use payload::PayloadError;
-use pod_lifecycle::quantity::whole;
 
 use crate::{
     container::fields::PodFacts,
@@ -142,7 +142,7 @@ impl Setup<'_> {
         }
         fs::create_dir_all(&path).map_err(|error| self.file_error("create", &path, error))?;
         if in_memory {
-            let size = source.size_limit.as_ref().and_then(|limit| whole(&limit.0)).filter(|size| *size > 0);
+            let size = source.size_limit.as_ref().and_then(|limit| units(&limit.0)).filter(|size| *size > 0);
             host::mount_tmpfs(&path, size).map_err(|error| self.file_error("mount tmpfs on", &path, error))?;
         }
         let mut mode = EMPTY_DIR_MODE;

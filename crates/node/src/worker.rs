@@ -23,7 +23,7 @@ use pod_lifecycle::{
     lost::lost_run,
     plan::{Action, Plan, StopReason, plan},
     status::{Facts, status},
-    view::{Activity, ContainerView, Ending, PodView, Role, Run, Sandbox, containers},
+    view::{Activity, ContainerView, Ending, PodView, Rejection, Role, Run, Sandbox, containers},
 };
 use reconcile::{EventType, Informer, Recorder};
 use runtime::{
@@ -119,6 +119,8 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     pod: Arc<Pod>,
     removed: bool,
+    /// Why the node does not take the pod.
+    rejection: Option<Rejection>,
     sources: u64,
     desired: watch::Receiver<Desired>,
     poke: Arc<Notify>,
@@ -170,6 +172,7 @@ impl Worker {
         desired: watch::Receiver<Desired>,
         poke: Arc<Notify>,
         adopted: Adopted,
+        rejection: Option<Rejection>,
     ) -> Self {
         let first = desired.borrow().clone();
         let status = first.pod.status.as_ref();
@@ -190,6 +193,7 @@ impl Worker {
         }
         Self {
             removed: first.removed,
+            rejection,
             sources: first.sources,
             status: StatusState { written: first.pod.status.clone(), ..StatusState::default() },
             pod: first.pod,
@@ -261,6 +265,9 @@ impl Worker {
     /// Runs until the pod is gone from node and API, or `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         self.adopt().await;
+        if let Some(Rejection { reason, message }) = &self.rejection {
+            self.event(EventType::Warning, reason, message);
+        }
         loop {
             let now = Timestamp::now();
             self.observe(now);
@@ -350,7 +357,11 @@ impl Worker {
     }
 
     fn ending(&self, now: Timestamp) -> Option<Ending> {
-        if self.removed { Some(Ending::Deleted) } else { ending::ending(&self.pod, self.start_time, now) }
+        if self.removed {
+            return Some(Ending::Deleted);
+        }
+        let rejected = || self.rejection.clone().map(Ending::Rejected);
+        ending::ending(&self.pod, self.start_time, now).or_else(rejected)
     }
 
     /// Computes the status and sends it when it differs from what the API has.

@@ -10,7 +10,6 @@
 //! - [`ending`] why a pod must end, and how long it has.
 //! - [`status`] phase, conditions and container states; [`qos`] the quality-of-service class.
 //! - [`lost`] runs that only the API remembers.
-//! - [`quantity`] amounts of resources as integers.
 //!
 //! Tested by tables beside each module, and through `node` with real containers.
 
@@ -19,6 +18,5 @@ pub mod ending;
 pub mod lost;
 pub mod plan;
 pub mod qos;
-pub mod quantity;
 pub mod status;
 pub mod view;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::api::resource::Quantity};
-
-use crate::quantity::milli;
+use kinds::quantity::milli;
 
 /// The class (`status.qosClass`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +31,7 @@ impl QosClass {
 pub type Amounts = Option<BTreeMap<String, Quantity>>;
 
 /// An amount in thousandths, unless there is none or it is zero.
-pub fn amount(amounts: Option<&Amounts>, name: &str) -> Option<i128> {
+pub fn amount(amounts: Option<&Amounts>, name: &str) -> Option<i64> {
     amounts?.as_ref()?.get(name).and_then(|quantity| milli(&quantity.0)).filter(|amount| *amount > 0)
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     plan::{RestartPolicy, is_over},
     qos::qos_class,
-    view::{ContainerView, Ending, PodView, Role, Run, RunState, Sandbox, containers},
+    view::{ContainerView, Ending, PodView, Rejection, Role, Run, RunState, Sandbox, containers},
 };
 
 /// The pod's phase.
@@ -61,6 +61,17 @@ pub fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus {
     // A final phase is the last word, also when the runtime has forgotten the containers since.
     if matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return old;
+    }
+    if let Some(Ending::Rejected(Rejection { reason, message })) = &view.ending {
+        return PodStatus {
+            phase: Some(Phase::Failed.name().to_owned()),
+            reason: Some(reason.clone()),
+            message: Some(format!("Pod was rejected: {message}")),
+            start_time: old.start_time.clone().or(Some(Time(facts.start_time))),
+            qos_class: Some(qos_class(spec).name().to_owned()),
+            observed_generation: pod.metadata.generation,
+            ..old
+        };
     }
     let phase = phase(spec, view);
     let render = |wanted: fn(Role) -> bool| -> Vec<ContainerStatus> {

@@ -165,8 +165,17 @@ pub enum Sandbox {
     Stopped,
 }
 
+/// Why a node does not take a pod, as `status.reason` and `status.message` tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// For example `OutOfcpu`.
+    pub reason: String,
+    /// What the user reads.
+    pub message: String,
+}
+
 /// Why a pod must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// It is being deleted.
     Deleted,
@@ -174,6 +183,8 @@ pub enum Ending {
     DeadlineExceeded,
     /// Its phase in the API is already final.
     AlreadyFinal,
+    /// The node did not take it: nothing of it has run.
+    Rejected(Rejection),
 }
 
 /// Everything the decision needs.

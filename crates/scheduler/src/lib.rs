@@ -22,7 +22,6 @@ mod plugins;
 mod pod;
 mod preemption;
 mod profile;
-mod quantity;
 mod queue;
 mod resources;
 mod run;

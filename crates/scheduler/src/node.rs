@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::resources::Resources;
-use crate::shape::{HostPort, ShapeParts, VolumeUse};
+use kinds::demand::HostPort;
 use kinds::matching::Labels;
+
+use crate::resources::Resources;
+use crate::shape::{ShapeParts, VolumeUse};
 
 /// A node.
 #[derive(Clone, Debug, Default)]

@@ -1,29 +1,8 @@
-//! Amounts of resources, and how much a pod asks for.
+//! What a pod asks for, as fitting and scoring count it.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-
-use crate::quantity;
-
-#[cfg(test)]
-mod tests;
-
-/// An amount of each resource.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Resources {
-    /// Thousandths of a CPU.
-    pub cpu_milli: i64,
-    /// Bytes of memory.
-    pub memory_bytes: i64,
-    /// Bytes of local storage.
-    pub ephemeral_storage_bytes: i64,
-    /// Pods.
-    pub pods: i64,
-    /// Everything else, by name.
-    pub extended: BTreeMap<String, i64>,
-}
+use k8s_openapi::api::core::v1::Pod;
+pub use kinds::demand::Resources;
+use kinds::demand::{requests, requests_with};
 
 /// What a container without a CPU request counts as in scoring, upstream's value: it will use something.
 const SCORE_CPU_MILLI_DEFAULT: i64 = 100;
@@ -39,79 +18,10 @@ pub(crate) struct Requests {
     pub(crate) score: (i64, i64),
 }
 
-impl Resources {
-    /// Reads a resource list.
-    pub fn of(list: &BTreeMap<String, Quantity>) -> Self {
-        let mut resources = Self::default();
-        for (name, Quantity(text)) in list {
-            match name.as_str() {
-                "cpu" => resources.cpu_milli = quantity::milli(text),
-                "memory" => resources.memory_bytes = quantity::units(text),
-                "ephemeral-storage" => resources.ephemeral_storage_bytes = quantity::units(text),
-                "pods" => resources.pods = quantity::units(text),
-                _ => {
-                    resources.extended.insert(name.clone(), quantity::units(text));
-                }
-            }
-        }
-        resources
-    }
-
-    /// The amount of a resource by its name in the API.
-    pub fn amount(&self, name: &str) -> i64 {
-        match name {
-            "cpu" => self.cpu_milli,
-            "memory" => self.memory_bytes,
-            "ephemeral-storage" => self.ephemeral_storage_bytes,
-            "pods" => self.pods,
-            _ => self.extended.get(name).copied().unwrap_or(0),
-        }
-    }
-
-    /// Adds `other`.
-    pub fn add(&mut self, other: &Self) {
-        self.merge(other, i64::saturating_add);
-    }
-
-    /// Takes `other` away again.
-    pub fn subtract(&mut self, other: &Self) {
-        self.merge(other, i64::saturating_sub);
-        if !other.extended.is_empty() {
-            self.extended.retain(|_, amount| *amount != 0);
-        }
-    }
-
-    fn raise_to(&mut self, other: &Self) {
-        self.merge(other, i64::max);
-    }
-
-    fn merge(&mut self, other: &Self, with: fn(i64, i64) -> i64) {
-        self.cpu_milli = with(self.cpu_milli, other.cpu_milli);
-        self.memory_bytes = with(self.memory_bytes, other.memory_bytes);
-        self.ephemeral_storage_bytes = with(self.ephemeral_storage_bytes, other.ephemeral_storage_bytes);
-        self.pods = with(self.pods, other.pods);
-        for (name, amount) in &other.extended {
-            let mine = self.extended.entry(name.clone()).or_default();
-            *mine = with(*mine, *amount);
-        }
-    }
-}
-
 impl Requests {
-    /// What `pod` asks for; what its containers have been given counts where that is more, so that a resize under way is
-    /// neither overlooked nor counted before it is possible.
+    /// What `pod` asks for.
     pub(crate) fn of(pod: &Pod) -> Self {
-        let Some(spec) = &pod.spec else { return Self::default() };
-        let status = pod.status.as_ref();
-        let statuses = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-        let of_init = status.and_then(|s| s.init_container_statuses.as_deref()).unwrap_or_default();
-        let infeasible = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default().iter().any(|condition| {
-            condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
-        });
-        let given = Given { statuses, of_init, infeasible };
-        let mut fit = sum(spec, &given, |_, _| {});
-        fit.pods = 1;
-        let score = sum(spec, &given, |container, requests| {
+        let score = requests_with(pod, |container, requests| {
             let requested = container.resources.as_ref().and_then(|r| r.requests.as_ref());
             let missing = |name: &str| requested.is_none_or(|requested| !requested.contains_key(name));
             if missing("cpu") {
@@ -121,74 +31,22 @@ impl Requests {
                 requests.memory_bytes = SCORE_MEMORY_BYTES_DEFAULT;
             }
         });
-        Self { fit, score: (score.cpu_milli, score.memory_bytes) }
+        Self { fit: requests(pod), score: (score.cpu_milli, score.memory_bytes) }
     }
 }
 
-/// What the containers of a pod have been given, as its status says.
-struct Given<'a> {
-    statuses: &'a [ContainerStatus],
-    of_init: &'a [ContainerStatus],
-    /// The node will never grant the wish: only what is given counts.
-    infeasible: bool,
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-impl Given<'_> {
-    fn raise(&self, statuses: &[ContainerStatus], container: &Container, requests: &mut Resources) {
-        let Some(status) = statuses.iter().find(|status| status.name == container.name) else { return };
-        let actual = status.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let amounts = [actual, status.allocated_resources.as_ref()];
-        if self.infeasible && amounts.iter().any(Option::is_some) {
-            *requests = Resources::default();
-        }
-        for amount in amounts.into_iter().flatten() {
-            requests.raise_to(&Resources::of(amount));
-        }
-    }
-}
+    use super::*;
 
-/// Containers and sidecars run together; an init container runs beside the sidecars started before it. The pod needs the
-/// larger of the two situations, and its overhead in both. Pod-level requests replace the sum.
-fn sum(spec: &PodSpec, given: &Given<'_>, complete: impl Fn(&Container, &mut Resources)) -> Resources {
-    let requests_of = |container: &Container, statuses: &[ContainerStatus]| {
-        let of = |resources: &ResourceRequirements| resources.requests.as_ref().map(Resources::of);
-        let mut requests = container.resources.as_ref().and_then(of).unwrap_or_default();
-        complete(container, &mut requests);
-        given.raise(statuses, container, &mut requests);
-        requests
-    };
-    let mut running = Resources::default();
-    for container in &spec.containers {
-        running.add(&requests_of(container, given.statuses));
+    #[test]
+    fn containers_that_ask_for_nothing_count_in_scores() {
+        let spec = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "300m"}}}, {"name": "b"},
+            {"name": "c", "resources": {"requests": {"cpu": "0"}}}]});
+        let requests = Requests::of(&serde_json::from_value(json!({"spec": spec})).unwrap());
+        assert_eq!(requests.fit.cpu_milli, 300);
+        assert_eq!(requests.score, (400, 3 * (200 << 20)), "an explicit zero is a zero");
     }
-    let mut sidecars = Resources::default();
-    let mut initializing = Resources::default();
-    for container in spec.init_containers.iter().flatten() {
-        let mut requests = requests_of(container, given.of_init);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sidecars.add(&requests);
-            running.add(&requests);
-            initializing.raise_to(&sidecars);
-        } else {
-            requests.add(&sidecars);
-            initializing.raise_to(&requests);
-        }
-    }
-    running.raise_to(&initializing);
-    if let Some(requests) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        for (name, amount) in requests {
-            let of = || Resources::of(&BTreeMap::from([(name.clone(), amount.clone())]));
-            match name.as_str() {
-                "cpu" => running.cpu_milli = of().cpu_milli,
-                "memory" => running.memory_bytes = of().memory_bytes,
-                _ if name.starts_with("hugepages-") => running.extended.extend(of().extended),
-                _ => {}
-            }
-        }
-    }
-    if let Some(overhead) = &spec.overhead {
-        running.add(&Resources::of(overhead));
-    }
-    running.pods = 0;
-    running
 }

@@ -6,32 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, NodeAffinity, Pod, PodAffinityTerm, PodSpec, TopologySpreadConstraint, Volume,
+    Affinity, NodeAffinity, Pod, PodAffinityTerm, PodSpec, TopologySpreadConstraint, Volume,
 };
 
-use crate::resources::Requests;
+use kinds::demand::HostPort;
 use kinds::matching::{Labels, NodeDemand, NodeTerm, Requirement, Selector, Toleration};
 
-/// A port of the node that a pod occupies.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct HostPort {
-    /// Address; empty means all.
-    pub(crate) ip: String,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub(crate) protocol: String,
-    /// Number.
-    pub(crate) port: i32,
-}
-
-impl HostPort {
-    /// Whether both cannot be open on one node.
-    pub(crate) fn conflicts(&self, other: &Self) -> bool {
-        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
-    }
-}
+use crate::resources::Requests;
 
 /// A term of inter-pod affinity or anti-affinity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -231,8 +212,7 @@ impl ShapeParts {
             self.read_affinity(affinity);
         }
         self.tolerations = spec.tolerations.iter().flatten().map(Toleration::of).collect();
-        let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.is_some());
-        self.host_ports = spec.containers.iter().chain(sidecars).flat_map(host_ports).collect();
+        self.host_ports = HostPort::of(spec).collect();
         self.spread = spec.topology_spread_constraints.iter().flatten().map(|c| spread(c, &self.labels)).collect();
         let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
         self.images = containers.map(|c| c.image.as_deref().unwrap_or_default()).map(normal_image).collect();
@@ -269,16 +249,6 @@ impl ShapeParts {
 pub(crate) fn preferences(affinity: &NodeAffinity) -> Vec<(i32, NodeTerm)> {
     let preferred = affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten();
     preferred.map(|preferred| (preferred.weight, NodeTerm::of(&preferred.preference))).collect()
-}
-
-fn host_ports(container: &Container) -> impl Iterator<Item = HostPort> {
-    container.ports.iter().flatten().filter_map(|port| {
-        Some(HostPort {
-            ip: port.host_ip.clone().unwrap_or_default(),
-            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
-            port: port.host_port.filter(|port| *port > 0)?,
-        })
-    })
 }
 
 fn pod_term(term: &PodAffinityTerm, namespace: &str, labels: &Labels) -> PodTerm {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, ResourceFieldSelector};
 
-use pod_lifecycle::quantity::milli;
+use kinds::quantity::milli;
 
 /// What the downward API can tell besides the pod itself.
 #[derive(Clone, Debug, Default)]
@@ -98,8 +98,9 @@ pub(crate) fn resource(
         _ => return Err(unsupported()),
     };
     let divisor = selector.divisor.as_ref().map_or("1", |divisor| divisor.0.as_str());
-    let divisor = milli(divisor).map(|divisor| if divisor == 0 { 1000 } else { divisor });
-    match (milli(text), divisor) {
+    let thousandths = |text: &str| milli(text).map(i128::from);
+    let divisor = thousandths(divisor).map(|divisor| if divisor == 0 { 1000 } else { divisor });
+    match (thousandths(text), divisor) {
         (Some(amount), Some(divisor)) if divisor > 0 => Ok(((amount + divisor - 1) / divisor).to_string()),
         _ => Err(FieldError::Divisor(selector.divisor.as_ref().map_or(String::new(), |divisor| divisor.0.clone()))),
     }

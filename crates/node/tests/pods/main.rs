@@ -20,6 +20,10 @@ fn waiting(pod: &Pod) -> (String, String) {
     (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
 }
 
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
 fn restarts(pod: &Pod) -> i32 {
     let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
     status.map_or(0, |status| status.restart_count)
@@ -105,10 +109,18 @@ async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     let sick = json!({"exec": {"command": ["/probe", "exit", "1"]}, "periodSeconds": 1, "failureThreshold": 1});
     cluster.pod("sick", container(json!({"livenessProbe": sick}))).await;
     cluster.pod("echo", container(json!({"args": ["echo"], "stdin": true, "stdinOnce": true}))).await;
+    let mut greedy = container(json!({"resources": {"requests": {"cpu": "100k"}}}));
+    greedy["tolerations"] = json!([{"operator": "Exists"}]);
+    cluster.pod("greedy", greedy).await;
     let mut job = container(json!({"args": ["out", "done"]}));
     job["restartPolicy"] = "Never".into();
     cluster.pod("job", job).await;
 
+    let refused = cluster.until("greedy", |pod| phase(pod) == "Failed").await.status.unwrap();
+    assert_eq!(refused.reason.as_deref(), Some("OutOfcpu"));
+    let why = "Pod was rejected: Node didn't have enough resource: cpu, requested: 100000000, used: 0, capacity: ";
+    assert!(refused.message.as_deref().is_some_and(|message| message.starts_with(why)), "{:?}", refused.message);
+    assert_eq!(refused.container_statuses, None, "nothing of it has run");
     cluster.until("no-image", |pod| waiting(pod).0 == "ErrImagePull" && waiting(pod).1.contains("missing")).await;
     cluster.until("no-image", |pod| waiting(pod).0 == "ImagePullBackOff").await;
     cluster.until("bad-name", |pod| waiting(pod).0 == "InvalidImageName").await;
@@ -123,7 +135,7 @@ async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     let last = status.last_state.unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.message.as_deref()), (3, Some("oops\n")));
     cluster.until("sick", |pod| restarts(pod) > 0).await;
-    cluster.until("job", |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Succeeded")).await;
+    cluster.until("job", |pod| phase(pod) == "Succeeded").await;
     assert_eq!(cluster.log("job", "c").await, "done\n");
 
     cluster.until("echo", |pod| condition(pod, "Ready")).await;

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, StorageClass};
-
-use crate::quantity;
 use kinds::matching::{Labels, NodeDemand, NodeTerm, Selector};
+use kinds::quantity;
 
 /// Says that a claim and its volume are bound for good.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
@@ -101,7 +100,7 @@ impl Claim {
             class: spec.storage_class_name.unwrap_or_default(),
             modes: spec.access_modes.unwrap_or_default(),
             volume_mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".into()),
-            bytes: storage.map_or(0, |quantity| quantity::units(&quantity.0)),
+            bytes: storage.map_or(0, |quantity| quantity::units(&quantity.0).unwrap_or(0)),
             selector: spec.selector.as_ref().map(|selector| Selector::of(Some(selector))),
             selected_node: annotation(SELECTED_NODE).cloned(),
             deleting: claim.metadata.deletion_timestamp.is_some(),
@@ -129,7 +128,7 @@ impl Volume {
             demand: NodeDemand { labels: Labels::new(), terms },
             labels: volume.metadata.labels.clone().unwrap_or_default(),
             class: spec.storage_class_name.unwrap_or_default(),
-            bytes: storage.map_or(0, |quantity| quantity::units(&quantity.0)),
+            bytes: storage.map_or(0, |quantity| quantity::units(&quantity.0).unwrap_or(0)),
             modes: spec.access_modes.unwrap_or_default(),
             volume_mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".into()),
             claim: claim.map(|c| (c.namespace.clone().unwrap_or_default(), c.name.clone().unwrap_or_default())),

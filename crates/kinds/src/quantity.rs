@@ -1,21 +1,22 @@
-//! Resource quantities (`100m`, `1.5Gi`, `2e3`) as integers, rounded up.
+//! Resource quantities (`100m`, `1.5Gi`, `2e3`) as integers, rounded up. What is larger than an integer holds counts as
+//! the largest one.
 
 const NANO: i128 = 1_000_000_000;
 
-/// The quantity in thousandths; what does not parse counts as nothing, because the API has validated it.
-pub(crate) fn milli(text: &str) -> i64 {
+/// The quantity in thousandths; `None` for what is none.
+pub fn milli(text: &str) -> Option<i64> {
     rounded_up(text, NANO / 1000)
 }
 
-/// The quantity in whole units.
-pub(crate) fn units(text: &str) -> i64 {
+/// The quantity in whole units; `None` for what is none.
+pub fn units(text: &str) -> Option<i64> {
     rounded_up(text, NANO)
 }
 
-fn rounded_up(text: &str, unit: i128) -> i64 {
-    let nanos = nanos(text).unwrap_or(0);
+fn rounded_up(text: &str, unit: i128) -> Option<i64> {
+    let nanos = nanos(text)?;
     let whole = nanos / unit + i128::from(nanos % unit > 0);
-    i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX })
+    Some(i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX }))
 }
 
 fn nanos(text: &str) -> Option<i128> {
@@ -91,10 +92,11 @@ mod tests {
             ("1k", 1_000_000, 1000),
             ("8Ei", i64::MAX, i64::MAX),
             ("-1", -1000, -1),
-            ("", 0, 0),
-            ("x", 0, 0),
         ] {
-            assert_eq!((milli(text), units(text)), (expected_milli, expected_units), "{text}");
+            assert_eq!((milli(text), units(text)), (Some(expected_milli), Some(expected_units)), "{text}");
+        }
+        for text in ["", "x", "1x", "e3", "1e99"] {
+            assert_eq!((milli(text), units(text)), (None, None), "{text}");
         }
     }
 }

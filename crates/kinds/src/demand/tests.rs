@@ -2,8 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn requests(spec: &Value, status: &Value) -> Requests {
-    Requests::of(&serde_json::from_value(json!({"spec": spec, "status": status})).unwrap())
+fn asked(spec: &Value, status: &Value) -> Resources {
+    requests(&serde_json::from_value(json!({"spec": spec, "status": status})).unwrap())
 }
 
 fn container(name: &str, cpu: &str) -> Value {
@@ -48,7 +48,7 @@ fn a_pod_needs_the_larger_of_starting_and_running() {
             2100,
         ),
     ] {
-        assert_eq!(requests(&spec, &json!({})).fit.cpu_milli, expected, "{what}");
+        assert_eq!(asked(&spec, &json!({})).cpu_milli, expected, "{what}");
     }
 }
 
@@ -57,17 +57,8 @@ fn huge_pages_of_a_pod_replace_those_of_containers_and_other_resources_do_not() 
     let spec = json!({"containers": [{"name": "a", "resources": {"requests": {
             "hugepages-2Mi": "2Mi", "example.com/gpu": "1"}}}],
         "resources": {"requests": {"hugepages-2Mi": "4Mi", "example.com/gpu": "3"}}});
-    let fit = requests(&spec, &json!({})).fit;
+    let fit = asked(&spec, &json!({}));
     assert_eq!((fit.amount("hugepages-2Mi"), fit.amount("example.com/gpu")), (4 << 20, 1));
-}
-
-#[test]
-fn containers_that_ask_for_nothing_count_in_scores() {
-    let spec = json!({"containers": [container("a", "300m"), {"name": "b"},
-        {"name": "c", "resources": {"requests": {"cpu": "0"}}}]});
-    let requests = requests(&spec, &json!({}));
-    assert_eq!(requests.fit.cpu_milli, 300);
-    assert_eq!(requests.score, (400, 3 * (200 << 20)), "an explicit zero is a zero");
 }
 
 #[test]
@@ -77,9 +68,31 @@ fn what_a_container_was_given_counts_while_it_is_resized() {
         json!({"containerStatuses": [{"name": "a", "allocatedResources": {"cpu": cpu}, "ready": true,
         "image": "i", "imageID": "i", "restartCount": 0}]})
     };
-    assert_eq!(requests(&spec, &given("800m")).fit.cpu_milli, 800, "a wish to shrink frees nothing yet");
-    assert_eq!(requests(&spec, &given("200m")).fit.cpu_milli, 500, "a wish to grow takes its room");
+    assert_eq!(asked(&spec, &given("800m")).cpu_milli, 800, "a wish to shrink frees nothing yet");
+    assert_eq!(asked(&spec, &given("200m")).cpu_milli, 500, "a wish to grow takes its room");
     let mut status = given("200m");
     status["conditions"] = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
-    assert_eq!(requests(&spec, &status).fit.cpu_milli, 200, "a wish that cannot be granted takes none");
+    assert_eq!(asked(&spec, &status).cpu_milli, 200, "a wish that cannot be granted takes none");
+}
+
+#[test]
+fn ports_conflict_on_one_address_or_on_all() {
+    let spec = json!({"containers": [{"name": "a", "ports": [
+        {"containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1"}, {"containerPort": 81}]}],
+        "initContainers": [{"name": "i", "ports": [{"containerPort": 1, "hostPort": 1}]},
+            {"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 53, "hostPort": 53, "protocol": "UDP"}]}]});
+    let ports: Vec<HostPort> = HostPort::of(&serde_json::from_value(spec).unwrap()).collect();
+    let port = |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port };
+    assert_eq!(ports, [port("127.0.0.1", "TCP", 8080), port("", "UDP", 53)]);
+    for (other, conflicts) in [
+        (port("127.0.0.1", "TCP", 8080), true),
+        (port("0.0.0.0", "TCP", 8080), true),
+        (port("", "TCP", 8080), true),
+        (port("10.0.0.1", "TCP", 8080), false),
+        (port("127.0.0.1", "UDP", 8080), false),
+        (port("127.0.0.1", "TCP", 8081), false),
+    ] {
+        assert_eq!(ports[0].conflicts(&other), conflicts, "{other:?}");
+        assert_eq!(other.conflicts(&ports[0]), conflicts, "{other:?}");
+    }
 }
