@@ -8,6 +8,7 @@ mod address;
 mod api;
 mod certificates;
 mod cluster_objects;
+mod elected;
 mod front_proxy;
 mod node;
 pub(crate) mod store;
@@ -108,7 +109,7 @@ async fn build(
     }
     api.server.add_metrics(controllers::render_metrics);
     let server_id = config.store.is_some().then(|| layout.unique_name()).transpose()?;
-    api::start_controllers(config, &api, &informers, server_id, supervisor);
+    elected::start(config, &api, &informers, server_id, supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {
         pid: std::process::id().cast_signed(),

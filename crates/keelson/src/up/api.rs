@@ -1,13 +1,11 @@
-//! The control plane: store, identities, API server, controllers, scheduler.
+//! The control plane's server: store, identities, API.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    pin::pin,
     sync::Arc,
 };
 
-use ::store::Tenure;
 use anyhow::{Context, anyhow};
 use apiserver::{
     ApiServer, ApiServerConfig, OidcConfig, SharedTls, User,
@@ -17,9 +15,7 @@ use apiserver::{
 use identity::{Authority, TokenSigner};
 use jiff::Timestamp;
 use network::Slot;
-use reconcile::{Election, ElectionError};
 use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     address,
@@ -53,8 +49,10 @@ pub(super) struct Api {
     pub(super) listen: IpAddr,
     /// First address of the service range: that of the Service `kubernetes`.
     pub(super) service_block: Block,
-    authority: Arc<Authority>,
-    signer: Arc<TokenSigner>,
+    /// Signs certificates.
+    pub(super) authority: Arc<Authority>,
+    /// Signs tokens.
+    pub(super) signer: Arc<TokenSigner>,
     /// How aggregated servers recognise this one.
     pub(super) front_proxy: Arc<FrontProxy>,
     certificates: Arc<Certificates>,
@@ -289,129 +287,4 @@ fn reached_as(bound: SocketAddr, slot: Option<Slot>, service_block: Block) -> (V
 /// The address of the Service `kubernetes`.
 pub(super) fn first_of(block: Block) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(block.network) + 1)
-}
-
-/// Starts what keeps the declared state: shared informers, controllers, scheduler. Where other servers share the store, one
-/// of them does the work of each at a time: `server_id` tells them apart.
-pub(super) fn start_controllers(
-    config: &Config,
-    api: &Api,
-    informers: &reconcile::Informers,
-    server_id: Option<String>,
-    supervisor: &mut Supervisor,
-) {
-    let watching = informers.clone();
-    supervisor.start("informers", Fate::Essential, move |stop| {
-        let informers = watching.clone();
-        async move { informers.run(stop).await }
-    });
-    let office = |component: &str| {
-        let election = server_id.as_ref().map(|id| {
-            let identity = format!("{}_{id}", config.node_name);
-            let lease = component.trim_start_matches("system:");
-            Election::new(api.client(component), lease, &identity).good_for(config.lease)
-        });
-        Office { server: api.server.clone(), election }
-    };
-    let mut controllers = controllers::ControllersConfig::new(String::new());
-    controllers.keys = Some(controllers::Keys { authority: api.authority.clone(), tokens: api.signer.clone() });
-    let manager = "system:kube-controller-manager";
-    let (shared, elected, roots) = (informers.clone(), office(manager), api.roots());
-    supervisor.start("controllers", Fate::Restarted, move |stop| {
-        let (shared, config, roots) = (shared.clone(), controllers.clone(), roots.clone());
-        elected.clone().hold(stop, move |writer, stop| {
-            while_roots_stay(roots, stop, move |roots: Roots, stop| {
-                let writer = writer.clone();
-                let clients = move |account: &str| writer.client(User::service_account_of("kube-system", account));
-                let config = controllers::ControllersConfig { ca_pem: roots.clients, ..config.clone() };
-                controllers::run(shared.clone(), clients, config, stop)
-            })
-        })
-    });
-    let account = "system:kube-scheduler";
-    let (shared, elected) = (informers.clone(), office(account));
-    let configuration = config.scheduler.clone();
-    let metrics = Arc::new(scheduler::Metrics::new());
-    let told = metrics.clone();
-    api.server.add_metrics(move |out| told.render(out));
-    supervisor.start("scheduler", Fate::Restarted, move |stop| {
-        let (shared, configuration) = (shared.clone(), configuration.clone());
-        let (metrics, seed) = (metrics.clone(), u64::from(std::process::id()));
-        elected.clone().hold(stop, move |writer, stop| {
-            let client = writer.client(User::new(account, &["system:authenticated"]));
-            let scheduler = scheduler::Scheduler::new(&shared, client, &configuration, seed);
-            scheduler.counting(metrics).run(stop)
-        })
-    });
-}
-
-/// Does the work that publishes the roots, and begins anew with others when they are replaced.
-async fn while_roots_stay<Fut, E>(
-    mut roots: watch::Receiver<Roots>,
-    stop: CancellationToken,
-    work: impl Fn(Roots, CancellationToken) -> Fut,
-) -> Result<(), E>
-where
-    Fut: Future<Output = Result<(), E>>,
-{
-    loop {
-        let (now, inner) = (roots.borrow_and_update().clone(), stop.child_token());
-        let mut work = pin!(work(now, inner.clone()));
-        tokio::select! {
-            ended = &mut work => return ended,
-            Ok(()) = roots.changed() => inner.cancel(),
-        }
-        work.await?;
-        if stop.is_cancelled() {
-            return Ok(());
-        }
-    }
-}
-
-/// Work that one server at a time does where several share the store.
-#[derive(Clone)]
-struct Office {
-    server: Arc<ApiServer>,
-    election: Option<Election>,
-}
-
-/// How the work is written down: by the elected server for as long as it is that, or by the only one.
-#[derive(Clone)]
-struct Writer {
-    server: Arc<ApiServer>,
-    tenure: Option<Arc<Tenure>>,
-}
-
-impl Writer {
-    fn client(&self, user: User) -> kube::Client {
-        match &self.tenure {
-            Some(tenure) => self.server.client_during(tenure, user),
-            None => self.server.client(user),
-        }
-    }
-}
-
-impl Office {
-    /// Does the work, as the elected one where there is an election.
-    async fn hold<F, Fut, E>(self, stop: CancellationToken, work: F) -> anyhow::Result<()>
-    where
-        F: FnOnce(Writer, CancellationToken) -> Fut,
-        Fut: Future<Output = Result<(), E>>,
-        E: Into<anyhow::Error>,
-    {
-        let server = self.server;
-        let Some(election) = self.election else {
-            return work(Writer { server, tenure: None }, stop).await.map_err(Into::into);
-        };
-        let (lease, identity) = (election.name().to_owned(), election.identity().to_owned());
-        let work = |stop| async move {
-            let tenure = server.begin_tenure(&lease, &identity).await?;
-            let tenure = Some(tenure.with_context(|| format!("another server took the lease {lease}"))?);
-            work(Writer { server, tenure }, stop).await.map_err(Into::into)
-        };
-        election.lead(stop, work).await.map_err(|error| match error {
-            ElectionError::Lost(_) => anyhow!("{error}"),
-            ElectionError::Work(error) => error,
-        })
-    }
 }

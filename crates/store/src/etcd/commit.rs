@@ -23,7 +23,7 @@ pub(super) const WRITES_MAX: usize = 100;
 /// How long a transaction is tried. Upstream gives a request about as long while its etcd elects a leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the mirror may take to hold what is committed.
-const MIRROR_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const MIRROR_PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two attempts, growing with each.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);

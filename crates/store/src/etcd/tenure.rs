@@ -5,7 +5,7 @@
 //! wrote it. Each of its transactions insists on the revision of that key. The next leader's tenure writes the key anew,
 //! and from that revision on nothing of the former leader is applied.
 
-use super::{Backend, keys, messages::Txn};
+use super::{Backend, commit::MIRROR_PATIENCE, keys, messages::Txn};
 use crate::{CommitError, Key, Revision};
 
 /// The right to write as the leader, until somebody else begins a tenure of that name.
@@ -28,6 +28,13 @@ impl Backend {
         let key = format!("{}leaders/{name}", keys::OWN).into_bytes();
         let txn = Txn::default().if_changed_at(&keys::of(witness), at.0).put(&key, b"").into_bytes();
         let response = self.client.txn(&txn).await.map_err(|error| CommitError::Unavailable(error.to_string()))?;
-        Ok(response.succeeded.then_some(Tenure { key, revision: response.revision }))
+        if !response.succeeded {
+            return Ok(None);
+        }
+        // who begins has to see everything that the one before has written
+        if !self.waiters.wait(response.revision, MIRROR_PATIENCE).await {
+            return Err(CommitError::Unavailable("etcd does not tell of the tenure".to_owned()));
+        }
+        Ok(Some(Tenure { key, revision: response.revision }))
     }
 }
