@@ -24,6 +24,7 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volumes;
 mod garbage_collector;
 mod history;
 mod job;
@@ -95,6 +96,9 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         ("endpointslice", "endpointslice-controller", |context, stop| endpointslice::run(context, stop).boxed()),
         ("endpointslice-mirroring", "endpointslicemirroring-controller", |context, stop| {
             endpointslice_mirroring::run(context, stop).boxed()
+        }),
+        ("ephemeral-volume", "ephemeral-volume-controller", |context, stop| {
+            ephemeral_volumes::run(context, stop).boxed()
         }),
         ("garbage-collector", "generic-garbage-collector", |context, stop| {
             garbage_collector::run(context, stop).boxed()

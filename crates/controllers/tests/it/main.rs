@@ -31,4 +31,6 @@ mod security;
 #[cfg(test)]
 mod statefulsets;
 #[cfg(test)]
+mod volumes;
+#[cfg(test)]
 mod workloads;
