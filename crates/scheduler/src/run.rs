@@ -22,7 +22,8 @@ use crate::schedule::{Placement, Planner};
 use crate::shape::Shape;
 use crate::snapshot::Snapshot;
 use inputs::{Caches, Input, Inputs};
-use requests::{Done, bind, bind_volumes};
+use requests::{Binding, Done, bind};
+use volumes::VolumeWork;
 
 mod changes;
 mod inputs;
@@ -30,6 +31,7 @@ mod objects;
 mod outcomes;
 mod refusal;
 mod requests;
+mod volumes;
 
 /// Requests to the API under way at once: enough to fill the store's commit batches, few enough that a burst of pods does
 /// not starve other clients.
@@ -60,6 +62,8 @@ pub struct Scheduler {
     /// Requests under way. They are part of the loop's own task: those that one commit answers wake it once.
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
     volume_waits: JoinSet<Done>,
+    /// Ends the wait for the volumes of a pod that is gone, by its uid.
+    waiting_pods: HashMap<Arc<str>, CancellationToken>,
     /// Victims that have yet to be sent away, by the pod that room is made for.
     preempting: HashMap<Arc<str>, usize>,
     /// Pods that have a node by decision and have not been seen there.
@@ -89,6 +93,7 @@ impl Scheduler {
             queue: PodQueue::new(configuration.backoff()),
             requests: FuturesUnordered::new(),
             volume_waits: JoinSet::new(),
+            waiting_pods: HashMap::new(),
             preempting: HashMap::new(),
             assumed: HashSet::new(),
             gated: HashSet::new(),
@@ -208,10 +213,18 @@ impl Scheduler {
                     self.request(bind(self.client.clone(), attempt, watch.began(), name));
                 } else {
                     self.snapshot.volumes.reserve(&pod.key.namespace, &volumes);
-                    let (client, claims) = (self.client.clone(), self.caches.claims.clone());
                     let wait_max = self.planner.profile(&pod.shape.scheduler).map(|profile| profile.volumes_wait_max);
-                    let wait_max = wait_max.unwrap_or_default();
-                    let work = bind_volumes(client, claims, attempt, watch.began(), name, volumes, wait_max);
+                    let gone = CancellationToken::new();
+                    self.waiting_pods.insert(Arc::clone(&pod.uid), gone.clone());
+                    let (began, step_began) = (watch.began(), Instant::now());
+                    let work = VolumeWork {
+                        client: self.client.clone(),
+                        claims: self.caches.claims.clone(),
+                        volumes: self.caches.volumes.clone(),
+                        binding: Binding { attempt, node: name, began, step_began },
+                        plan: volumes,
+                    };
+                    let work = work.run(wait_max.unwrap_or_default(), gone);
                     self.volume_waits.spawn(work);
                 }
             }

@@ -8,6 +8,7 @@ use std::ops::Deref;
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, Pod, PodAffinityTerm, PodSpec, TopologySpreadConstraint, Volume,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use kinds::demand::HostPort;
 use kinds::matching::{Labels, NodeDemand, NodeTerm, Requirement, Selector, Toleration};
@@ -79,8 +80,8 @@ pub(crate) enum VolumeUse {
     Claim {
         /// Its name.
         name: String,
-        /// Made for the pod and gone with it.
-        ephemeral: bool,
+        /// The uid of the pod that it must have been made for.
+        made_for: Option<String>,
     },
     /// A disk that two pods of one node cannot both write.
     Disk {
@@ -170,7 +171,7 @@ impl Shape {
             ..ShapeParts::default()
         };
         if let Some(spec) = &pod.spec {
-            parts.read(spec, meta.name.as_deref().unwrap_or_default());
+            parts.read(spec, meta);
         }
         Self::new(parts)
     }
@@ -205,7 +206,7 @@ impl Default for Shape {
 }
 
 impl ShapeParts {
-    fn read(&mut self, spec: &PodSpec, pod: &str) {
+    fn read(&mut self, spec: &PodSpec, pod: &ObjectMeta) {
         self.scheduler = spec.scheduler_name.clone().unwrap_or_default();
         self.demand = NodeDemand::of(spec);
         if let Some(affinity) = &spec.affinity {
@@ -297,13 +298,14 @@ fn normal_image(image: &str) -> String {
     if last.contains(':') || image.contains('@') { image.to_owned() } else { format!("{image}:latest") }
 }
 
-fn volume_uses(volume: &Volume, pod: &str) -> Vec<VolumeUse> {
+fn volume_uses(volume: &Volume, pod: &ObjectMeta) -> Vec<VolumeUse> {
     let disk = |id: String, shared: bool| vec![VolumeUse::Disk { id, shared }];
     if let Some(claim) = &volume.persistent_volume_claim {
-        return vec![VolumeUse::Claim { name: claim.claim_name.clone(), ephemeral: false }];
+        return vec![VolumeUse::Claim { name: claim.claim_name.clone(), made_for: None }];
     }
     if volume.ephemeral.is_some() {
-        return vec![VolumeUse::Claim { name: format!("{pod}-{}", volume.name), ephemeral: true }];
+        let name = format!("{}-{}", pod.name.as_deref().unwrap_or_default(), volume.name);
+        return vec![VolumeUse::Claim { name, made_for: Some(pod.uid.clone().unwrap_or_default()) }];
     }
     if let Some(csi) = &volume.csi {
         return vec![VolumeUse::InlineCsi { driver: csi.driver.clone() }];

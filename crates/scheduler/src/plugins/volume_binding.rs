@@ -36,14 +36,20 @@ impl Claims {
         let mut claims = Self::default();
         let mut unbound = false;
         for volume in &shape.volumes {
-            let VolumeUse::Claim { name, ephemeral } = volume else { continue };
+            let VolumeUse::Claim { name, made_for } = volume else { continue };
             let Some(claim) = snapshot.volumes.claim(&shape.namespace, name) else {
-                return Err(lasting(if *ephemeral {
+                return Err(lasting(if made_for.is_some() {
                     format!("waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\"")
                 } else {
                     format!("persistentvolumeclaim \"{name}\" not found")
                 }));
             };
+            if let Some(pod) = made_for
+                && claim.pod.as_ref() != Some(pod)
+            {
+                let namespace = &shape.namespace;
+                return Err(lasting(format!("PVC {namespace}/{name} was not created for the pod (pod is not owner)")));
+            }
             let volume = claim.volume.as_deref().unwrap_or_default();
             if claim.lost {
                 return Err(lasting(format!(

@@ -68,6 +68,9 @@ impl Scheduler {
             // the room that was kept for it is free for others
             self.happened(&Event::PodGone { shape, slot: Some(slot) }, now);
         }
+        if let Some(gone) = self.waiting_pods.get(uid) {
+            gone.cancel();
+        }
         self.release(uid, now);
     }
 

@@ -17,6 +17,7 @@ impl Scheduler {
     pub(super) fn done(&mut self, done: Done) {
         match done {
             Done::Volumes { binding, plan, result } => {
+                self.waiting_pods.remove(&binding.attempt.pod.uid);
                 self.snapshot.volumes.release(&plan);
                 let step = Step::PreBind { done: result.is_ok() };
                 self.metrics.step(&binding.attempt.pod.shape.scheduler, step, binding.step_began.elapsed());
@@ -26,7 +27,10 @@ impl Scheduler {
                         self.request(bind(self.client.clone(), attempt, began, node));
                     }
                     Err(error) => {
-                        self.unbound(&binding, &format!("running PreBind plugin \"VolumeBinding\": {error}"));
+                        self.unbound(
+                            &binding,
+                            &format!("running PreBind plugin \"VolumeBinding\": binding volumes: {error}"),
+                        );
                     }
                 }
             }

@@ -2,20 +2,20 @@
 //! of it goes back to the loop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
-use reconcile::{Informer, Key};
+use reconcile::Key;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::volumes::VolumeError;
 use crate::pod::PodInfo;
 use crate::preemption::Victim;
 use crate::queue::Attempt;
-use crate::snapshot::volumes::{Claim, Provision, SELECTED_NODE};
+use crate::snapshot::volumes::Provision;
 
 /// A pod on its way to a node.
 pub(super) struct Binding {
@@ -34,23 +34,6 @@ pub(super) enum Done {
     StatusWritten(Result<(), kube::Error>),
 }
 
-/// Why a pod's volumes are not there.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum VolumeError {
-    #[error("cannot ask for the volume of claim {claim}")]
-    Write {
-        claim: String,
-        #[source]
-        source: kube::Error,
-    },
-    #[error("the claim was given another node")]
-    Rejected,
-    #[error("timed out waiting for the volumes to be bound")]
-    Timeout,
-    #[error("the informer of claims has stopped")]
-    Stopped,
-}
-
 pub(super) async fn bind(client: Client, attempt: Attempt, began: Instant, node: String) -> Done {
     let step_began = Instant::now();
     let pod = &attempt.pod;
@@ -63,85 +46,6 @@ pub(super) async fn bind(client: Client, attempt: Attempt, began: Instant, node:
     let result: Result<Status, _> =
         api.create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await;
     Done::Bound { binding: Binding { attempt, node, began, step_began }, result: result.map(drop) }
-}
-
-/// Gets the claims of a pod bound, then says so.
-pub(super) async fn bind_volumes(
-    client: Client,
-    claims: Informer<PersistentVolumeClaim>,
-    attempt: Attempt,
-    began: Instant,
-    node: String,
-    plan: Vec<Provision>,
-    wait_max: Duration,
-) -> Done {
-    let step_began = Instant::now();
-    let namespace = &attempt.pod.key.namespace;
-    let work = async {
-        for step in &plan {
-            ask(&client, &claims, namespace, &node, step).await?;
-        }
-        wait_until_bound(&claims, namespace, &node, &plan).await
-    };
-    let result = tokio::time::timeout(wait_max, work).await.unwrap_or(Err(VolumeError::Timeout));
-    Done::Volumes { binding: Binding { attempt, node, began, step_began }, plan, result }
-}
-
-async fn ask(
-    client: &Client,
-    claims: &Informer<PersistentVolumeClaim>,
-    namespace: &str,
-    node: &str,
-    step: &Provision,
-) -> Result<(), VolumeError> {
-    let parameters = PatchParams::default();
-    let (claim, result) = match step {
-        Provision::Take { claim, volume } => {
-            let uid = claims.get(namespace, claim).and_then(|claim| claim.metadata.uid.clone());
-            let reference = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-                "namespace": namespace, "name": claim, "uid": uid});
-            let patch = json!({"spec": {"claimRef": reference}});
-            let api: Api<PersistentVolume> = Api::all(client.clone());
-            (claim, api.patch(volume, &parameters, &Patch::Merge(patch)).await.map(drop))
-        }
-        Provision::Make { claim } => {
-            let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
-            let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-            (claim, api.patch(claim, &parameters, &Patch::Merge(patch)).await.map(drop))
-        }
-    };
-    result.map_err(|source| VolumeError::Write { claim: claim.clone(), source })
-}
-
-async fn wait_until_bound(
-    claims: &Informer<PersistentVolumeClaim>,
-    namespace: &str,
-    node: &str,
-    plan: &[Provision],
-) -> Result<(), VolumeError> {
-    let mut changes = claims.subscribe();
-    let mut asked = false;
-    loop {
-        let mut bound = true;
-        for step in plan {
-            let (Provision::Take { claim: name, .. } | Provision::Make { claim: name }) = step;
-            let claim = claims.get(namespace, name).map(|claim| Claim::of(&claim));
-            bound &= claim.as_ref().is_some_and(Claim::is_bound);
-            let selected = claim.and_then(|claim| claim.selected_node);
-            // A provisioner that cannot serve the node takes its name away again.
-            let mine = selected.as_deref() == Some(node);
-            if matches!(step, Provision::Make { .. }) && asked && !mine && !bound {
-                return Err(VolumeError::Rejected);
-            }
-            asked |= mine;
-        }
-        if bound {
-            return Ok(());
-        }
-        if changes.next().await.is_none() {
-            return Err(VolumeError::Stopped);
-        }
-    }
 }
 
 /// Says on the pod that it has no node, and where room is made for it.

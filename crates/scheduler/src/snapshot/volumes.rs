@@ -27,7 +27,8 @@ pub(crate) struct Claim {
     pub(crate) selected_node: Option<String>,
     pub(crate) deleting: bool,
     pub(crate) lost: bool,
-    pub(crate) uid: String,
+    /// The uid of the pod it was made for.
+    pub(crate) pod: Option<String>,
 }
 
 /// A volume.
@@ -94,6 +95,8 @@ impl Claim {
         let annotation = |name: &str| annotations.and_then(|annotations| annotations.get(name));
         let storage = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get("storage"));
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        let mut owners = claim.metadata.owner_references.iter().flatten();
+        let owner = owners.find(|owner| owner.controller == Some(true));
         Self {
             volume: spec.volume_name.filter(|name| !name.is_empty()),
             bind_completed: annotation(BIND_COMPLETED).is_some(),
@@ -105,7 +108,7 @@ impl Claim {
             selected_node: annotation(SELECTED_NODE).cloned(),
             deleting: claim.metadata.deletion_timestamp.is_some(),
             lost: phase == Some("Lost"),
-            uid: claim.metadata.uid.clone().unwrap_or_default(),
+            pod: owner.filter(|owner| owner.kind == "Pod").map(|owner| owner.uid.clone()),
         }
     }
 

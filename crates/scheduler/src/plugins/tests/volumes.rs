@@ -106,6 +106,8 @@ fn claims_that_are_not_ready_stop_a_pod_beforehand() {
     let generic = pod("p", &json!({"spec": {"volumes": [{"name": "scratch", "ephemeral": {}}]}}));
     let expected = "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-scratch\"";
     assert!(cluster.refusal(&generic).contains(expected));
+    set_claim(&mut cluster.snapshot, "p-scratch", "fast", &json!({}));
+    assert!(cluster.refusal(&generic).contains("PVC default/p-scratch was not created for the pod (pod is not owner)"));
     let waiting = mounting("p", &["unbound"]);
     let changed = |name: &str| Event::Claim { namespace: "default".into(), name: name.into() };
     assert!(cluster.helps(&waiting, |_| changed("unbound")));
