@@ -4,8 +4,10 @@
 //! written by [`atomic`] so that a container sees either the old set of files or the new one.
 
 mod atomic;
-mod host;
+mod claims;
+pub(crate) mod host;
 mod mounts;
+mod ownership;
 mod payload;
 mod subpath;
 mod token;
@@ -18,14 +20,16 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+use kube::Client;
 
 use kinds::quantity::units;
 pub(crate) use mounts::container_mounts;
+use ownership::ChangePolicy;
 use payload::PayloadError;
 
 use crate::{
+    config::NodeConfig,
     container::fields::PodFacts,
     sources::{References, Sources, api_message},
 };
@@ -44,8 +48,13 @@ pub(crate) enum VolumeError {
     Host { volume: String, message: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : failed to fetch token: {}", api_message(source))]
     Token { volume: String, source: kube::Error },
-    #[error("persistentvolumeclaim {claim:?} {problem}")]
-    Claim { claim: String, problem: &'static str },
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process \
+         volumes=[{volume}]: error processing PVC {claim}: {problem}"
+    )]
+    Claim { volume: String, claim: String, problem: String },
+    #[error("{0}")]
+    Message(String),
     #[error("volume {0:?} is of a kind this node does not support")]
     Unsupported(String),
     #[error("cannot read what the volumes refer to: {}", api_message(.0))]
@@ -67,19 +76,30 @@ pub(crate) struct VolumePath {
     pub(crate) readonly: bool,
 }
 
-/// Sets up, or brings up to date, all volumes of a pod. Idempotent.
+/// Why volumes are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The pod begins.
+    Start,
+    /// The pod runs, and what its volumes show may have changed.
+    Refresh,
+}
+
+/// Sets up, or brings up to date, all volumes of a pod on `node`. Idempotent.
 pub(crate) async fn set_up(
     client: &Client,
     pod: &Pod,
-    pod_dir: &Path,
+    node: &NodeConfig,
     facts: &PodFacts,
+    purpose: Purpose,
     now: Timestamp,
 ) -> Result<Volumes, VolumeError> {
+    let pod_dir = &node.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let sources = Sources::fetch(client, namespace, &References::of_volumes(pod)).await?;
     let mut volumes = Volumes::default();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let one = Setup { client, pod, pod_dir, facts, sources: &sources, volume };
+        let one = Setup { client, pod, node: &node.name, pod_dir, facts, purpose, sources: &sources, volume };
         let (path, renew_at) = one.run(now).await?;
         volumes.paths.insert(volume.name.clone(), path);
         volumes.renew_at = [volumes.renew_at, renew_at].into_iter().flatten().min();
@@ -90,8 +110,10 @@ pub(crate) async fn set_up(
 struct Setup<'a> {
     client: &'a Client,
     pod: &'a Pod,
+    node: &'a str,
     pod_dir: &'a Path,
     facts: &'a PodFacts,
+    purpose: Purpose,
     sources: &'a Sources,
     volume: &'a Volume,
 }
@@ -110,8 +132,12 @@ impl Setup<'_> {
             return Ok((writable(path), None));
         }
         if let Some(source) = &volume.persistent_volume_claim {
-            let path = self.claimed(&source.claim_name).await?;
+            let path = self.claimed(&source.claim_name, false).await?;
             return Ok((VolumePath { path, readonly: source.read_only == Some(true) }, None));
+        }
+        if volume.ephemeral.is_some() {
+            let claim = format!("{}-{}", self.pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
+            return Ok((writable(self.claimed(&claim, true).await?), None));
         }
         let (kind, files, renew_at) = self.files(now).await?;
         let path = self.pod_dir.join("volumes").join(kind).join(&volume.name);
@@ -156,27 +182,23 @@ impl Setup<'_> {
         Ok(path)
     }
 
-    /// The directory behind a bound claim.
-    async fn claimed(&self, claim: &str) -> Result<PathBuf, VolumeError> {
-        let problem = |problem| VolumeError::Claim { claim: claim.to_owned(), problem };
-        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        let found = claims.get_opt(claim).await?.ok_or_else(|| problem("not found"))?;
-        let bound = found.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
-        let bound = bound.ok_or_else(|| problem("is not bound to a volume yet"))?;
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let volume = volumes.get_opt(&bound).await?.ok_or_else(|| problem("is bound to a volume that is gone"))?;
-        let spec = volume.spec.unwrap_or_default();
-        match (spec.host_path, spec.local) {
-            (Some(source), _) => {
-                let path = PathBuf::from(&source.path);
-                host::check(&path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))
-                    .map_err(|message| VolumeError::Host { volume: self.volume.name.clone(), message })?;
-                Ok(path)
-            }
-            (None, Some(source)) => Ok(PathBuf::from(source.path)),
-            (None, None) => Err(problem("is bound to a volume that is neither hostPath nor local")),
+    /// The directory behind a bound claim, given to the pod's group when the pod begins.
+    async fn claimed(&self, claim: &str, ephemeral: bool) -> Result<PathBuf, VolumeError> {
+        let wanted = claims::Wanted { volume: &self.volume.name, claim: claim.to_owned(), ephemeral };
+        let found = claims::find(self.client, self.pod, self.node, &wanted, self.purpose).await?;
+        if let (Some(group), true, Purpose::Start) = (self.fs_group(), found.is_owned, self.purpose) {
+            let context = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+            let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+            let policy = match policy {
+                Some("OnRootMismatch") => ChangePolicy::OnRootMismatch,
+                _ => ChangePolicy::Always,
+            };
+            let path = found.path.clone();
+            let given = tokio::task::spawn_blocking(move || ownership::give(&path, group, policy)).await;
+            let given = given.unwrap_or_else(|error| Err(io::Error::other(error)));
+            given.map_err(|source| self.file_error("apply fsGroup to", &found.path, source))?;
         }
+        Ok(found.path)
     }
 
     /// The contents of a volume that is made of files.

@@ -3,16 +3,13 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    API_VERSION, EVENTS, GROUP, PolicyObject, READ, RoleRow, cluster_binding, cluster_role, metadata, on,
-    service_account, subject,
-};
+use super::{EVENTS, PolicyObject, READ, RoleRow, cluster_binding, cluster_role, on, service_account, subject};
 
 const CONTROLLER: &str = "keelson:controller:";
 /// The gateway, and its user.
 const GATEWAY: &str = "keelson:gateway";
 /// The user that provisions volumes.
-const PROVISIONER: &str = "keelson:volume-provisioner";
+const PROVISIONER: &str = "keelson:directory-provisioner";
 
 const ROLES: &[RoleRow] = &[
     RoleRow {
@@ -62,6 +59,17 @@ const ROLES: &[RoleRow] = &[
         rules: &[on("delete get update", "core", "secrets"), on("get update", "core", "serviceaccounts")],
     },
     RoleRow {
+        name: PROVISIONER,
+        rules: &[
+            on("create delete get list patch watch", "core", "persistentvolumes"),
+            on("get list patch watch", "core", "persistentvolumeclaims"),
+            on("patch", "core", "persistentvolumeclaims/status"),
+            on(READ, "core", "nodes"),
+            on(READ, "storage.k8s.io", "storageclasses"),
+            EVENTS,
+        ],
+    },
+    RoleRow {
         name: GATEWAY,
         rules: &[
             on(READ, "core", "namespaces secrets services"),
@@ -87,15 +95,5 @@ pub(super) fn bindings() -> Vec<PolicyObject> {
         };
         cluster_binding(row.name, subjects)
     };
-    let mut bindings: Vec<PolicyObject> = ROLES.iter().map(bound).collect();
-    let role = json!({"apiGroup": GROUP, "kind": "ClusterRole", "name": "system:persistent-volume-provisioner"});
-    bindings.push(PolicyObject {
-        collection: "rbac.authorization.k8s.io/clusterrolebindings",
-        path: PROVISIONER.to_owned(),
-        object: json!({
-            "apiVersion": API_VERSION, "kind": "ClusterRoleBinding", "metadata": metadata(PROVISIONER, "", &[]),
-            "roleRef": role, "subjects": [subject("User", PROVISIONER)]
-        }),
-    });
-    bindings
+    ROLES.iter().map(bound).collect()
 }

@@ -1,9 +1,9 @@
 //! Objects that every cluster has: what joining machines are told, the Services `kubernetes` in front of the API and `kube-dns` in front of DNS, and the
-//! classes that name what this node offers: a default StorageClass, a GatewayClass and a default IngressClass.
+//! classes that name what this node offers: StorageClasses, one of them the default, a GatewayClass and a default IngressClass.
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use kube::api::{Api as Objects, DynamicObject, Patch, PatchParams};
+use kube::api::{Api as Objects, DynamicObject, Patch, PatchParams, PostParams};
 use network::Slot;
 use serde_json::{Value, json};
 
@@ -38,6 +38,9 @@ pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()>
     for class in classes() {
         apply(&client, class).await?;
     }
+    for class in storage_classes() {
+        create(&client, class).await?;
+    }
     Ok(())
 }
 
@@ -52,12 +55,20 @@ pub(super) async fn publish_roots(
     apply(client, front_proxy.published(roots)).await
 }
 
-fn classes() -> [Value; 3] {
-    [
+/// Directories of the node, under the names by which manifests for local clusters ask for them: `local-path`, the default, is
+/// what K3s calls it, `standard` what kind and minikube do.
+fn storage_classes() -> [Value; 2] {
+    let class = |name: &str, default: &str| {
         json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
-            "metadata": {"name": "directory", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-            "provisioner": node::provisioner::PROVISIONER,
-            "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate"}),
+            "metadata": {"name": name, "annotations": {"storageclass.kubernetes.io/is-default-class": default}},
+            "provisioner": node::provisioner::PROVISIONER, "reclaimPolicy": "Delete",
+            "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true})
+    };
+    [class("local-path", "true"), class("standard", "false")]
+}
+
+fn classes() -> [Value; 2] {
+    [
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "keelson"},
             "spec": {"controllerName": "keelson.dev/gateway"}}),
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
@@ -106,24 +117,41 @@ fn endpoints(namespace: &str, service: &str, address: &str, ports: Value) -> Val
         "subsets": [{"addresses": [{"ip": address}], "ports": ports}]})
 }
 
+/// Makes an object that is its users' from then on: which class is the default is for them to say.
+async fn create(client: &kube::Client, object: Value) -> anyhow::Result<()> {
+    let (object, objects) = prepare(client, object)?;
+    match objects.create(&PostParams::default(), &object).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        created => created.map(drop).with_context(|| format!("create {}", described(&object))),
+    }
+}
+
 async fn apply(client: &kube::Client, object: Value) -> anyhow::Result<()> {
+    let (object, objects) = prepare(client, object)?;
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    let applied = objects.patch(&name, &parameters, &Patch::Apply(&object)).await;
+    applied.map(drop).with_context(|| format!("apply {}", described(&object)))
+}
+
+fn described(object: &DynamicObject) -> String {
+    let kind = object.types.as_ref().map(|types| types.kind.as_str()).unwrap_or_default();
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{kind} {}/{}", part(&object.metadata.namespace), part(&object.metadata.name))
+}
+
+/// The object, and where objects of its kind and namespace are.
+fn prepare(client: &kube::Client, object: Value) -> anyhow::Result<(DynamicObject, Objects<DynamicObject>)> {
     let object: DynamicObject = serde_json::from_value(object).context("encode an object")?;
     let types = object.types.clone().context("an object without a kind")?;
     let gvk = kube::core::GroupVersionKind::try_from(&types).context("an object without a version")?;
     // kube's guess at the plural holds for every kind named here.
     let resource = kube::core::ApiResource::from_gvk(&gvk);
-    let metadata = &object.metadata;
-    let (name, namespace) = (metadata.name.clone().unwrap_or_default(), metadata.namespace.clone().unwrap_or_default());
-    let objects: Objects<DynamicObject> = match namespace.as_str() {
-        "" => Objects::all_with(client.clone(), &resource),
-        namespace => Objects::namespaced_with(client.clone(), namespace, &resource),
+    let objects = match object.metadata.namespace.as_deref() {
+        None | Some("") => Objects::all_with(client.clone(), &resource),
+        Some(namespace) => Objects::namespaced_with(client.clone(), namespace, &resource),
     };
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    objects
-        .patch(&name, &parameters, &Patch::Apply(&object))
-        .await
-        .with_context(|| format!("apply {} {namespace}/{name}", types.kind))?;
-    Ok(())
+    Ok((object, objects))
 }
 
 #[cfg(test)]

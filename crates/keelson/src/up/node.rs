@@ -198,7 +198,7 @@ fn start_node(
 }
 
 fn start_provisioner(config: &Config, layout: &Layout, api: &Api, informers: &Informers, supervisor: &mut Supervisor) {
-    let (client, shared) = (api.client("keelson:volume-provisioner"), informers.clone());
+    let (client, shared) = (api.client("keelson:directory-provisioner"), informers.clone());
     let (name, root) = (config.node_name.clone(), layout.node().join("volumes"));
     supervisor.start("directory provisioner", Fate::Restarted, move |stop| {
         let running = node::provisioner::run(shared.clone(), client.clone(), name.clone(), root.clone(), stop);

@@ -51,6 +51,12 @@ pub(crate) fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(mounted_below(&table, path).iter().any(|mounted| mounted == path))
 }
 
+/// Whether something is mounted at or below `root`.
+pub(crate) fn has_mounts_below(root: &Path) -> io::Result<bool> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(!mounted_below(&table, root).is_empty())
+}
+
 /// Unmounts everything at or below `root`, innermost first.
 pub(crate) fn unmount_below(root: &Path) -> io::Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;

@@ -15,7 +15,7 @@ use super::{Done, SANDBOX_RETRY, SANDBOX_RETRY_MAX, Shared, Worker, observe};
 use crate::{
     container::{fields::PodFacts, netfiles},
     limits::cgroup_parent,
-    volumes::{self, Volumes},
+    volumes::{self, Purpose, Volumes},
 };
 
 /// Pause between tries to remove what a pod leaves behind.
@@ -58,9 +58,9 @@ impl Worker {
         self.refreshing = true;
         self.refresh_at = None;
         let (shared, pod, facts) = (Arc::clone(&self.shared), Arc::clone(&self.pod), self.facts());
-        let pod_dir = self.shared.config.pod_dir(self.uid());
         self.ops.spawn(async move {
-            Done::Refreshed(volumes::set_up(&shared.client, &pod, &pod_dir, &facts, Timestamp::now()).await)
+            let now = Timestamp::now();
+            Done::Refreshed(volumes::set_up(&shared.client, &pod, &shared.config, &facts, Purpose::Refresh, now).await)
         });
     }
 
@@ -136,8 +136,7 @@ async fn make(
 ) -> Result<(SandboxId, Vec<String>, Volumes), Failure> {
     let spec = pod.spec.as_ref().ok_or_else(|| failure("FailedCreatePodSandBox", "pod has no spec"))?;
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let pod_dir = shared.config.pod_dir(uid);
-    let mounted = volumes::set_up(&shared.client, pod, &pod_dir, &facts, Timestamp::now()).await;
+    let mounted = volumes::set_up(&shared.client, pod, &shared.config, &facts, Purpose::Start, Timestamp::now()).await;
     let volumes = mounted.map_err(|error| failure("FailedMount", &error))?;
     let config = sandbox_config(shared, pod, spec, attempt);
     let failed = |what: &dyn std::fmt::Display| {
