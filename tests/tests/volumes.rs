@@ -85,9 +85,7 @@ fn a_stateful_set_keeps_its_data_until_its_claims_go() {
     let folders = ["data-diary-0", "data-diary-1"].map(|claim| directory(&instance, claim));
     let first = eventually("the first pod runs", || uid(&instance, "diary-0"));
     eventually("it has written", || (lines(&folders[0]) == [first.clone()]).then_some(()));
-    eventually("the other one has its own", || {
-        (lines(&folders[1]) == [uid(&instance, "diary-1")?]).then_some(())
-    });
+    eventually("the other one has its own", || (lines(&folders[1]) == [uid(&instance, "diary-1")?]).then_some(()));
 
     instance.kubectl(&["delete", "pod", "diary-0", "--wait=false"]);
     let second = eventually("a new pod runs", || uid(&instance, "diary-0").filter(|uid| *uid != first));
