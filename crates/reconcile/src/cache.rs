@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::events::EventError;
 use crate::index::{Index, IndexData};
-use crate::kept::{self, Kept, Original, Recent};
+use crate::kept::{Kept, Original, Recent};
 use crate::subscription::{Mailbox, Subscription};
 use crate::{Key, Object};
 
@@ -129,8 +129,7 @@ impl<K: Object> Cache<K> {
     }
 
     fn keep(&self, served: &[u8]) -> Result<Arc<Kept<K>>, EventError> {
-        let bytes = kept::bytes_of(served, K::metadata_api(), self.original.as_ref());
-        Kept::new(bytes, &self.recent)
+        Kept::new(served, self.original.as_ref(), &self.recent)
     }
 
     /// Takes over an added or modified object, given as the server sent it; tells its resource version. [`Cache::announce`]

@@ -34,24 +34,15 @@ const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];
 /// then be the same piece of memory.
 pub type Original = Arc<dyn Fn(&str, &str) -> Option<Bytes> + Send + Sync>;
 
-/// The bytes to keep for an object that arrived as `served`: those that are held already, or a copy without what nobody
-/// reads.
-pub(crate) fn bytes_of(served: &[u8], only_metadata: bool, original: Option<&Original>) -> Bytes {
-    let held = original.and_then(|original| {
-        let metadata = splice::find(served, &["metadata"])?;
-        let [namespace, name, version] = splice::find_each(served, metadata, ["namespace", "name", "resourceVersion"]);
-        let text =
-            |place: std::ops::Range<usize>| std::str::from_utf8(&served[place]).ok().map(|text| text.trim_matches('"'));
-        let held = original(namespace.map_or(Some(""), text)?, text(name?)?)?;
-        // what the object is now may not be what arrived, nor be shown as it is held
-        let is_same = match only_metadata {
-            false => *held == *served,
-            true => splice::find(&held, &["metadata", "resourceVersion"])
-                .is_some_and(|place| version.is_some_and(|version| held[place] == served[version])),
-        };
-        is_same.then_some(held)
-    });
-    held.unwrap_or_else(|| lean(served).map_or_else(|| Bytes::copy_from_slice(served), Bytes::from))
+/// Whether what is held of an object is what arrived: it may have changed since, or be shown otherwise than it is held.
+fn is_same<K: Object>(held: &[u8], served: &[u8], object: &K) -> bool {
+    if !K::metadata_api() {
+        return *held == *served;
+    }
+    let version = splice::find(held, &["metadata", "resourceVersion"]).map(|place| &held[place]);
+    let version = version.and_then(|version| version.strip_prefix(b"\"")?.strip_suffix(b"\""));
+    version
+        .is_some_and(|version| object.meta().resource_version.as_deref().is_some_and(|own| *own.as_bytes() == *version))
 }
 
 /// The object without its managed fields; `None` when it has none.
@@ -79,11 +70,23 @@ pub(crate) struct Kept<K> {
 }
 
 impl<K: Object> Kept<K> {
-    /// Decodes an object.
-    pub(crate) fn new(bytes: Bytes, recent: &Arc<Recent<K>>) -> Result<Arc<Self>, EventError> {
-        let object: K = decode(&bytes).map_err(EventError::Decode)?;
+    /// Decodes an object as it arrived. Its bytes are those that are held already, or a copy without what nobody reads.
+    pub(crate) fn new(
+        served: &[u8],
+        original: Option<&Original>,
+        recent: &Arc<Recent<K>>,
+    ) -> Result<Arc<Self>, EventError> {
+        let lean = lean(served);
+        let object: K = serde_json::from_slice(lean.as_deref().unwrap_or(served)).map_err(EventError::Decode)?;
+        let key = Key::of(&object);
+        let held = original.and_then(|original| original(&key.namespace, &key.name));
+        let bytes = match (held.filter(|held| is_same(held, served, &object)), lean) {
+            (Some(held), _) => held,
+            (None, Some(lean)) => lean.into(),
+            (None, None) => Bytes::copy_from_slice(served),
+        };
         let kept = Arc::new(Self {
-            key: Arc::new(Key::of(&object)),
+            key: Arc::new(key),
             bytes,
             decoded: Mutex::new(Some(Arc::new(object))),
             looked_at: AtomicBool::new(false),
@@ -105,7 +108,7 @@ impl<K: Object> Kept<K> {
             if let Some(object) = &*decoded {
                 return Arc::clone(object);
             }
-            let object = Arc::new(decode(&self.bytes).expect("these bytes were decoded when they arrived"));
+            let object = Arc::new(decode(&self.bytes).expect("the same was decoded when it arrived"));
             Arc::clone(decoded.insert(object))
         };
         self.recent.note(self);

@@ -6,7 +6,6 @@ use serde_json::json;
 
 use super::*;
 use crate::Metadata;
-use crate::cache::Cache;
 
 fn map(name: &str, version: u64) -> String {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"n": version.to_string()}, "metadata": {
@@ -31,30 +30,38 @@ fn is_same_memory(a: &Bytes, b: &Bytes) -> bool {
 fn bytes_that_the_process_holds_are_kept_once() {
     let (present, later) = (map("a", 5), map("a", 6));
     let (original, held) = holding(&[("a", &present)]);
-    let kept = |served: &str, only_metadata| bytes_of(served.as_bytes(), only_metadata, Some(&original));
-    assert!(is_same_memory(&kept(&present, false), &held["a"]));
-    let copied = kept(&later, false);
+    let kept = |served: &str| {
+        Kept::<ConfigMap>::new(served.as_bytes(), Some(&original), &Arc::new(Recent::new())).unwrap().bytes.clone()
+    };
+    assert!(is_same_memory(&kept(&present), &held["a"]));
+    let copied = kept(&later);
     assert!(!is_same_memory(&copied, &held["a"]), "what is held is another revision");
     let copied: serde_json::Value = serde_json::from_slice(&copied).unwrap();
     assert_eq!((&copied["metadata"]["managedFields"], &copied["data"]["n"]), (&json!(null), &json!("6")));
+    assert!(!is_same_memory(&kept(&present.replace("\"n\"", "\"m\"")), &held["a"]), "it is shown otherwise");
+    assert!(!is_same_memory(&kept(r#"{"metadata":{}}"#), &held["a"]));
 
-    let partial =
-        r#"{"kind":"PartialObjectMetadata","metadata":{"name":"a","namespace":"default","resourceVersion":"5"}}"#;
-    assert!(is_same_memory(&kept(partial, true), &held["a"]), "it has the metadata");
-    assert!(!is_same_memory(&kept(partial, false), &held["a"]));
-    assert!(!is_same_memory(&kept(&partial.replace("\"5\"", "\"6\""), true), &held["a"]));
-    assert!(!is_same_memory(&kept(r#"{"metadata":{}}"#, true), &held["a"]));
+    let partial = |served: &str| {
+        Kept::<Metadata>::new(served.as_bytes(), Some(&original), &Arc::new(Recent::new())).unwrap().bytes.clone()
+    };
+    let metadata = r#"{"metadata":{"name":"a","namespace":"default","resourceVersion":"5"}}"#;
+    assert!(is_same_memory(&partial(metadata), &held["a"]), "it has the metadata");
+    assert!(!is_same_memory(&partial(&metadata.replace("\"5\"", "\"6\"")), &held["a"]));
+    assert!(!is_same_memory(&partial(&metadata.replace("\"5\"", "\"\"")), &held["a"]));
+    assert!(!is_same_memory(&partial(r#"{"metadata":{"name":"a","namespace":"default"}}"#), &held["a"]));
 }
 
 #[test]
-fn metadata_is_decoded_from_the_whole_object() {
+fn metadata_is_decoded_again_from_the_whole_object() {
     let whole = map("a", 5);
     let (original, _) = holding(&[("a", &whole)]);
-    let cache = Cache::<Metadata>::new(Some(original));
-    let partial =
-        r#"{"kind":"PartialObjectMetadata","metadata":{"name":"a","namespace":"default","resourceVersion":"5"}}"#;
-    cache.apply(partial.as_bytes()).unwrap();
-    assert_eq!(cache.get("default", "a").unwrap().uid().as_deref(), Some("u"));
+    let metadata = r#"{"metadata":{"name":"a","namespace":"default","resourceVersion":"5","uid":"u"}}"#;
+    let recent = Arc::new(Recent::<Metadata>::new());
+    let kept = Kept::new(metadata.as_bytes(), Some(&original), &recent).unwrap();
+    assert_eq!(kept.bytes, whole);
+    kept.forget();
+    assert_eq!(kept.object().uid().as_deref(), Some("u"));
+    assert!(kept.object().managed_fields().is_empty());
 }
 
 fn decoded(kept: &Kept<ConfigMap>) -> bool {
@@ -66,7 +73,7 @@ async fn an_object_nobody_looks_at_is_decoded_again_for_who_does() {
     let recent = Arc::new(Recent::new());
     let names: Vec<String> = (0..DECODED_MIN + 3).map(|number| format!("m-{number}")).collect();
     let kept: Vec<Arc<Kept<ConfigMap>>> =
-        names.iter().map(|name| Kept::new(map(name, 5).into(), &recent).unwrap()).collect();
+        names.iter().map(|name| Kept::new(map(name, 5).as_bytes(), None, &recent).unwrap()).collect();
     let object = kept[1].object();
     assert!(recent.age(Instant::now()), "there are more than are kept in any case");
     assert!(kept.iter().all(|kept| decoded(kept)), "all of them have just arrived");
@@ -86,8 +93,9 @@ async fn an_object_nobody_looks_at_is_decoded_again_for_who_does() {
 #[test]
 fn no_more_are_decoded_at_once_than_the_bound_says() {
     let recent = Arc::new(Recent::new());
-    let kept: Vec<Arc<Kept<ConfigMap>>> =
-        (0..DECODED_MAX + 10).map(|number| Kept::new(map(&number.to_string(), 5).into(), &recent).unwrap()).collect();
+    let kept: Vec<Arc<Kept<ConfigMap>>> = (0..DECODED_MAX + 10)
+        .map(|number| Kept::new(map(&number.to_string(), 5).as_bytes(), None, &recent).unwrap())
+        .collect();
     assert_eq!(kept.iter().filter(|kept| decoded(kept)).count(), DECODED_MAX);
     for kept in &kept {
         kept.object();
@@ -99,7 +107,7 @@ fn no_more_are_decoded_at_once_than_the_bound_says() {
 async fn what_is_gone_is_forgotten() {
     let recent = Arc::new(Recent::new());
     for number in 0..2 * DECODED_MIN {
-        Kept::<ConfigMap>::new(map(&number.to_string(), 5).into(), &recent).unwrap();
+        Kept::<ConfigMap>::new(map(&number.to_string(), 5).as_bytes(), None, &recent).unwrap();
     }
     tokio::time::advance(DECODED_FOR).await;
     recent.age(Instant::now());
@@ -109,6 +117,6 @@ async fn what_is_gone_is_forgotten() {
 #[test]
 fn bytes_that_are_no_object_of_the_kind_are_refused() {
     let recent = Arc::new(Recent::<ConfigMap>::new());
-    assert!(matches!(Kept::new(Bytes::from_static(br#"{"metadata":7}"#), &recent), Err(EventError::Decode(_))));
+    assert!(matches!(Kept::new(br#"{"metadata":7}"#, None, &recent), Err(EventError::Decode(_))));
     assert!(recent.decoded.lock().is_empty());
 }
