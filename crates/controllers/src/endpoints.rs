@@ -7,13 +7,19 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::Endpoint;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use reconcile::{Index, Informer, Key, Queue, feed, run_controller};
-use serde_json::json;
+use kube::api::{DeleteParams, PostParams};
+use reconcile::{EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, ReconcileError, failed, gone_is_done, is_namespace_terminating, run_with_feeds, synced};
-use crate::endpointslice::{self, Group, HEADLESS, Place};
+use crate::context::{
+    Context, ReconcileError, failed, gone_is_done, is_conflict, is_namespace_terminating, run_with_feeds, synced,
+};
+use crate::endpointslice::{self, Group, HEADLESS, Place, TriggerTimes};
+use crate::endpointslice_mirroring::LEADER;
+use crate::pending::{LAG_RETRY, PendingWrites};
+
+#[cfg(test)]
+mod tests;
 
 /// Services reconciled at once, upstream's default is 5.
 const WORKERS: usize = 4;
@@ -29,6 +35,9 @@ struct Controller {
     services: Informer<Service>,
     endpoints: Informer<Endpoints>,
     pods_by_label: Index<Pod>,
+    pending: PendingWrites,
+    triggers: TriggerTimes,
+    recorder: Recorder,
 }
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
@@ -44,12 +53,18 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         pods_by_label: endpointslice::pods_by_label(&pods),
         services: services.clone(),
         endpoints: endpoints.clone(),
+        pending: PendingWrites::default(),
+        triggers: TriggerTimes::default(),
+        recorder: Recorder::new(context.client.clone(), "endpoint-controller"),
         context,
     });
     let queue: Queue<Key> = Queue::new();
     let feeds = futures::future::join3(
         feed(&services, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&endpoints, &queue, |change| managed(change.object()).then(|| Key::of(change.object().as_ref()))),
+        feed(&endpoints, &queue, |change| {
+            let key = Key::of(change.object().as_ref());
+            (managed(change.object()) && !controller.pending.is_echo(&key, change)).then_some(key)
+        }),
         feed(&pods, &queue, |change| endpointslice::affected_services(&services_by_pair, change)),
     );
     let reconcile = |key: Key| {
@@ -63,49 +78,69 @@ fn managed(endpoints: &Endpoints) -> bool {
     endpoints.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
 }
 
-/// The object a service should have.
-fn wanted(service: &Service, groups: Vec<Group>) -> Endpoints {
+/// What a service's object should say.
+#[derive(Debug)]
+struct Wanted {
+    labels: BTreeMap<String, String>,
+    subsets: Vec<EndpointSubset>,
+    /// There are more addresses than it says.
+    is_truncated: bool,
+}
+
+fn wanted(service: &Service, groups: Vec<Group>) -> Wanted {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
-    if endpointslice::is_headless(service) {
+    if !endpointslice::has_address(service) {
         labels.insert(HEADLESS.into(), String::new());
     }
     labels.insert(MANAGED_BY.into(), MANAGER.into());
-    // Endpoints have one address per pod: the service's first family.
-    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+    let spec = service.spec.as_ref();
+    // Endpoints have one address per pod: of the service's first family
+    let families = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
     let first = families.first().or(groups.first().map(|group| &group.address_type)).cloned().unwrap_or_default();
-    let groups: Vec<Group> = groups.into_iter().filter(|group| group.address_type == first).collect();
-    let ready = groups.iter().flat_map(|group| &group.endpoints).filter(|endpoint| is_ready(endpoint)).count();
-    // What is ready comes first where there is not room for all.
-    let mut room = Room { ready: ADDRESSES_MAX, unready: ADDRESSES_MAX.saturating_sub(ready), truncated: false };
-    let subsets: Vec<EndpointSubset> = groups.into_iter().filter_map(|group| subset(group, &mut room)).collect();
-    let truncated = room.truncated;
-    let annotations = truncated.then(|| BTreeMap::from([(OVER_CAPACITY.into(), "truncated".into())]));
-    Endpoints {
-        metadata: kube::core::ObjectMeta {
-            name: service.metadata.name.clone(),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels),
-            annotations,
-            ..Default::default()
-        },
-        subsets: (!subsets.is_empty()).then_some(subsets),
-    }
+    let has_ports = spec.is_some_and(|spec| spec.ports.as_ref().is_some_and(|ports| !ports.is_empty()));
+    let groups = groups.into_iter().filter(|group| group.address_type == first);
+    // a pod that knows none of the service's ports is no endpoint here
+    let groups = groups.filter(|group| !group.ports.is_empty() || !has_ports && !endpointslice::has_address(service));
+    let mut subsets: Vec<EndpointSubset> = groups.filter_map(subset).collect();
+    let is_truncated = truncate(&mut subsets);
+    Wanted { labels, subsets, is_truncated }
 }
 
-/// For how many more addresses there is room.
-struct Room {
-    ready: usize,
-    unready: usize,
-    /// Something was left out.
-    truncated: bool,
+/// Leaves out what is too much: of what is not ready, and only then of what is, the same part of each subset.
+fn truncate(subsets: &mut [EndpointSubset]) -> bool {
+    let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
+    let ready: usize = subsets.iter().map(|subset| count(&subset.addresses)).sum();
+    let unready: usize = subsets.iter().map(|subset| count(&subset.not_ready_addresses)).sum();
+    if ready + unready <= ADDRESSES_MAX {
+        return false;
+    }
+    let (total, room) = if ready > ADDRESSES_MAX { (ready, ADDRESSES_MAX) } else { (unready, ADDRESSES_MAX - ready) };
+    let mut left = room;
+    for subset in subsets {
+        let list = if ready > ADDRESSES_MAX {
+            subset.not_ready_addresses = None;
+            &mut subset.addresses
+        } else {
+            &mut subset.not_ready_addresses
+        };
+        let part = (count(list) * room).div_ceil(total.max(1)).min(left);
+        if let Some(addresses) = list {
+            addresses.truncate(part);
+            left -= addresses.len();
+        }
+        if count(list) == 0 {
+            *list = None;
+        }
+    }
+    true
 }
 
 fn is_ready(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready == Some(true))
 }
 
-fn subset(group: Group, room: &mut Room) -> Option<EndpointSubset> {
+fn subset(group: Group) -> Option<EndpointSubset> {
     let (mut ready, mut unready) = (Vec::new(), Vec::new());
     for endpoint in group.endpoints {
         let is_ready = is_ready(&endpoint);
@@ -114,12 +149,7 @@ fn subset(group: Group, room: &mut Room) -> Option<EndpointSubset> {
         if terminating && !is_ready {
             continue;
         }
-        let (list, left) = if is_ready { (&mut ready, &mut room.ready) } else { (&mut unready, &mut room.unready) };
-        let Some(fewer) = left.checked_sub(1) else {
-            room.truncated = true;
-            continue;
-        };
-        *left = fewer;
+        let list = if is_ready { &mut ready } else { &mut unready };
         list.push(EndpointAddress {
             ip: endpoint.addresses.into_iter().next().unwrap_or_default(),
             hostname: endpoint.hostname,
@@ -136,18 +166,59 @@ fn subset(group: Group, room: &mut Room) -> Option<EndpointSubset> {
         port: port.port.unwrap_or_default(),
         protocol: port.protocol,
     });
-    let some = |addresses: Vec<EndpointAddress>| (!addresses.is_empty()).then_some(addresses);
+    let uid = |address: &EndpointAddress| address.target_ref.as_ref().and_then(|target| target.uid.clone());
+    let some = |mut addresses: Vec<EndpointAddress>| {
+        addresses.sort_by(|one, other| one.ip.cmp(&other.ip).then_with(|| uid(one).cmp(&uid(other))));
+        (!addresses.is_empty()).then_some(addresses)
+    };
     let ports: Vec<EndpointPort> = ports.collect();
     let ports = (!ports.is_empty()).then_some(ports);
     Some(EndpointSubset { addresses: some(ready), not_ready_addresses: some(unready), ports })
 }
 
+impl Wanted {
+    /// The object as it should be; `None` when it is.
+    fn applied(self, service: &Service, current: Option<&Endpoints>, trigger: Option<&str>) -> Option<Endpoints> {
+        let is_marked = current.is_some_and(|current| current.annotations().contains_key(OVER_CAPACITY));
+        if let Some(current) = current
+            && current.subsets.as_deref().unwrap_or_default() == self.subsets
+            && *current.labels() == self.labels
+            && is_marked == self.is_truncated
+        {
+            return None;
+        }
+        let mut metadata = match current {
+            Some(current) => current.metadata.clone(),
+            None => kube::core::ObjectMeta {
+                name: service.metadata.name.clone(),
+                namespace: service.metadata.namespace.clone(),
+                ..Default::default()
+            },
+        };
+        metadata.labels = Some(self.labels);
+        endpointslice::set_trigger(&mut metadata, trigger);
+        let annotations = metadata.annotations.get_or_insert_default();
+        if self.is_truncated {
+            annotations.insert(OVER_CAPACITY.into(), "truncated".into());
+        } else {
+            annotations.remove(OVER_CAPACITY);
+        }
+        Some(Endpoints { metadata, subsets: (!self.subsets.is_empty()).then_some(self.subsets) })
+    }
+}
+
 impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
+        if self.pending.lags(key, self.endpoints.revision(), |_, _| true) {
+            return Ok(Some(LAG_RETRY));
+        }
         let current = self.endpoints.get(&key.namespace, &key.name);
         let api = self.context.api::<Endpoints>(&key.namespace);
         let Some(service) = self.services.get(&key.namespace, &key.name) else {
-            if current.is_some_and(|current| managed(&current)) {
+            self.pending.forget(key);
+            self.triggers.forget(key);
+            // what was kept by hand goes with its service too, unless it is a lock
+            if current.is_some_and(|current| !current.annotations().contains_key(LEADER)) {
                 let result = gone_is_done(api.delete(&key.name, &DeleteParams::default()).await);
                 result.map_err(failed("delete endpoints", key))?;
             }
@@ -155,74 +226,32 @@ impl Controller {
         };
         let pods = endpointslice::pods_of(&self.pods_by_label, &service);
         let Some(groups) = endpointslice::groups(&service, &pods, |_| Place::Zone(None)) else { return Ok(None) };
+        let trigger = self.triggers.next(key, &service, &pods);
         let wanted = wanted(&service, groups);
-        let Some(current) = current else {
-            return match api.create(&PostParams::default(), &wanted).await {
-                Err(error) if is_namespace_terminating(&error) => Ok(None),
-                Err(error) => Err(failed("create endpoints", key)(error)),
-                Ok(_) => Ok(None),
-            };
+        let Some(endpoints) = wanted.applied(&service, current.as_deref(), trigger.as_deref()) else { return Ok(None) };
+        let (written, reason, action) = match current {
+            None => {
+                let created = api.create(&PostParams::default(), &endpoints).await;
+                (created, "FailedToCreateEndpoint", "create endpoint for service")
+            }
+            Some(_) => {
+                let updated = api.replace(&key.name, &PostParams::default(), &endpoints).await;
+                (updated, "FailedToUpdateEndpoint", "update endpoint")
+            }
         };
-        let over_capacity = |endpoints: &Endpoints| endpoints.annotations().get(OVER_CAPACITY).cloned();
-        if current.subsets == wanted.subsets
-            && current.metadata.labels == wanted.metadata.labels
-            && over_capacity(&current) == over_capacity(&wanted)
-        {
-            return Ok(None);
+        match written {
+            Ok(written) => self.pending.wrote(key, &written.metadata),
+            Err(error) if is_namespace_terminating(&error) => {}
+            Err(error) => {
+                let is_conflict = is_conflict(&error);
+                let error = failed(action, key)(error);
+                if !is_conflict {
+                    let message = format!("Failed to {action} {key}: {}", error.cause());
+                    self.recorder.about(&endpoints, EventType::Warning, reason, message);
+                }
+                return Err(error);
+            }
         }
-        let mut labels: BTreeMap<&String, Option<&String>> = current.labels().keys().map(|key| (key, None)).collect();
-        labels.extend(wanted.labels().iter().map(|(key, value)| (key, Some(value))));
-        let patch = json!({
-            "metadata": {"uid": current.metadata.uid, "resourceVersion": current.metadata.resource_version,
-                "labels": labels, "annotations": {OVER_CAPACITY: over_capacity(&wanted)}},
-            "subsets": wanted.subsets});
-        let result = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        gone_is_done(result).map_err(failed("update endpoints", key))?;
         Ok(None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn group(count: usize, ready: impl Fn(usize) -> (bool, bool)) -> Group {
-        let endpoints = (0..count).map(|at| {
-            let (ready, terminating) = ready(at);
-            serde_json::from_value(json!({"addresses": [format!("10.0.{}.{}", at / 250, at % 250)],
-                "conditions": {"ready": ready, "serving": ready, "terminating": terminating}}))
-            .unwrap()
-        });
-        let ports = serde_json::from_value(json!([{"name": "", "port": 8080, "protocol": "TCP"}])).unwrap();
-        Group { address_type: "IPv4".into(), ports, endpoints: endpoints.collect() }
-    }
-
-    #[test]
-    fn addresses_are_parted_by_readiness_and_leaving_pods_left_out() {
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "web", "labels": {"a": "b"}},
-            "spec": {"clusterIP": "None"}}))
-        .unwrap();
-        let endpoints = wanted(&service, vec![group(3, |at| (at == 0, at == 2))]);
-        let subset = &endpoints.subsets.as_ref().unwrap()[0];
-        assert_eq!(subset.addresses.as_ref().unwrap()[0].ip, "10.0.0.0");
-        assert_eq!(subset.not_ready_addresses.as_ref().unwrap()[0].ip, "10.0.0.1");
-        assert_eq!(
-            (subset.not_ready_addresses.as_ref().unwrap().len(), subset.ports.as_ref().unwrap()[0].port),
-            (1, 8080)
-        );
-        assert!(endpoints.labels().contains_key(HEADLESS) && endpoints.labels()["a"] == "b");
-        assert!(wanted(&service, vec![group(0, |_| (true, false))]).subsets.is_none());
-    }
-
-    #[test]
-    fn too_many_addresses_are_cut_and_it_is_said() {
-        let service = Service::default();
-        let endpoints = wanted(&service, vec![group(1001, |_| (true, false))]);
-        assert_eq!(endpoints.subsets.as_ref().unwrap()[0].addresses.as_ref().unwrap().len(), ADDRESSES_MAX);
-        assert_eq!(endpoints.annotations()[OVER_CAPACITY], "truncated");
-        let endpoints = wanted(&service, vec![group(1500, |at| (at >= 600, false))]);
-        let subset = &endpoints.subsets.as_ref().unwrap()[0];
-        let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
-        assert_eq!((count(&subset.addresses), count(&subset.not_ready_addresses)), (900, 100), "the ready ones first");
     }
 }

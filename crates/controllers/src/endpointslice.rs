@@ -7,24 +7,35 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use reconcile::{Change, Index, Informer, Key, Queue, feed, run_controller};
-use serde_json::json;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, ReconcileError, failed, gone_is_done, is_namespace_terminating, run_with_feeds, synced};
+use crate::context::{
+    Context, ReconcileError, failed, gone_is_done, is_conflict, is_namespace_terminating, run_with_feeds, synced,
+};
 use crate::node_lifecycle::by_node;
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pods;
 use crate::selector::contains_all;
+use hints::Distribution;
+use proportions::Proportions;
 use slices::Write;
 
 pub(crate) use endpoints::{Group, Place, groups};
+pub(crate) use metrics::render as render_metrics;
+pub(crate) use slices::set_trigger;
+pub(crate) use trigger_times::TriggerTimes;
 
 mod endpoints;
+mod hints;
+mod metrics;
+mod proportions;
 mod slices;
 #[cfg(test)]
 mod tests;
+mod topology;
+mod trigger_times;
 
 /// Services reconciled at once, upstream's default is 5; in process a few more cost nothing.
 const WORKERS: usize = 8;
@@ -38,6 +49,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`] for slices kept here: upstream's, whose work this is.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Tells when that happened which an object answers.
+pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 struct Controller {
     context: Context,
@@ -47,6 +60,9 @@ struct Controller {
     pods_by_label: Index<Pod>,
     slices_by_service: Index<EndpointSlice>,
     pending: PendingWrites,
+    recorder: Recorder,
+    triggers: TriggerTimes,
+    proportions: Proportions,
 }
 
 fn pair(namespace: &str, key: &str, value: &str) -> String {
@@ -69,9 +85,10 @@ pub(crate) fn services_by_pair(services: &Informer<Service>) -> Index<Service> {
     services.index("first-selector-pair", first_pair)
 }
 
-/// Whether the service has no address of its own.
-pub(crate) fn is_headless(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+/// Whether the service has an address of its own.
+pub(crate) fn has_address(service: &Service) -> bool {
+    let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
+    !matches!(address, "" | "None")
 }
 
 /// The first pair of the service's selector: a pod that matches the service has it among its labels.
@@ -104,6 +121,9 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         slices_by_service: slices
             .index("service", |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect()),
         pending: PendingWrites::default(),
+        recorder: Recorder::new(context.client.clone(), "endpoint-slice-controller"),
+        triggers: TriggerTimes::default(),
+        proportions: Proportions::default(),
         services: services.clone(),
         nodes: nodes.clone(),
         slices: slices.clone(),
@@ -111,9 +131,13 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     });
     let queue: Queue<Key> = Queue::new();
     let feeds = futures::future::join4(
-        feed(&nodes, &queue, |change| affected_by_node(&services_by_pair, &pods_by_node, change)),
+        feed(&nodes, &queue, |change| {
+            let mut keys = affected_by_node(&services_by_pair, &pods_by_node, change);
+            keys.extend(controller.proportions.node_changed(change));
+            keys
+        }),
         feed(&services, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&slices, &queue, |change| service_of(change.object())),
+        feed(&slices, &queue, |change| controller.affected_by_slice(change)),
         feed(&pods, &queue, |change| affected_services(&services_by_pair, change)),
     );
     let reconcile = |key: Key| {
@@ -157,7 +181,10 @@ pub(crate) fn affected_services(services_by_pair: &Index<Service>, change: &Chan
         Change::Applied { old, new } => (old.as_ref(), new),
         Change::Deleted(last) => (None, last),
     };
-    if old.is_some_and(|old| !endpoints::differs(old, new)) {
+    // one that was no endpoint and is none, as when it waits for its address, concerns nobody
+    let concerns = |pod: &Arc<Pod>| endpoints::is_endpoint(pod);
+    let is_unseen = matches!(change, Change::Applied { .. }) && !concerns(new) && !old.is_some_and(concerns);
+    if is_unseen || old.is_some_and(|old| !endpoints::differs(old, new)) {
         return Vec::new();
     }
     let mut keys = Vec::new();
@@ -191,64 +218,89 @@ pub(crate) fn pods_of(pods_by_label: &Index<Pod>, service: &Service) -> Vec<Arc<
 }
 
 impl Controller {
+    /// The services that a slice is or was of, unless the change is what was written here.
+    fn affected_by_slice(&self, change: &Change<EndpointSlice>) -> Vec<Key> {
+        let old = match change {
+            Change::Applied { old, .. } => old.as_ref(),
+            Change::Deleted(_) => None,
+        };
+        let mut keys: Vec<Key> = Vec::new();
+        for key in old.into_iter().chain([change.object()]).filter_map(|slice| service_of(slice)) {
+            if !keys.contains(&key) && !self.pending.is_echo(&key, change) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         if self.pending.lags(key, self.slices.revision(), |name, _| self.slices.get(&key.namespace, name).is_none()) {
+            metrics::synced("stale");
             return Ok(Some(LAG_RETRY));
         }
-        let existing = self.slices_by_service.get(&key.to_string());
-        let service = self.services.get(&key.namespace, &key.name);
-        let writes = match &service {
-            // Slices of a service that is gone are collected through their owner reference.
-            None => {
-                self.pending.forget(key);
-                return Ok(None);
-            }
-            Some(service) if service.metadata.deletion_timestamp.is_some() => return Ok(None),
-            Some(service) => {
-                let place = |name: &str| match self.nodes.get("", name) {
-                    Some(node) => Place::Zone(zone(&node).cloned()),
-                    None => Place::Missing,
-                };
-                let Some(wanted) = groups(service, &pods_of(&self.pods_by_label, service), place) else {
-                    return Ok(None);
-                };
-                slices::decide(service, wanted, &existing)
-            }
+        // Slices of a service that is gone are collected through their owner reference.
+        let Some(service) = self.services.get(&key.namespace, &key.name) else {
+            self.pending.forget(key);
+            self.triggers.forget(key);
+            self.proportions.forget(key);
+            metrics::forget(key);
+            return Ok(None);
         };
-        for write in writes {
-            self.write(key, write).await?;
+        let done = self.sync(key, &service).await;
+        metrics::synced(if done.is_ok() { "success" } else { "error" });
+        if let Err(error) = &done
+            && !matches!(error, ReconcileError::Api { source, .. } if is_conflict(source))
+        {
+            let message = format!("Error updating Endpoint Slices for Service {key}: {}", error.cause());
+            self.recorder.about(service.as_ref(), EventType::Warning, "FailedToUpdateEndpointSlices", message);
         }
-        Ok(None)
+        done.map(|()| None)
+    }
+
+    async fn sync(&self, key: &Key, service: &Service) -> Result<(), ReconcileError> {
+        let place = |name: &str| match self.nodes.get("", name) {
+            Some(node) => Place::Zone(zone(&node).cloned()),
+            None => Place::Missing,
+        };
+        let pods = pods_of(&self.pods_by_label, service);
+        let Some(wanted) = groups(service, &pods, place) else { return Ok(()) };
+        let trigger = self.triggers.next(key, service, &pods);
+        let distribution = Distribution::of(service);
+        let mut plans = slices::decide(service, wanted, &self.slices_by_service.get(&key.to_string()));
+        metrics::planned(key, &plans, distribution);
+        for plan in &mut plans {
+            let said = self.proportions.apply(key, plan, distribution, &self.nodes);
+            if let Some((kind, reason, message)) = said {
+                self.recorder.about(service, kind, reason, message);
+            }
+        }
+        for plan in plans {
+            let changes = plan.changes();
+            for write in plan.writes(service, trigger.as_deref()) {
+                self.write(key, write).await?;
+            }
+            metrics::changed(changes, distribution);
+        }
+        Ok(())
     }
 
     async fn write(&self, key: &Key, write: Write) -> Result<(), ReconcileError> {
         let api = self.context.api::<EndpointSlice>(&key.namespace);
         match write {
             Write::Create(slice) => match api.create(&PostParams::default(), &slice).await {
-                Ok(created) => self.pending.wrote(key, &created.metadata),
+                Ok(created) => {
+                    self.pending.wrote(key, &created.metadata);
+                    metrics::wrote("create");
+                }
                 Err(error) if is_namespace_terminating(&error) => {}
                 Err(error) => return Err(failed("create endpointslice of service", key)(error)),
             },
             Write::Update(slice) => {
-                let known = self.slices.get(&key.namespace, &slice.name_any());
-                let known = known.iter().flat_map(|known| known.labels().keys());
-                // a label that the service has lost goes from its slices too
-                let mut labels: BTreeMap<&String, Option<&String>> = known.map(|name| (name, None)).collect();
-                labels.extend(slice.labels().iter().map(|(name, value)| (name, Some(value))));
-                let patch = json!({
-                    "metadata": {
-                        "uid": slice.metadata.uid,
-                        "resourceVersion": slice.metadata.resource_version,
-                        "labels": labels,
-                        "ownerReferences": slice.metadata.owner_references,
-                    },
-                    "endpoints": slice.endpoints,
-                    "ports": slice.ports,
-                });
                 let name = slice.name_any();
-                let updated = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                let updated = api.replace(&name, &PostParams::default(), &slice).await;
                 let updated = updated.map_err(failed("update endpointslice", Key::new(&key.namespace, name)))?;
                 self.pending.wrote(key, &updated.metadata);
+                metrics::wrote("update");
             }
             Write::Delete(slice) => {
                 let uid = slice.metadata.uid.clone();
@@ -257,6 +309,7 @@ impl Controller {
                 let result = gone_is_done(api.delete(&slice.name_any(), &params).await);
                 result.map_err(failed("delete endpointslice", Key::of(slice.as_ref())))?;
                 self.pending.deleted(key, &slice.metadata);
+                metrics::wrote("delete");
             }
         }
         Ok(())

@@ -27,7 +27,7 @@ const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// Endpoints with this label, set to `true`, are not mirrored: whoever writes them writes slices too.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Endpoints that are a lock, not addresses.
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+pub(crate) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
 struct Controller {
     context: Context,

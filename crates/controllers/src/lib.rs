@@ -66,6 +66,7 @@ use tokio_util::sync::CancellationToken;
 /// Appends what the controllers of this process tell monitoring, in Prometheus' text format.
 pub fn render_metrics(out: &mut String) {
     cronjob::render_metrics(out);
+    endpointslice::render_metrics(out);
     garbage_collector::render_metrics(out);
     job::render_metrics(out);
     node_lifecycle::render_metrics(out);

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use parking_lot::Mutex;
-use reconcile::Key;
+use reconcile::{Change, Key};
 use tokio::time::Instant;
 
 /// After this long a write counts as seen whatever the cache says, upstream's time-out for expectations: a wrong guess is
@@ -25,6 +26,10 @@ struct Pending {
     /// Uids of objects whose deletion was asked for, with their names.
     deletions: Vec<(String, String)>,
     since: Option<Instant>,
+    /// Resource versions of one's own writes that the cache has not told of.
+    echoes: Vec<u64>,
+    /// Somebody was sent away because of the lag, and waits for the cache.
+    is_awaited: bool,
 }
 
 /// Writes not seen yet, per key; bounded by the objects being worked on.
@@ -36,10 +41,11 @@ pub(crate) struct PendingWrites {
 impl PendingWrites {
     /// Notes the answer to a create or update made for `key`.
     pub(crate) fn wrote(&self, key: &Key, answer: &ObjectMeta) {
-        let revision = answer.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
+        let revision = revision_of(answer);
         let mut by_key = self.by_key.lock();
         let pending = by_key.entry(key.clone()).or_default();
         pending.revision = pending.revision.max(revision);
+        pending.echoes.push(revision);
         pending.since = Some(Instant::now());
     }
 
@@ -61,16 +67,39 @@ impl PendingWrites {
         // Revision 0 means that this server's resource versions are not numbers.
         let unseen = (revision > 0 && pending.revision > revision) || !pending.deletions.is_empty();
         let lags = unseen && pending.since.is_some_and(|since| since.elapsed() < PENDING_MAX);
+        pending.is_awaited = lags;
         if !lags {
             by_key.remove(key);
         }
         lags
     }
 
+    /// Whether a change shows only what was written for `key`, and nobody waits for it.
+    pub(crate) fn is_echo<K: Resource>(&self, key: &Key, change: &Change<K>) -> bool {
+        let mut by_key = self.by_key.lock();
+        let Some(pending) = by_key.get_mut(key) else { return false };
+        let meta = change.object().meta();
+        let is_own = match change {
+            Change::Applied { .. } => {
+                let revision = revision_of(meta);
+                let before = pending.echoes.len();
+                pending.echoes.retain(|echo| *echo != revision);
+                pending.echoes.len() < before
+            }
+            Change::Deleted(_) => pending.deletions.iter().any(|(_, uid)| Some(uid) == meta.uid.as_ref()),
+        };
+        is_own && !pending.is_awaited
+    }
+
     /// Forgets what was written for `key`.
     pub(crate) fn forget(&self, key: &Key) {
         self.by_key.lock().remove(key);
     }
+}
+
+/// 0 where this server's resource versions are not numbers.
+fn revision_of(meta: &ObjectMeta) -> u64 {
+    meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -100,5 +129,24 @@ mod tests {
         writes.wrote(&key, &meta("99"));
         tokio::time::advance(PENDING_MAX).await;
         assert!(!writes.lags(&key, 50, |_, _| true), "given up in the end");
+    }
+    #[tokio::test]
+    async fn ones_own_write_is_an_echo_once_unless_somebody_waits_for_it() {
+        use k8s_openapi::api::core::v1::ConfigMap;
+        use std::sync::Arc;
+
+        let writes = PendingWrites::default();
+        let key = Key::new("default", "web");
+        let at = |version: &str| {
+            let metadata = ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() };
+            Change::Applied { old: None, new: Arc::new(ConfigMap { metadata, ..ConfigMap::default() }) }
+        };
+        let wrote = |version: &str| writes.wrote(&key, at(version).object().meta());
+        assert!(!writes.is_echo(&key, &at("5")));
+        wrote("7");
+        assert!(!writes.is_echo(&key, &at("6")) && writes.is_echo(&key, &at("7")) && !writes.is_echo(&key, &at("7")));
+        wrote("9");
+        assert!(writes.lags(&key, 8, |_, _| true));
+        assert!(!writes.is_echo(&key, &at("9")), "who was sent away is called back");
     }
 }
