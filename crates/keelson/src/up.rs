@@ -109,7 +109,7 @@ async fn build(
     }
     api.server.add_metrics(controllers::render_metrics);
     let server_id = config.store.is_some().then(|| layout.unique_name()).transpose()?;
-    elected::start(config, &api, &informers, server_id, supervisor);
+    elected::start(config, &api, &informers, server_id.as_deref(), supervisor);
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {
         pid: std::process::id().cast_signed(),
@@ -119,7 +119,7 @@ async fn build(
         ready_at: String::new(),
     };
     if let Some(claim) = claim {
-        let ports = node::start(config, &layout, claim, &api, &informers, supervisor).await?;
+        let ports = node::start(config, &layout, claim, &api, server_id.as_deref(), &informers, supervisor).await?;
         run_file.registry = Some(ports.registry);
         run_file.gateway_addresses = ports.gateway_addresses;
     }

@@ -8,7 +8,8 @@
 //!
 //! - [`Slot`] claims this instance's share of the machine's address space, and keeps it.
 //! - [`Network`] sets the node up, and attaches and detaches pods ([`PodNetwork`]).
-//! - [`run_services`] keeps the rules in step with Services and EndpointSlices; [`run_dns`] serves DNS.
+//! - [`run_services`] keeps the rules in step with Services and EndpointSlices; [`run_load_balancer`] gives Services of
+//!   type LoadBalancer addresses of the machine; [`run_dns`] serves DNS.
 //! - [`down`] removes everything, also after a crash.
 //!
 //! Invariants: whatever is set up can be set up again without disturbing what lives; a changed Service costs what that
@@ -18,6 +19,7 @@
 mod dns;
 mod ipam;
 mod link;
+mod load_balancer;
 mod netlink;
 mod nft;
 mod pod;
@@ -33,6 +35,7 @@ use futures::future::BoxFuture;
 
 pub use dns::{DnsConfig, DnsError, host_resolvers, run_dns};
 pub use ipam::IpamError;
+pub use load_balancer::run_load_balancer;
 pub use netlink::NetlinkError;
 pub use pod::PodAddress;
 pub use services::{ServicesError, run_services};

@@ -11,9 +11,9 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use reconcile::{Change as Observed, Index, Informer, Informers, Subscription};
+use reconcile::{Change as Observed, Index, Informer, Informers, Selector, Subscription};
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +21,8 @@ use crate::netlink::{NetlinkError, Socket};
 use crate::nft::{self, Batch};
 use crate::slot::Slot;
 use ledger::{Ledger, Update};
-pub(crate) use program::SERVICE_NAME_LABEL;
-use program::{ServiceKey, programs};
+use program::{Here, ServiceKey, programs};
+pub(crate) use program::{Protocol, SERVICE_NAME_LABEL};
 
 /// How long the loop waits after a refused batch before it writes the whole table again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -61,12 +61,17 @@ pub(crate) fn remove_table(slot: Slot) -> Result<(), NetlinkError> {
 struct Caches {
     services: Informer<Service>,
     slices: Index<EndpointSlice>,
+    here: Here,
 }
 
 impl Caches {
     fn wanted(&self, key: &ServiceKey) -> BTreeMap<String, program::Program> {
         let Some(service) = self.services.get(&key.namespace, &key.name) else { return BTreeMap::new() };
-        programs(&service, &self.slices.get(&index_key(&key.namespace, &key.name)))
+        programs(&service, &self.slices.get(&index_key(&key.namespace, &key.name)), &self.here)
+    }
+
+    fn everything(&self) -> BTreeSet<ServiceKey> {
+        self.services.list().iter().filter_map(|service| service_key(service)).collect()
     }
 }
 
@@ -131,6 +136,8 @@ enum Wake {
     Stop,
     /// These Services changed.
     Changed(BTreeSet<ServiceKey>),
+    /// The node is in this zone now.
+    Moved(Option<String>),
     /// It is time to see whether the table is still there.
     Check,
 }
@@ -139,6 +146,7 @@ enum Wake {
 struct Changes {
     services: Subscription<Service>,
     slices: Subscription<EndpointSlice>,
+    node: Subscription<Node>,
     check: Interval,
 }
 
@@ -160,6 +168,11 @@ impl Changes {
                     None => return Err(ServicesError::CacheEnded("EndpointSlices")),
                 },
                 () = std::future::ready(()), if !idle => break,
+                change = self.node.next() => match change {
+                    Some(Observed::Applied { new, .. }) => return Ok(Wake::Moved(zone(&new))),
+                    Some(Observed::Deleted(_)) => {}
+                    None => return Err(ServicesError::CacheEnded("the node")),
+                },
                 _ = self.check.tick() => return Ok(Wake::Check),
             }
         }
@@ -168,36 +181,47 @@ impl Changes {
 }
 
 /// Keeps the rules of the slot's table in step with the Services and EndpointSlices, until stopped. The rules stay when
-/// the loop ends, so that pods can talk on while the process is away.
-pub async fn run_services(informers: Informers, slot: Slot, stop: CancellationToken) -> Result<(), ServicesError> {
-    keep_services(informers, slot, CHECK_INTERVAL, stop).await
+/// the loop ends, so that pods can talk on while the process is away. `node` is the name of this node, for which endpoints
+/// may be meant.
+pub async fn run_services(
+    informers: Informers,
+    slot: Slot,
+    node: String,
+    stop: CancellationToken,
+) -> Result<(), ServicesError> {
+    keep_services(informers, slot, node, CHECK_INTERVAL, stop).await
 }
 
 /// [`run_services`] with the time between two looks at the table.
 pub(crate) async fn keep_services(
     informers: Informers,
     slot: Slot,
+    node: String,
     check_interval: Duration,
     stop: CancellationToken,
 ) -> Result<(), ServicesError> {
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
+    let nodes = informers.of_selected::<Node>(Selector::fields(format!("metadata.name={node}")));
     let mut changes = Changes {
         services: services.subscribe(),
         slices: slices.subscribe(),
+        node: nodes.subscribe(),
         check: tokio::time::interval(check_interval),
     };
-    let caches = Caches {
+    let mut caches = Caches {
         services: services.clone(),
         slices: slices.index(SLICES_BY_SERVICE, |slice: &EndpointSlice| slice_service(slice).into_iter().collect()),
+        here: Here { node: node.clone(), zone: None },
     };
     let mut table = Table { socket: nft::socket()?, slot, ledger: Ledger::default(), handle: None };
+    let all = async { services.synced().await && slices.synced().await && nodes.synced().await };
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        synced = async { services.synced().await && slices.synced().await } => if !synced { return Ok(()) },
+        synced = all => if !synced { return Ok(()) },
     }
-    let everything = || services.list().iter().filter_map(|service| service_key(service)).collect();
-    let mut result = table.rewrite(&caches, everything());
+    caches.here.zone = nodes.get("", &node).and_then(|node| zone(&node));
+    let mut result = table.rewrite(&caches, caches.everything());
     loop {
         if let Err(error) = result {
             tracing::warn!(error = &error as &dyn std::error::Error, "service rules refused, writing them all again");
@@ -205,12 +229,17 @@ pub(crate) async fn keep_services(
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(RETRY_DELAY) => {}
             }
-            result = table.rewrite(&caches, everything());
+            result = table.rewrite(&caches, caches.everything());
             continue;
         }
         result = match changes.next(&stop).await? {
             Wake::Stop => return Ok(()),
             Wake::Changed(keys) => table.apply(&caches, &keys),
+            Wake::Moved(zone) if zone == caches.here.zone => Ok(()),
+            Wake::Moved(zone) => {
+                caches.here.zone = zone;
+                table.apply(&caches, &caches.everything())
+            }
             Wake::Check => match table.is_intact() {
                 Ok(true) => Ok(()),
                 Ok(false) => {
@@ -218,7 +247,7 @@ pub(crate) async fn keep_services(
                         table = slot.table(),
                         "nftables table was removed or replaced by another program, restoring it"
                     );
-                    table.rewrite(&caches, everything())
+                    table.rewrite(&caches, caches.everything())
                 }
                 Err(error) => Err(error),
             },
@@ -232,6 +261,10 @@ fn changed<K>(change: &Observed<K>, key: impl Fn(&K) -> Option<ServiceKey>) -> V
         Observed::Applied { old, new } => old.iter().chain([new]).filter_map(|object| key(object)).collect(),
         Observed::Deleted(object) => key(object).into_iter().collect(),
     }
+}
+
+fn zone(node: &Node) -> Option<String> {
+    node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").filter(|zone| !zone.is_empty()).cloned()
 }
 
 fn service_key(service: &Service) -> Option<ServiceKey> {

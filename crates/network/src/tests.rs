@@ -167,6 +167,32 @@ fn a_client_with_affinity_keeps_its_endpoint() {
 }
 
 #[test]
+fn a_balancers_address_is_reached_from_inside_and_from_outside_where_it_admits() {
+    on_a_node(async |mut node| {
+        let state = tempfile::tempdir().unwrap();
+        let config = NetworkConfig { slot: Slot::new(6).unwrap(), state_dir: state.path().into() };
+        let other = Network::up(config).unwrap();
+        let outside = Node::pod_of(&other, "outside").await;
+        let (a, _b) = two_pods(&mut node).await;
+        let address = node.slot.bridge_ip();
+        let spec = |ranges: &[String]| json!({"type": "LoadBalancer", "clusterIP": VIP, "ports": [{"port": 81}], "loadBalancerSourceRanges": ranges});
+        node.api.balanced("web", spec(&[]), address);
+        for place in [&outside.place, &HOST, &a.place] {
+            place.ask_until((address, 81), Result::is_ok).await;
+        }
+        // only one of them is admitted: the packets of the others disappear
+        node.api.balanced("web", spec(&[format!("{}/32", a.address.ip)]), address);
+        outside.place.ask_until((address, 81), Result::is_err).await;
+        a.place.ask((address, 81)).await.unwrap();
+        let answer = HOST.ask((address, 81)).await;
+        assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        HOST.ask((VIP, 81)).await.unwrap();
+        node.api.service_object("web", json!({"clusterIP": VIP, "ports": [{"port": 81}]}));
+        a.place.ask_until((address, 81), refused).await;
+    });
+}
+
+#[test]
 fn the_kubernetes_service_leads_to_the_bridge_address() {
     on_a_node(async |mut node| {
         let pod = node.pod("a").await;

@@ -8,6 +8,8 @@ use super::{EVENTS, PolicyObject, READ, RoleRow, cluster_binding, cluster_role, 
 const CONTROLLER: &str = "keelson:controller:";
 /// The gateway, and its user.
 const GATEWAY: &str = "keelson:gateway";
+/// What gives Services addresses of the machine, and its user.
+const LOAD_BALANCER: &str = "keelson:load-balancer";
 /// The user that provisions volumes.
 const PROVISIONER: &str = "keelson:directory-provisioner";
 
@@ -23,11 +25,6 @@ const ROLES: &[RoleRow] = &[
     RoleRow {
         name: "keelson:controller:deployment-controller",
         rules: &[on("patch", "apps", "deployments deployments/status")],
-    },
-    RoleRow { name: "keelson:controller:endpoint-controller", rules: &[on("patch", "core", "endpoints")] },
-    RoleRow {
-        name: "keelson:controller:endpointslice-controller",
-        rules: &[on("patch", "discovery.k8s.io", "endpointslices")],
     },
     RoleRow { name: "keelson:controller:namespace-controller", rules: &[on("patch", "core", "namespaces/status")] },
     RoleRow {
@@ -78,6 +75,15 @@ const ROLES: &[RoleRow] = &[
             on("patch update", "networking.k8s.io", "ingresses/status"),
             on(READ, "gateway.networking.k8s.io", "gatewayclasses gateways httproutes referencegrants"),
             on("patch update", "gateway.networking.k8s.io", "gatewayclasses/status gateways/status httproutes/status"),
+            EVENTS,
+        ],
+    },
+    RoleRow {
+        name: LOAD_BALANCER,
+        rules: &[
+            on("get list patch watch", "core", "services"),
+            on("patch", "core", "services/status"),
+            on("create get update", "coordination.k8s.io", "leases"),
             EVENTS,
         ],
     },

@@ -21,7 +21,7 @@ pub(super) fn start(
     config: &Config,
     api: &Api,
     informers: &Informers,
-    server_id: Option<String>,
+    server_id: Option<&str>,
     supervisor: &mut Supervisor,
 ) {
     let watching = informers.clone();
@@ -29,14 +29,7 @@ pub(super) fn start(
         let informers = watching.clone();
         async move { informers.run(stop).await }
     });
-    let office = |component: &str| {
-        let election = server_id.as_ref().map(|id| {
-            let identity = format!("{}_{id}", config.node_name);
-            let lease = component.trim_start_matches("system:");
-            Election::new(api.client(component), lease, &identity).good_for(config.lease)
-        });
-        Office { server: api.server.clone(), election }
-    };
+    let office = |component: &str| Office::of(config, api, server_id, component);
     let mut controllers = controllers::ControllersConfig::new(String::new());
     controllers.keys = Some(controllers::Keys { authority: api.authority.clone(), tokens: api.signer.clone() });
     let manager = "system:kube-controller-manager";
@@ -100,20 +93,21 @@ where
 
 /// Work that one server at a time does where several share the store.
 #[derive(Clone)]
-struct Office {
+pub(super) struct Office {
     server: Arc<ApiServer>,
     election: Option<Election>,
 }
 
 /// How the work is written down: by the elected server for as long as it is that, or by the only one.
 #[derive(Clone)]
-struct Writer {
+pub(super) struct Writer {
     server: Arc<ApiServer>,
     tenure: Option<Arc<Tenure>>,
 }
 
 impl Writer {
-    fn client(&self, user: User) -> kube::Client {
+    /// A client of this process for a user, whose writes are refused once another server is elected.
+    pub(super) fn client(&self, user: User) -> kube::Client {
         match &self.tenure {
             Some(tenure) => self.server.client_during(tenure, user),
             None => self.server.client(user),
@@ -141,8 +135,18 @@ impl Writer {
 }
 
 impl Office {
+    /// The office of a component, for which servers are elected that have ids.
+    pub(super) fn of(config: &Config, api: &Api, server_id: Option<&str>, component: &str) -> Self {
+        let election = server_id.map(|id| {
+            let identity = format!("{}_{id}", config.node_name);
+            let lease = component.trim_start_matches("system:").replace(':', "-");
+            Election::new(api.client(component), &lease, &identity).good_for(config.lease)
+        });
+        Self { server: api.server.clone(), election }
+    }
+
     /// Does the work, as the elected one where there is an election.
-    async fn hold<F, Fut, E>(self, stop: CancellationToken, work: F) -> anyhow::Result<()>
+    pub(super) async fn hold<F, Fut, E>(self, stop: CancellationToken, work: F) -> anyhow::Result<()>
     where
         F: FnOnce(Writer, CancellationToken) -> Fut,
         Fut: Future<Output = Result<(), E>>,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use apiserver::{NodeConnectError, NodeConnector};
+use apiserver::{NodeConnectError, NodeConnector, User};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use network::{DnsConfig, Network, NetworkConfig, Slot, SlotClaim, SlotError};
@@ -18,7 +18,11 @@ use runtime::api::RuntimeConfig;
 use supply_chain::{Registry, RegistryOptions};
 use tokio::net::TcpListener;
 
-use super::{address, api::Api};
+use super::{
+    address,
+    api::Api,
+    elected::Office,
+};
 use crate::{
     config::Config,
     data_dir::Layout,
@@ -59,6 +63,7 @@ pub(super) async fn start(
     layout: &Layout,
     claim: SlotClaim,
     api: &Api,
+    server_id: Option<&str>,
     informers: &Informers,
     supervisor: &mut Supervisor,
 ) -> Result<Ports, Failure> {
@@ -68,7 +73,7 @@ pub(super) async fn start(
         .map_err(|e| Exit::Unsupported.because(e))?;
     hold(claim, supervisor);
     listen_for_pods(api, slot, supervisor).await?;
-    start_network(api, slot, informers, supervisor);
+    start_network(config, api, slot, informers, supervisor);
     let registry = start_registry(config, layout, supervisor).await?;
     let runtime = Runtime::open(RuntimeConfig {
         state_dir: layout.runtime(),
@@ -85,6 +90,7 @@ pub(super) async fn start(
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
     start_gateway(&gateway_addresses, &informers.for_client(api.client("keelson:gateway")), supervisor);
+    start_load_balancer(config, slot, api, server_id, informers, supervisor);
     Ok(Ports { registry, gateway_addresses })
 }
 
@@ -113,9 +119,11 @@ async fn listen_for_pods(api: &Api, slot: Slot, supervisor: &mut Supervisor) -> 
     Ok(())
 }
 
-fn start_network(api: &Api, slot: Slot, informers: &Informers, supervisor: &mut Supervisor) {
-    let shared = informers.clone();
-    supervisor.start("services", Fate::Restarted, move |stop| network::run_services(shared.clone(), slot, stop));
+fn start_network(config: &Config, api: &Api, slot: Slot, informers: &Informers, supervisor: &mut Supervisor) {
+    let (shared, node) = (informers.clone(), config.node_name.clone());
+    supervisor.start("services", Fate::Restarted, move |stop| {
+        network::run_services(shared.clone(), slot, node.clone(), stop)
+    });
     let shared = informers.clone();
     let dns = DnsConfig {
         address: SocketAddr::new(IpAddr::V4(slot.dns_ip()), 53),
@@ -218,6 +226,50 @@ fn start_gateway(addresses: &[IpAddr], informers: &Informers, supervisor: &mut S
             anyhow::Ok(())
         }
     });
+}
+
+/// Services of type LoadBalancer are reached where gateways are or, when those are on the bridge alone, there. Where other
+/// servers share the store, at the addresses of one of them.
+fn start_load_balancer(
+    config: &Config,
+    slot: Slot,
+    api: &Api,
+    server_id: Option<&str>,
+    informers: &Informers,
+    supervisor: &mut Supervisor,
+) {
+    let mut addresses: Vec<Ipv4Addr> = Vec::new();
+    for address in &config.gateway_addresses {
+        match address {
+            IpAddr::V4(any) if any.is_unspecified() => addresses.extend(balanced(address::of_this_machine())),
+            IpAddr::V4(address) => addresses.push(*address),
+            IpAddr::V6(_) => {}
+        }
+    }
+    if addresses.is_empty() {
+        addresses.push(slot.bridge_ip());
+    }
+    addresses.dedup();
+    let user = "keelson:load-balancer";
+    let (shared, office) = (informers.clone(), Office::of(config, api, server_id, user));
+    supervisor.start("load balancer", Fate::Restarted, move |stop| {
+        let (shared, addresses) = (shared.clone(), addresses.clone());
+        office.clone().hold(stop, move |writer, stop| {
+            let informers = shared.for_client(writer.client(User::new(user, &["system:authenticated"])));
+            async move {
+                network::run_load_balancer(informers, addresses, stop).await;
+                anyhow::Ok(())
+            }
+        })
+    });
+}
+
+/// The addresses of this machine by which others reach it.
+fn balanced(all: impl IntoIterator<Item = IpAddr>) -> impl Iterator<Item = Ipv4Addr> {
+    all.into_iter().filter_map(|address| match address {
+        IpAddr::V4(address) if !address.is_loopback() && !address.is_link_local() => Some(address),
+        _ => None,
+    })
 }
 
 /// The way from the API server to the one node of this process.

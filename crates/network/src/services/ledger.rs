@@ -3,23 +3,21 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use super::program::{Match, Program, Protocol, ServiceKey, Target};
+use super::program::{Action, Match, Program, Protocol, ServiceKey, Target};
 
 /// One change to the table. The order in which a list holds them is the order in which they must be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Create a chain.
     AddChain(String),
-    /// Replace the rule of a chain.
+    /// Replace the rules of a chain.
     Fill {
         /// The chain.
         chain: String,
         /// The transport protocol of its packets.
         protocol: Protocol,
-        /// A client keeps its endpoint.
-        affinity: bool,
-        /// Where packets go.
-        targets: Vec<Target>,
+        /// What becomes of packets.
+        action: Action,
     },
     /// Empty and delete a chain to which nothing leads any more.
     RemoveChain(String),
@@ -72,12 +70,13 @@ impl Ledger {
                 gone.push(Change::RemoveChain(chain.clone()));
             }
             if old.protocol == Protocol::Udp {
-                let stays = |target: &&Target| new.is_some_and(|new| new.targets.contains(target));
-                update.stale_udp.extend(old.targets.iter().filter(|target| !stays(target)));
+                let stays = |target: &&Target| new.is_some_and(|new| new.targets().contains(target));
+                update.stale_udp.extend(old.targets().iter().filter(|target| !stays(target)));
             }
         }
         update.changes.append(&mut gone);
-        for (chain, new) in &wanted {
+        // what is led to comes before what leads there
+        for (chain, new) in wanted.iter().rev() {
             self.lead(chain, current.get(chain), new, &mut update.changes);
         }
         self.count_hairpins(&current, &wanted, &mut update.changes);
@@ -97,13 +96,8 @@ impl Ledger {
         if old.is_none() {
             changes.push(Change::AddChain(chain.to_owned()));
         }
-        if old.is_none_or(|old| old.targets != new.targets || old.affinity != new.affinity) {
-            changes.push(Change::Fill {
-                chain: chain.to_owned(),
-                protocol: new.protocol,
-                affinity: new.affinity,
-                targets: new.targets.clone(),
-            });
+        if old.is_none_or(|old| old.action != new.action) {
+            changes.push(Change::Fill { chain: chain.to_owned(), protocol: new.protocol, action: new.action.clone() });
         }
         for found in &new.matches {
             match self.owners.get(found) {
@@ -124,7 +118,7 @@ impl Ledger {
     ) {
         let addresses = |programs: &BTreeMap<String, Program>| {
             let mut counts: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
-            let targets = programs.values().flat_map(|program| &program.targets);
+            let targets = programs.values().flat_map(Program::targets);
             targets.for_each(|(address, _)| *counts.entry(*address).or_default() += 1);
             counts
         };

@@ -8,13 +8,14 @@
 //! postrouting (nat)         masquerade hairpins, loopback sources towards pods, and what pods send out
 //! guard (before all)        drop loopback addresses coming from pods
 //! forward, local (filter)   refuse Service addresses that were not translated
-//! service/ns/name/tcp/port  dnat to a random (or client-chosen) endpoint
+//! service/ns/name/tcp/port  dnat to a random (or client-chosen) endpoint; local/… knows those of this node only
+//! admit/ns/name/tcp/port    goto one of them for the sources that a load balancer admits
 //! ```
 
 use std::net::Ipv4Addr;
 
 use super::ledger::Change;
-use super::program::{Match, Protocol};
+use super::program::{Action, Match, Protocol};
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::{Batch, Compare, DataType, Hook, Register, Verdict, table_handle};
 use crate::slot::{Cidr, Slot};
@@ -126,7 +127,14 @@ pub(crate) fn remove(socket: &Socket, slot: Slot) -> Result<(), NetlinkError> {
 pub(crate) fn write(batch: &mut Batch, change: &Change) {
     match change {
         Change::AddChain(chain) => batch.add_chain(chain, None),
-        Change::Fill { chain, protocol, affinity, targets } => {
+        Change::Fill { chain, action: Action::Admit { sources, chain: next }, .. } => {
+            batch.flush_chain(chain);
+            for source in sources {
+                batch.add_rule(chain, |rule| rule.source_in(*source).verdict(Verdict::Goto(next)));
+            }
+            batch.add_rule(chain, |rule| rule.verdict(Verdict::Drop));
+        }
+        Change::Fill { chain, protocol, action: Action::Spread { affinity, targets } } => {
             batch.flush_chain(chain);
             let map = batch.add_endpoint_map(targets);
             batch.add_rule(chain, |rule| {

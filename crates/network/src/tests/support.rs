@@ -96,7 +96,7 @@ impl Node {
         };
         let dns = run_dns(informers.clone(), dns, stop.clone());
         self.loops.spawn(async move { dns.await.unwrap() });
-        self.loops.spawn(keep_services(informers.clone(), slot, CHECK, stop.clone()).map_ok_or_panic());
+        self.loops.spawn(keep_services(informers.clone(), slot, "here".into(), CHECK, stop.clone()).map_ok_or_panic());
         self.loops.spawn(async move {
             let _ = informers.run(stop).await;
         });
@@ -301,6 +301,14 @@ impl FakeApi {
     /// Writes a Service with one port.
     pub(super) fn service_object(&self, name: &str, spec: Value) {
         let object = json!({"apiVersion": "v1", "kind": "Service", "spec": spec,
+            "metadata": {"name": name, "namespace": "default", "uid": name}});
+        self.put("/api/v1/services", name, object);
+    }
+
+    /// Writes a Service of type LoadBalancer that has an address.
+    pub(super) fn balanced(&self, name: &str, spec: Value, address: Ipv4Addr) {
+        let status = json!({"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}});
+        let object = json!({"apiVersion": "v1", "kind": "Service", "spec": spec, "status": status,
             "metadata": {"name": name, "namespace": "default", "uid": name}});
         self.put("/api/v1/services", name, object);
     }

@@ -9,12 +9,11 @@ fn key(name: &str) -> ServiceKey {
 }
 
 fn program(protocol: Protocol, targets: &[Ipv4Addr]) -> Program {
-    Program {
-        protocol,
-        matches: vec![Match::Cluster(VIP, protocol, 80)],
-        affinity: false,
-        targets: targets.iter().map(|address| (*address, 8080)).collect(),
-    }
+    Program { protocol, matches: vec![Match::Cluster(VIP, protocol, 80)], action: spread(targets) }
+}
+
+fn spread(targets: &[Ipv4Addr]) -> Action {
+    Action::Spread { affinity: false, targets: targets.iter().map(|address| (*address, 8080)).collect() }
 }
 
 fn wanted(chain: &str, program: Program) -> BTreeMap<String, Program> {
@@ -22,8 +21,7 @@ fn wanted(chain: &str, program: Program) -> BTreeMap<String, Program> {
 }
 
 fn fill(chain: &str, targets: &[Ipv4Addr]) -> Change {
-    let targets = targets.iter().map(|address| (*address, 8080)).collect();
-    Change::Fill { chain: chain.into(), protocol: Protocol::Tcp, affinity: false, targets }
+    Change::Fill { chain: chain.into(), protocol: Protocol::Tcp, action: spread(targets) }
 }
 
 #[test]
@@ -99,4 +97,22 @@ fn an_address_with_two_targets_stays_a_hairpin_until_both_are_gone() {
     assert!(!first.changes.contains(&Change::RemoveHairpin(A)));
     let last = ledger.update(&key("b"), BTreeMap::new());
     assert!(last.changes.contains(&Change::RemoveHairpin(A)));
+}
+
+#[test]
+fn a_chain_that_leads_to_another_one_comes_after_it_and_goes_before_it() {
+    let mut ledger = Ledger::default();
+    let admit = Program {
+        protocol: Protocol::Tcp,
+        matches: vec![Match::Cluster(B, Protocol::Tcp, 80)],
+        action: Action::Admit { sources: Vec::new(), chain: "service".into() },
+    };
+    let programs = [("admit".to_owned(), admit), ("service".to_owned(), program(Protocol::Tcp, &[A]))];
+    let chains = |update: Update, of: fn(Change) -> Option<String>| -> Vec<String> {
+        update.changes.into_iter().filter_map(of).collect()
+    };
+    let filled = |change: Change| if let Change::Fill { chain, .. } = change { Some(chain) } else { None };
+    assert_eq!(chains(ledger.update(&key("web"), programs.into()), filled), ["service", "admit"]);
+    let removed = |change: Change| if let Change::RemoveChain(chain) = change { Some(chain) } else { None };
+    assert_eq!(chains(ledger.update(&key("web"), BTreeMap::new()), removed), ["admit", "service"]);
 }
