@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use strategy::{
     field_error::{FieldErrors, Path},
-    needs_health_check_port, needs_node_ports, tree,
+    has_node_ports, needs_health_check_port, tree,
 };
 
 mod bitmap;
@@ -64,6 +64,38 @@ impl Taken {
     fn nothing(addresses: Ranges, ports: &RangeInclusive<u16>) -> Self {
         let port_count = u32::from(*ports.end()).saturating_sub(u32::from(*ports.start())) + 1;
         Taken { addresses, ports: Bitmap::new(port_count, (port_count / 32).clamp(16, 128)) }
+    }
+}
+
+/// Why a Service cannot have what it needs.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It asks for what it cannot have.
+    #[error("{0}")]
+    Fields(FieldErrors),
+    /// There is nothing left, or not what its load balancer is to ask for.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What was found wrong so far.
+#[derive(Debug, Default)]
+struct Problems {
+    fields: FieldErrors,
+    failed: Option<String>,
+}
+
+impl Problems {
+    fn fail(&mut self, message: String) {
+        self.failed.get_or_insert(message);
+    }
+
+    fn into_result(self) -> Result<(), Refusal> {
+        match self.failed {
+            _ if !self.fields.is_empty() => Err(Refusal::Fields(self.fields)),
+            Some(message) => Err(Refusal::Failed(message)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -154,18 +186,17 @@ impl ServiceAllocator {
         service: &mut Value,
         old: Option<&Value>,
         reserved: &dyn Fn(Ipv4Addr) -> bool,
-    ) -> Result<Claim, FieldErrors> {
+    ) -> Result<Claim, Refusal> {
         let held = old.map(|old| self.holding(old)).unwrap_or_default();
         let mut claim = Claim { allocator: Arc::clone(self), took: Holding::default(), frees: Holding::default() };
-        let mut errors = FieldErrors::default();
+        let mut problems = Problems::default();
         {
             let mut taken = self.taken.lock();
-            claim_address(service, &held, &mut claim.took, (&mut taken.addresses, reserved), &mut errors);
-            self.claim_ports(service, &held, &mut claim.took, &mut taken.ports, &mut errors);
+            claim_address(service, &held, &mut claim.took, (&mut taken.addresses, reserved), &mut problems);
+            self.claim_ports(service, &held, &mut claim.took, &mut taken.ports, &mut problems);
+            self.claim_health_check_port(service, &held, &mut claim.took, &mut taken.ports, &mut problems);
         }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        problems.into_result()?;
         let holds = self.holding(service);
         claim.frees = Holding {
             addresses: held.addresses.into_iter().filter(|address| !holds.addresses.contains(address)).collect(),
@@ -194,92 +225,81 @@ impl ServiceAllocator {
         held: &Holding,
         took: &mut Holding,
         bits: &mut Bitmap,
-        errors: &mut FieldErrors,
+        problems: &mut Problems,
     ) {
-        let Some(spec) = service.get_mut("spec") else { return };
+        let Some(spec) = service.get_mut("spec").filter(|spec| has_node_ports(spec)) else { return };
         let first = u32::from(*self.ports.start());
-        if needs_node_ports(spec) {
-            // Ports named in the object come first, so that no dynamic choice takes them away.
-            let mut seen: Vec<(i64, u32)> = Vec::new();
-            for (index, port) in tree::list(spec, "ports").iter().enumerate() {
-                let Some(wanted) = tree::int(port, "nodePort").filter(|port| *port != 0) else { continue };
-                let ports = SPEC.child("ports");
-                let item = ports.index(index);
-                let path = item.child("nodePort");
-                if let Some(offset) = self.claim_port(wanted, held, took, bits, &path, errors) {
-                    seen.push((tree::int(port, "port").unwrap_or_default(), offset));
-                }
-            }
-            for (index, port) in tree::list_mut(spec, "ports").iter_mut().enumerate() {
-                if tree::int(port, "nodePort").is_some_and(|port| port != 0) {
-                    continue;
-                }
-                // TCP and UDP of one port number share the node port.
-                let number = tree::int(port, "port").unwrap_or_default();
-                let shared = seen.iter().find(|(other, _)| *other == number).map(|(_, offset)| *offset);
-                let Some(offset) = shared.or_else(|| bits.claim_any().inspect(|offset| took.ports.push(*offset)))
-                else {
+        // Ports named in the object come first, so that no dynamic choice takes them away.
+        let mut seen: Vec<(i64, u32)> = Vec::new();
+        for (index, port) in tree::list(spec, "ports").iter().enumerate() {
+            let Some(wanted) = tree::int(port, "nodePort").filter(|port| *port != 0) else { continue };
+            match self.claim_port(wanted, held, took, bits) {
+                Ok(offset) => seen.push((tree::int(port, "port").unwrap_or_default(), offset)),
+                Err(message) => {
                     let ports = SPEC.child("ports");
-                    let item = ports.index(index);
-                    errors.internal(&item.child("nodePort"), "failed to allocate a nodePort: range is full");
-                    return;
-                };
-                seen.push((number, offset));
-                if let Some(port) = port.as_object_mut() {
-                    port.insert("nodePort".to_owned(), (first + offset).into());
+                    problems.fields.invalid(&ports.index(index).child("nodePort"), wanted, message);
                 }
             }
         }
-        if needs_health_check_port(spec) {
-            let path = SPEC.child("healthCheckNodePort");
-            match tree::int(spec, "healthCheckNodePort").filter(|port| *port != 0) {
-                Some(wanted) => {
-                    self.claim_port(wanted, held, took, bits, &path, errors);
-                }
-                None => match bits.claim_any() {
-                    Some(offset) => {
-                        took.ports.push(offset);
-                        if let Some(spec) = spec.as_object_mut() {
-                            spec.insert("healthCheckNodePort".to_owned(), (first + offset).into());
-                        }
-                    }
-                    None => errors.internal(&path, "failed to allocate a HealthCheck NodePort: range is full"),
-                },
+        if !allocates_node_ports(spec) {
+            return;
+        }
+        for port in tree::list_mut(spec, "ports") {
+            if tree::int(port, "nodePort").is_some_and(|port| port != 0) {
+                continue;
+            }
+            // TCP and UDP of one port number share the node port.
+            let number = tree::int(port, "port").unwrap_or_default();
+            let shared = seen.iter().find(|(other, _)| *other == number).map(|(_, offset)| *offset);
+            let Some(offset) = shared.or_else(|| bits.claim_any().inspect(|offset| took.ports.push(*offset))) else {
+                return problems.fail("failed to allocate a nodePort: range is full".to_owned());
+            };
+            seen.push((number, offset));
+            if let Some(port) = port.as_object_mut() {
+                port.insert("nodePort".to_owned(), (first + offset).into());
             }
         }
     }
 
-    /// Claims one port that the object names; its offset when the Service may have it.
-    fn claim_port(
+    /// Claims the port by which load balancers ask each node.
+    fn claim_health_check_port(
         &self,
-        wanted: i64,
+        service: &mut Value,
         held: &Holding,
         took: &mut Holding,
         bits: &mut Bitmap,
-        path: &Path<'_>,
-        errors: &mut FieldErrors,
-    ) -> Option<u32> {
+        problems: &mut Problems,
+    ) {
+        let Some(spec) = service.get_mut("spec").filter(|spec| needs_health_check_port(spec)) else { return };
+        if let Some(wanted) = tree::int(spec, "healthCheckNodePort").filter(|port| *port != 0) {
+            if let Err(message) = self.claim_port(wanted, held, took, bits) {
+                problems.fail(format!("failed to allocate requested HealthCheck NodePort {wanted}: {message}"));
+            }
+            return;
+        }
+        let Some(offset) = bits.claim_any() else {
+            return problems.fail("failed to allocate a HealthCheck NodePort 0: range is full".to_owned());
+        };
+        took.ports.push(offset);
+        if let Some(spec) = spec.as_object_mut() {
+            spec.insert("healthCheckNodePort".to_owned(), (u32::from(*self.ports.start()) + offset).into());
+        }
+    }
+
+    /// Claims one port that the object names; its offset when the Service may have it.
+    fn claim_port(&self, wanted: i64, held: &Holding, took: &mut Holding, bits: &mut Bitmap) -> Result<u32, String> {
         let Some(offset) = self.port_offset(wanted) else {
-            errors.invalid(
-                path,
-                wanted,
-                format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    self.ports.start(),
-                    self.ports.end()
-                ),
-            );
-            return None;
+            let range = format!("{}-{}", self.ports.start(), self.ports.end());
+            return Err(format!("provided port is not in the valid range. The range of valid ports is {range}"));
         };
         if held.ports.contains(&offset) || took.ports.contains(&offset) {
-            return Some(offset);
+            return Ok(offset);
         }
         if bits.claim(offset) {
             took.ports.push(offset);
-            return Some(offset);
+            return Ok(offset);
         }
-        errors.invalid(path, wanted, "provided port is already allocated");
-        None
+        Err("provided port is already allocated".to_owned())
     }
 
     fn holding(&self, service: &Value) -> Holding {
@@ -315,7 +335,7 @@ fn claim_address(
     held: &Holding,
     took: &mut Holding,
     (addresses, reserved): (&mut Ranges, &dyn Fn(Ipv4Addr) -> bool),
-    errors: &mut FieldErrors,
+    problems: &mut Problems,
 ) {
     let spec = service.get("spec").unwrap_or(&Value::Null);
     let wanted = tree::text(spec, "clusterIP");
@@ -324,8 +344,7 @@ fn claim_address(
     }
     let address = if wanted.is_empty() {
         let Some(address) = addresses.claim_any(reserved) else {
-            errors.internal(&SPEC.child("clusterIPs"), "failed to allocate a serviceIP: range is full");
-            return;
+            return problems.fail("failed to allocate a serviceIP: range is full".to_owned());
         };
         address
     } else {
@@ -339,7 +358,7 @@ fn claim_address(
             Ok(address) => address,
             Err(reason) => {
                 let message = format!("failed to allocate IP {wanted}: {reason}");
-                errors.invalid(&SPEC.child("clusterIPs"), json!([wanted]), message);
+                problems.fields.invalid(&SPEC.child("clusterIPs"), json!([wanted]), message);
                 return;
             }
         }
@@ -350,6 +369,12 @@ fn claim_address(
         spec.insert("clusterIPs".to_owned(), json!([address]));
         spec.insert("clusterIP".to_owned(), address.into());
     }
+}
+
+/// Whether ports are opened that the Service does not name.
+fn allocates_node_ports(spec: &Value) -> bool {
+    let is_asked = spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false);
+    has_node_ports(spec) && (is_asked || tree::text(spec, "type") == "NodePort")
 }
 
 #[cfg(test)]

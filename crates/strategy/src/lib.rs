@@ -51,7 +51,7 @@ use field_error::FieldErrors;
 pub use metadata::check_embedded as check_embedded_metadata;
 pub use names::{NameRule, dns_1035, generate as generate_name, path_segment};
 pub use quantity::parse as parse_quantity;
-pub use service::{complete_addresses, needs_health_check_port, needs_node_ports};
+pub use service::{complete_addresses, has_node_ports, needs_health_check_port};
 pub use user::User;
 pub use workloads::selects;
 

@@ -112,6 +112,14 @@ impl Strategy for Service {
             return;
         }
         families::validate_change(new, old, errors);
+        let health_check_port = |spec| int(spec, "healthCheckNodePort").unwrap_or(0);
+        if needs_health_check_port(new)
+            && needs_health_check_port(old)
+            && health_check_port(new) != health_check_port(old)
+        {
+            let path = SPEC.child("healthCheckNodePort");
+            errors.invalid(&path, health_check_port(new), "field is immutable");
+        }
         if !text(old, "loadBalancerClass").is_empty()
             && text(new, "type") == "LoadBalancer"
             && !same(new, old, "loadBalancerClass")
@@ -152,13 +160,9 @@ impl Strategy for Service {
     }
 }
 
-/// Whether the Service's ports are open on every node.
-pub fn needs_node_ports(spec: &Value) -> bool {
-    match text(spec, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false),
-        _ => false,
-    }
+/// Whether the Service's ports may be open on every node.
+pub fn has_node_ports(spec: &Value) -> bool {
+    matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
 }
 
 /// Whether load balancers ask each node about the Service.
@@ -174,7 +178,7 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
             tree::keep(spec, old, key);
         }
     }
-    if needs_node_ports(spec) && needs_node_ports(old) {
+    if has_node_ports(spec) && has_node_ports(old) {
         let named: HashSet<i64> = list(spec, "ports").iter().filter_map(|port| int(port, "nodePort")).collect();
         for port in tree::list_mut(spec, "ports") {
             if int(port, "nodePort").unwrap_or(0) != 0 {
@@ -182,9 +186,9 @@ fn keep_allocated(spec: &mut Value, old: &Value) {
             }
             let held = list(old, "ports")
                 .iter()
-                .find(|old| same(old, port, "port") && same(old, port, "protocol"))
+                .find(|old| text(old, "name") == text(port, "name"))
                 .and_then(|old| int(old, "nodePort"))
-                .filter(|held| !named.contains(held));
+                .filter(|held| *held != 0 && !named.contains(held));
             if let (Some(held), Some(port)) = (held, port.as_object_mut()) {
                 port.insert("nodePort".to_owned(), held.into());
             }
@@ -203,7 +207,7 @@ fn drop_of_old_type(spec: &mut Value, old: &Value) {
             tree::remove(spec, key);
         }
     }
-    if needs_node_ports(old) && !needs_node_ports(spec) {
+    if has_node_ports(old) && !has_node_ports(spec) {
         let before: HashSet<i64> = list(old, "ports").iter().filter_map(|port| int(port, "nodePort")).collect();
         for port in tree::list_mut(spec, "ports") {
             if int(port, "nodePort").is_some_and(|port| before.contains(&port)) {
@@ -214,10 +218,7 @@ fn drop_of_old_type(spec: &mut Value, old: &Value) {
     if needs_health_check_port(old) && !needs_health_check_port(spec) && same(spec, old, "healthCheckNodePort") {
         tree::remove(spec, "healthCheckNodePort");
     }
-    let was_external = matches!(text(old, "type"), "NodePort" | "LoadBalancer");
-    let is_external = matches!(text(spec, "type"), "NodePort" | "LoadBalancer");
-    if was_external && !is_external && list(spec, "externalIPs").is_empty() && same(spec, old, "externalTrafficPolicy")
-    {
+    if is_external(old) && !is_external(spec) && same(spec, old, "externalTrafficPolicy") {
         tree::remove(spec, "externalTrafficPolicy");
     }
     if text(old, "type") == "LoadBalancer" && text(spec, "type") != "LoadBalancer" {
@@ -227,6 +228,11 @@ fn drop_of_old_type(spec: &mut Value, old: &Value) {
             }
         }
     }
+}
+
+/// Whether clients outside of the cluster can reach the Service.
+fn is_external(spec: &Value) -> bool {
+    has_node_ports(spec) || text(spec, "type") == "ClusterIP" && !list(spec, "externalIPs").is_empty()
 }
 
 fn validate_type(spec: &Value, errors: &mut FieldErrors) {

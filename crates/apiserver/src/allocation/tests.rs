@@ -84,3 +84,43 @@ fn headless_and_external_services_take_nothing() {
         assert_eq!(service, before);
     }
 }
+
+#[test]
+fn a_balancer_that_wants_no_node_ports_still_has_those_it_names_to_itself() {
+    let allocator = allocator();
+    let balanced = |ports: Value, allocate: bool| json!({"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": allocate, "ports": ports}});
+    let mut service = balanced(json!([{"port": 80}, {"port": 81, "nodePort": 30081}]), false);
+    allocator.allocate(&mut service, None, &|_| false).unwrap().confirm();
+    assert!(service["spec"]["ports"][0].get("nodePort").is_none());
+    let refusal = allocator.allocate(&mut node_port(1, 30081), None, &|_| false).unwrap_err();
+    assert!(refusal.to_string().ends_with("provided port is already allocated"));
+    let mut named = service.clone();
+    named["spec"]["ports"] = json!([{"port": 80}, {"port": 81}]);
+    allocator.allocate(&mut named, Some(&service), &|_| false).unwrap().confirm();
+    allocator.allocate(&mut node_port(1, 30081), None, &|_| false).unwrap().confirm();
+}
+
+#[test]
+fn what_is_used_up_is_nobodys_wrong_field() {
+    let block = Block { network: Ipv4Addr::new(10, 0, 0, 0), prefix: 29 };
+    let allocator = ServiceAllocator::new(block, 30000..=30001);
+    let refused = |mut service: Value| match allocator.allocate(&mut service, None, &|_| false) {
+        Err(Refusal::Failed(message)) => message,
+        other => panic!("{other:?}"),
+    };
+    let local = |port: i64| {
+        json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port,
+            "ports": [{"port": 80}]}})
+    };
+    allocator.allocate(&mut node_port(80, 30000), None, &|_| false).unwrap().confirm();
+    assert_eq!(
+        refused(local(30000)),
+        "failed to allocate requested HealthCheck NodePort 30000: provided port is already allocated"
+    );
+    assert_eq!(refused(local(0)), "failed to allocate a HealthCheck NodePort 0: range is full");
+    allocator.allocate(&mut node_port(80, 30001), None, &|_| false).unwrap().confirm();
+    assert_eq!(refused(node_port(80, 0)), "failed to allocate a nodePort: range is full");
+    let mut plain = || allocator.allocate(&mut json!({"spec": {}}), None, &|_| false).map(Claim::confirm);
+    let last = std::iter::repeat_with(&mut plain).take(10).find_map(Result::err).unwrap();
+    assert_eq!(last.to_string(), "failed to allocate a serviceIP: range is full");
+}

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     addresses,
-    allocation::Claim,
+    allocation::{Claim, Refusal},
     body::Body,
     conversion,
     dispatch::Call,
@@ -158,8 +158,11 @@ async fn insert(
 pub(super) fn claim(call: &Call, service: &mut Value, old: Option<&Value>) -> Result<Claim, ApiError> {
     let snapshot = call.server.snapshot();
     let is_held = |address| addresses::is_held(&snapshot, address);
-    call.server
-        .services
-        .allocate(service, old, &is_held)
-        .map_err(|errors| ApiError::invalid("", &call.served.resource.kind, meta::name(service), causes_of(&errors)))
+    let claim = call.server.services.allocate(service, old, &is_held);
+    claim.map_err(|refusal| match refusal {
+        Refusal::Fields(errors) => {
+            ApiError::invalid("", &call.served.resource.kind, meta::name(service), causes_of(&errors))
+        }
+        Refusal::Failed(message) => ApiError::internal(message),
+    })
 }

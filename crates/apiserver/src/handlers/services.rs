@@ -31,7 +31,7 @@ where
         match change().await {
             Err(_) if turn.was_raced() => fresh::latest(call).await?,
             // what is refused as taken may have been freed by another server's deletion
-            Err(error) if error.code == 422 && !doubted => doubted = true,
+            Err(error) if matches!(error.code, 422 | 500) && !doubted => doubted = true,
             answer => return answer,
         }
     }

@@ -95,3 +95,62 @@ fn an_update_keeps_what_was_allocated_and_drops_what_the_type_no_longer_needs() 
     let (errors, new) = update(json!({"type": "ExternalName", "externalName": "a.b", "ports": []}));
     assert_eq!((errors.as_str(), new["spec"].get("clusterIP")), ("[]", None));
 }
+
+#[test]
+fn an_update_of_ports_keeps_node_ports_by_name() {
+    let services = resource("", "services");
+    let of = |spec: &str, ports: Value| service(json!({"type": spec, "ports": ports}));
+    let held = json!([{"name": "p", "port": 80, "nodePort": 93}, {"name": "q", "port": 81, "nodePort": 94}]);
+    for (before, after, ports, wanted) in [
+        ("NodePort", "NodePort", json!([{"name": "p", "port": 8080}, {"name": "q", "port": 81}]), json!([93, 94])),
+        ("NodePort", "NodePort", json!([{"name": "q", "port": 80}, {"name": "r", "port": 81}]), json!([94, null])),
+        (
+            "NodePort",
+            "NodePort",
+            json!([{"name": "p", "port": 80}, {"name": "q", "port": 1, "nodePort": 93}]),
+            json!([null, 93]),
+        ),
+        ("LoadBalancer", "NodePort", json!([{"name": "p", "port": 80}]), json!([93])),
+        ("NodePort", "LoadBalancer", json!([{"name": "p", "port": 80}]), json!([93])),
+        ("ClusterIP", "NodePort", json!([{"name": "p", "port": 80}]), json!([null])),
+        ("NodePort", "ClusterIP", json!([{"name": "p", "port": 80, "nodePort": 93}]), json!([null])),
+        ("NodePort", "ClusterIP", json!([{"name": "p", "port": 80, "nodePort": 7}]), json!([7])),
+    ] {
+        let old = prepared(&services, of(before, held.clone()));
+        let mut new = of(after, ports);
+        with(&services, |strategy, cx| {
+            strategy.default(&mut new);
+            strategy.prepare_update(cx, &mut new, &old);
+        });
+        let ports = new["spec"]["ports"].as_array().unwrap();
+        let found: Vec<_> = ports.iter().map(|port| port.get("nodePort").cloned().unwrap_or_default()).collect();
+        assert_eq!(json!(found), wanted, "{before} -> {after}: {new}");
+    }
+}
+
+#[test]
+fn what_only_outside_clients_need_goes_with_them() {
+    let services = resource("", "services");
+    let updated = |old: Value, new: Value| {
+        let old = prepared(&services, service(old));
+        let mut new = service(new);
+        with(&services, |strategy, cx| {
+            strategy.default(&mut new);
+            strategy.prepare_update(cx, &mut new, &old);
+            (strategy.validate_update(cx, &new, &old).to_string(), new)
+        })
+    };
+    let ports = json!([{"port": 80}]);
+    let with_external = json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local", "ports": ports});
+    let (errors, new) = updated(with_external, json!({"externalTrafficPolicy": "Local", "ports": ports}));
+    assert_eq!((errors.as_str(), new["spec"].get("externalTrafficPolicy")), ("[]", None));
+    let balanced = |port: i64| json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port, "ports": ports});
+    let (errors, new) = updated(balanced(30001), balanced(0));
+    assert_eq!((errors.as_str(), &new["spec"]["healthCheckNodePort"]), ("[]", &json!(30001)));
+    let (errors, _) = updated(balanced(30001), balanced(30002));
+    assert_eq!(errors, "spec.healthCheckNodePort: Invalid value: 30002: field is immutable");
+    let mut cluster = balanced(30001);
+    cluster["externalTrafficPolicy"] = "Cluster".into();
+    let (errors, new) = updated(balanced(30001), cluster);
+    assert_eq!((errors.as_str(), new["spec"].get("healthCheckNodePort")), ("[]", None));
+}
