@@ -1,16 +1,15 @@
 //! IPAddress objects, which say who holds which cluster IP, and the ServiceCIDRs that cluster IPs come from.
 //!
 //! An IPAddress is written and deleted in the transaction of its Service, so that the two agree at any time. Only what
-//! others do to it (somebody deletes it, or an older version of this server wrote the Service) is repaired later.
+//! others do to it is repaired: at start what was done meanwhile, and later by a controller, which tells of it too.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use serde_json::{Value, json};
 use store::{CommitError, Key, Mutation, Precondition, Snapshot, Write};
 use strategy::tree;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     allocation::{Block, Claim, address_of},
@@ -31,8 +30,6 @@ const DEFAULT_RANGE: &str = "kubernetes";
 const RANGE_FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const MANAGER: &str = "ipallocator.k8s.io";
-/// How often what others did to the addresses is repaired; as upstream.
-const REPAIR_PERIOD: Duration = Duration::from_secs(180);
 
 /// The object that says that a Service holds an address.
 fn object(address: Ipv4Addr, namespace: &str, name: &str, now: jiff::Timestamp) -> Value {
@@ -178,18 +175,5 @@ impl ApiServer {
             }
         }
         Ok(())
-    }
-
-    /// Repairs addresses from time to time until `stop`.
-    pub(crate) async fn maintain_addresses(&self, stop: &CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(REPAIR_PERIOD) => {}
-            }
-            if let Err(error) = self.repair_addresses(jiff::Timestamp::now()).await {
-                tracing::warn!(%error, "the addresses of Services could not be repaired");
-            }
-        }
     }
 }

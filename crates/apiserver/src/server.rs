@@ -364,15 +364,10 @@ impl ApiServer {
         kube::Client::new(service, "default")
     }
 
-    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness and the IPAddresses as
-    /// they should be, and deletes Events when their time has come.
+    /// What the server does by itself, until `stop`: it keeps the objects of priority and fairness as they should be, and
+    /// deletes Events when their time has come.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        tokio::join!(
-            self.maintain_flow(&stop),
-            self.expire_events(&stop),
-            self.deliver_audit(&stop),
-            self.maintain_addresses(&stop),
-        );
+        tokio::join!(self.maintain_flow(&stop), self.expire_events(&stop), self.deliver_audit(&stop));
     }
 
     /// Answers on `listener` until `stop`, then drains: watches end at once, other requests may finish.

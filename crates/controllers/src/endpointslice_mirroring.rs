@@ -99,17 +99,15 @@ impl Controller {
         }
         let existing = self.mirrored.get(&key.to_string());
         let endpoints = self.endpoints.get(&key.namespace, &key.name).filter(|endpoints| is_mirrored(endpoints));
-        let service = self.services.get(&key.namespace, &key.name);
-        let (Some(endpoints), Some(service)) = (endpoints, service) else {
+        // those of a service with a selector have slices of another controller
+        let service = self.services.get(&key.namespace, &key.name).filter(|service| !has_selector(service));
+        let (Some(endpoints), Some(_)) = (endpoints, service) else {
             for slice in existing {
                 self.write(key, Write::Delete(slice)).await?;
             }
             self.pending.forget(key);
             return Ok(None);
         };
-        if has_selector(&service) {
-            return Ok(None);
-        }
         let plan = slices::decide(&endpoints, &existing);
         if plan.invalid > 0 {
             let message = format!("Skipped {} invalid IP addresses when mirroring to EndpointSlices", plan.invalid);

@@ -42,6 +42,7 @@ mod replicaset;
 mod resource_quota;
 mod root_ca;
 mod selector;
+mod service_addresses;
 mod service_cidr;
 mod serviceaccount;
 mod statefulset;
@@ -117,6 +118,9 @@ fn registry() -> Vec<(&'static str, &'static str, Start)> {
         }),
         ("resource-quota", "resourcequota-controller", |context, stop| resource_quota::run(context, stop).boxed()),
         ("root-ca", "root-ca-cert-publisher", |context, stop| root_ca::run(context, stop).boxed()),
+        ("service-addresses", "service-cidrs-controller", |context, stop| {
+            service_addresses::run(context, stop).boxed()
+        }),
         ("service-cidr", "service-cidrs-controller", |context, stop| service_cidr::run(context, stop).boxed()),
         ("serviceaccount", "service-account-controller", |context, stop| serviceaccount::run(context, stop).boxed()),
         ("statefulset", "statefulset-controller", |context, stop| statefulset::run(context, stop).boxed()),

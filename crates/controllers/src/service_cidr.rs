@@ -4,6 +4,7 @@
 //! too, and a grace period is over in which servers hear of the deletion and stop giving its addresses out.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -177,6 +178,11 @@ fn is_needed<'a>(
     let contains = |prefixes: &[Prefix], address: IpAddr| prefixes.iter().any(|prefix| prefix.contains(address));
     let mut known = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
     known.any(|address| contains(&own, address) && !contains(&kept, address))
+}
+
+/// Whether an address is in one of the ranges.
+pub(crate) fn is_in_any(ranges: &[Arc<ServiceCIDR>], address: IpAddr) -> bool {
+    ranges.iter().flat_map(|range| prefixes(range)).any(|prefix| prefix.contains(address))
 }
 
 #[derive(Clone, Copy)]

@@ -49,6 +49,10 @@ const ROLES: &[RoleRow] = &[
         name: "keelson:controller:statefulset-controller",
         rules: &[on("patch", "apps", "statefulsets/status"), on("patch", "core", "persistentvolumeclaims")],
     },
+    RoleRow {
+        name: "keelson:controller:service-cidrs-controller",
+        rules: &[on("create delete", "networking.k8s.io", "ipaddresses"), on("get list watch", "core", "services")],
+    },
     RoleRow { name: "keelson:controller:daemon-set-controller", rules: &[on("patch", "apps", "daemonsets/status")] },
     RoleRow { name: "keelson:controller:root-ca-cert-publisher", rules: &[on("patch", "core", "configmaps")] },
     RoleRow {

@@ -64,8 +64,26 @@ pub(super) fn decide(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>]) -> 
         }
         left.extend(mine);
     }
-    plan.writes.extend(left.into_iter().map(|slice| Write::Delete(Arc::clone(slice))));
+    for slice in left {
+        let reused = reuse(endpoints, slice, &mut plan.writes);
+        plan.writes.push(reused.unwrap_or_else(|| Write::Delete(Arc::clone(slice))));
+    }
     plan
+}
+
+/// A slice that is needed no more takes the place of one that would be created.
+fn reuse(endpoints: &Endpoints, slice: &EndpointSlice, writes: &mut Vec<Write>) -> Option<Write> {
+    let owner = owners::controller_of(&slice.metadata)?;
+    let is_alike = |write: &Write| match write {
+        Write::Create(new) => new.address_type == slice.address_type,
+        Write::Update(_) | Write::Delete(_) => false,
+    };
+    let at = writes.iter().position(is_alike).filter(|_| Some(&owner.uid) == endpoints.metadata.uid.as_ref())?;
+    let Write::Create(mut new) = writes.remove(at) else { return None };
+    let metadata = slice.metadata.clone();
+    let made = new.metadata;
+    new.metadata = kube::core::ObjectMeta { labels: made.labels, annotations: made.annotations, ..metadata };
+    Some(Write::Update(new))
 }
 
 fn groups(endpoints: &Endpoints, plan: &mut Plan) -> Vec<Group> {

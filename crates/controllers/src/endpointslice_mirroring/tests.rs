@@ -83,6 +83,18 @@ fn a_change_is_made_in_place_and_what_is_gone_is_deleted() {
 }
 
 #[test]
+fn a_slice_with_other_ports_takes_the_place_of_one_that_is_needed_no_more() {
+    let before = endpoints(json!([subset(&["10.0.0.1"], &[], 1), subset(&["fd00::1"], &[], 1)]));
+    let slices = applied(decide(&before, &[]), &[]);
+    let after = endpoints(json!([subset(&["10.0.0.1"], &[], 2)]));
+    let plan = decide(&after, &slices);
+    assert!(matches!(&plan.writes[..], [Write::Update(_), Write::Delete(_)]), "{:?}", plan.writes);
+    let after = applied(plan, &slices);
+    assert_eq!((after.len(), after[0].name_any()), (1, slices[0].name_any()));
+    assert_eq!(after[0].ports.as_ref().unwrap()[0].port, Some(2));
+}
+
+#[test]
 fn what_cannot_be_mirrored_is_counted() {
     let many: Vec<String> = (0..ADDRESSES_MAX + 5).map(|at| format!("10.1.{}.{}", at / 250, at % 250)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

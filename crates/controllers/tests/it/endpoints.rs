@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Event, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::IPAddress;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -110,5 +111,37 @@ async fn slices_and_endpoints_follow_the_pods_of_a_service() {
     cluster.api::<Service>().delete("empty", &DeleteParams::default()).await.unwrap();
     cluster.until::<EndpointSlice>("its slice goes", |slices| of(slices, "empty", OWN).next().is_none()).await;
     cluster.until::<Endpoints>("its endpoints go", |all| all.iter().all(|one| one.name_any() != "empty")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_of_services_are_put_right_and_it_is_told() {
+    let cluster = Cluster::start(0).await;
+    let service: Service =
+        cluster.create(json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}})).await;
+    let held = service.spec.unwrap().cluster_ip.unwrap();
+    let addresses: Api<IPAddress> = Api::all(cluster.client.clone());
+    let first = addresses.get(&held).await.unwrap();
+    addresses.delete(&held, &DeleteParams::default()).await.unwrap();
+    let is_back = |all: &[Arc<IPAddress>]| all.iter().any(|one| one.name_any() == held && one.uid() != first.uid());
+    let all = cluster.until::<IPAddress>("the address is back", is_back).await;
+    let back = all.iter().find(|one| one.name_any() == held).unwrap();
+    assert_eq!(back.labels(), first.labels());
+    assert_eq!(back.spec, first.spec);
+
+    let leaked = json!({"metadata": {"name": "10.96.200.9", "labels": first.labels()},
+        "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "gone"}}});
+    addresses.create(&PostParams::default(), &serde_json::from_value(leaked).unwrap()).await.unwrap();
+    cluster.until::<IPAddress>("what leaked goes", |all| all.iter().all(|one| one.name_any() != "10.96.200.9")).await;
+    let told = |reason: &'static str, message: String| {
+        move |events: &[Arc<Event>]| {
+            let is_it = |event: &Arc<Event>| event.reason.as_deref() == Some(reason);
+            events.iter().filter(|event| is_it(event)).any(|event| event.message.as_ref() == Some(&message))
+        }
+    };
+    let message = format!("Cluster IP [IPv4]: {held} is not allocated; repairing");
+    cluster.until::<Event>("it is told", told("ClusterIPNotAllocated", message)).await;
+    let message = "IPAddress: 10.96.200.9 for Service default/gone appears to have leaked: cleaning up".to_owned();
+    cluster.until::<Event>("it is told", told("IPAddressNotAllocated", message)).await;
     cluster.stop().await;
 }
