@@ -42,7 +42,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         key: "gateway.addresses",
         environment: "KEELSON_GATEWAY_ADDRESSES",
         default: "127.0.0.1",
-        about: "IP addresses on which Gateways and Ingresses listen, besides the pod bridge's; comma-separated",
+        about: "IP addresses of Gateways, Ingresses and (but for loopback) Services of type LoadBalancer; comma-separated",
     },
     Setting {
         key: "registry.listen",

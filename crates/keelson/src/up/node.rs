@@ -18,11 +18,7 @@ use runtime::api::RuntimeConfig;
 use supply_chain::{Registry, RegistryOptions};
 use tokio::net::TcpListener;
 
-use super::{
-    address,
-    api::Api,
-    elected::Office,
-};
+use super::{address, api::Api, elected::Office};
 use crate::{
     config::Config,
     data_dir::Layout,
@@ -228,8 +224,8 @@ fn start_gateway(addresses: &[IpAddr], informers: &Informers, supervisor: &mut S
     });
 }
 
-/// Services of type LoadBalancer are reached where gateways are or, when those are on the bridge alone, there. Where other
-/// servers share the store, at the addresses of one of them.
+/// Services of type LoadBalancer are reached where gateways are or, when those are on loopback and the bridge alone, on the
+/// bridge. Where other servers share the store, at the addresses of one of them.
 fn start_load_balancer(
     config: &Config,
     slot: Slot,
@@ -242,8 +238,9 @@ fn start_load_balancer(
     for address in &config.gateway_addresses {
         match address {
             IpAddr::V4(any) if any.is_unspecified() => addresses.extend(balanced(address::of_this_machine())),
-            IpAddr::V4(address) => addresses.push(*address),
-            IpAddr::V6(_) => {}
+            // what is meant for this machine alone is no address for pods
+            IpAddr::V4(address) if !address.is_loopback() => addresses.push(*address),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
     }
     if addresses.is_empty() {
