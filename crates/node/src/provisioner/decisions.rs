@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::PROVISIONER;
-use pod_lifecycle::quantity::whole;
+use kinds::quantity::units;
 
 /// Annotation that tells who made a volume.
 pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
@@ -181,7 +181,7 @@ pub(super) fn is_here(volume: &PersistentVolume, path: &Path, node: &str) -> boo
 /// The size that a bound claim asks for and its volume does not have yet, and whether the volume has it.
 pub(super) fn growth(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<(Quantity, bool)> {
     let storage = |sizes: Option<&BTreeMap<String, Quantity>>| sizes.and_then(|sizes| sizes.get("storage").cloned());
-    let bytes = |size: Option<Quantity>| size.and_then(|size| whole(&size.0)).unwrap_or(0);
+    let bytes = |size: Option<Quantity>| size.and_then(|size| units(&size.0)).unwrap_or(0);
     let asked = storage(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref())?;
     let status = claim.status.as_ref().filter(|status| status.phase.as_deref() == Some("Bound"))?;
     let wanted = bytes(Some(asked.clone()));

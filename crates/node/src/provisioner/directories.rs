@@ -57,7 +57,8 @@ impl Directories {
         let path = self.path(volume);
         let going = self.root.join(REMOVED).join(volume);
         if fs::symlink_metadata(&path).is_ok() {
-            if host::has_mounts_below(&path)? {
+            // The kernel lists mounts by their real place, and the data directory may be reached through a link.
+            if host::has_mounts_below(&fs::canonicalize(&self.root)?.join(volume))? {
                 // What is mounted there is not the volume's.
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted below the directory"));
             }
