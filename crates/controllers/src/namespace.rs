@@ -1,6 +1,7 @@
 //! Namespace: empties a namespace that is being deleted, and then lets it go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -10,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Client, ResourceExt};
+use parking_lot::Mutex;
 use reconcile::{Change, Informer, Metadata, Queue, feed, run_controller};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -119,22 +121,31 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
             Change::Applied { .. } | Change::Deleted(_) => None,
         }),
         feed(&pods, &queue, |change| match change {
-            Change::Deleted(pod) => {
-                pod.namespace().filter(|name| namespaces.get("", name).is_some_and(|n| leaving(&n)))
-            }
+            // the others are waited for: the last pod is what everything else waits for
+            Change::Deleted(pod) => pod.namespace().filter(|name| {
+                namespaces.get("", name).is_some_and(|n| leaving(&n)) && pods.namespace(name).is_empty()
+            }),
             Change::Applied { .. } => None,
         }),
     );
-    let reconcile = |name: String| reconcile(context.clone(), namespaces.clone(), name);
+    let begun = Begun::default();
+    let reconcile = |name: String| reconcile(context.clone(), namespaces.clone(), begun.clone(), name);
     run_with_feeds(run_controller("namespace", queue.clone(), WORKERS, stop, reconcile), feeds).await;
 }
+
+/// Namespaces whose objects this process has told to go; at most those that are being deleted.
+type Begun = Arc<Mutex<HashSet<String>>>;
 
 async fn reconcile(
     context: Context,
     namespaces: Informer<Namespace>,
+    begun: Begun,
     name: String,
 ) -> Result<Option<Duration>, ReconcileError> {
-    let Some(namespace) = namespaces.get("", &name) else { return Ok(None) };
+    let Some(namespace) = namespaces.get("", &name) else {
+        begun.lock().remove(&name);
+        return Ok(None);
+    };
     let Some(leaving_since) = namespace.metadata.deletion_timestamp.as_ref().map(|time| time.0) else {
         return Ok(None);
     };
@@ -143,26 +154,45 @@ async fn reconcile(
         return Ok(None);
     }
     let taken = Duration::try_from(Timestamp::now().duration_since(leaving_since)).unwrap_or_default();
-    let remains = empty_all(&context.client, &name, taken).await?;
+    let pass = Pass { first: !begun.lock().contains(&name), taken };
+    let remains = empty_all(&context.client, &name, pass).await?;
     if remains.is_empty() {
         finalize(&context, &namespace, finalizers).await?;
         return Ok(None);
+    }
+    if remains.failures.is_empty() {
+        begun.lock().insert(name.clone());
     }
     write_conditions(&context, &namespace, &remains).await?;
     Ok(Some((taken / 4).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)))
 }
 
-/// Deletes what is in a namespace, whose deletion began so long ago, and says what is left.
-async fn empty_all(client: &Client, namespace: &str, taken: Duration) -> Result<Remains, ReconcileError> {
+/// One look at a namespace.
+#[derive(Clone, Copy)]
+struct Pass {
+    /// Nothing has been told to go yet, as far as this process knows.
+    first: bool,
+    /// How long ago the namespace was deleted.
+    taken: Duration,
+}
+
+/// Whether objects are to be told to go: all in the first pass, which may shorten the time of those that go already, and
+/// later those that have not been told.
+fn are_to_be_told(objects: &[Metadata], first: bool) -> bool {
+    first || objects.iter().any(|object| object.metadata.deletion_timestamp.is_none())
+}
+
+/// Deletes what is in a namespace, and says what is left.
+async fn empty_all(client: &Client, namespace: &str, pass: Pass) -> Result<Remains, ReconcileError> {
     let discovered = discovery::discover(client).await;
     let discovered = discovered.map_err(failed("discover kinds for namespace", namespace))?;
     let (pods, others): (Vec<Kind>, Vec<Kind>) =
         discovered.kinds.into_iter().filter(Kind::namespaced).partition(is_pods);
-    let mut remains = empty_kinds(client, &pods, namespace, taken).await;
+    let mut remains = empty_kinds(client, &pods, namespace, pass).await;
     remains.undiscovered = discovered.stale;
     // Pods go first: what they use (policies, secrets, accounts) must outlive them.
     if remains.objects.is_empty() {
-        remains.merge(empty_kinds(client, &others, namespace, taken).await);
+        remains.merge(empty_kinds(client, &others, namespace, pass).await);
     }
     Ok(remains)
 }
@@ -171,9 +201,9 @@ fn is_pods(kind: &Kind) -> bool {
     kind.resource.group.is_empty() && kind.resource.plural == "pods"
 }
 
-async fn empty_kinds(client: &Client, kinds: &[Kind], namespace: &str, taken: Duration) -> Remains {
+async fn empty_kinds(client: &Client, kinds: &[Kind], namespace: &str, pass: Pass) -> Remains {
     let mut remains = Remains::default();
-    let requests: Vec<_> = kinds.iter().map(|kind| empty(client, kind, namespace, taken)).collect();
+    let requests: Vec<_> = kinds.iter().map(|kind| empty(client, kind, namespace, pass)).collect();
     let mut results = futures::stream::iter(requests).buffer_unordered(KINDS_AT_ONCE);
     while let Some(of_kind) = results.next().await {
         remains.merge(of_kind);
@@ -182,8 +212,8 @@ async fn empty_kinds(client: &Client, kinds: &[Kind], namespace: &str, taken: Du
 }
 
 /// Deletes all objects of a kind and says what is left.
-async fn empty(client: &Client, kind: &Kind, namespace: &str, taken: Duration) -> Remains {
-    match try_empty(client, kind, namespace, taken).await {
+async fn empty(client: &Client, kind: &Kind, namespace: &str, pass: Pass) -> Remains {
+    match try_empty(client, kind, namespace, pass).await {
         Ok(remains) => remains,
         // A kind may vanish between discovery and now.
         Err(error) if is_not_found(&error) => Remains::default(),
@@ -191,23 +221,27 @@ async fn empty(client: &Client, kind: &Kind, namespace: &str, taken: Duration) -
     }
 }
 
-async fn try_empty(client: &Client, kind: &Kind, namespace: &str, taken: Duration) -> Result<Remains, kube::Error> {
+async fn try_empty(client: &Client, kind: &Kind, namespace: &str, pass: Pass) -> Result<Remains, kube::Error> {
     let before = discovery::list_metadata(client, kind, namespace).await?;
     if before.is_empty() {
         return Ok(Remains::default());
     }
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource);
-    let params = DeleteParams::background();
-    if kind.can_delete_collection() {
-        api.delete_collection(&params, &ListParams::default()).await?;
-    } else {
-        for object in &before {
-            gone_is_done(api.delete(&object.name_any(), &params).await)?;
+    let after = if are_to_be_told(&before, pass.first) {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.resource);
+        let params = DeleteParams::background();
+        if kind.can_delete_collection() {
+            api.delete_collection(&params, &ListParams::default()).await?;
+        } else {
+            for object in &before {
+                gone_is_done(api.delete(&object.name_any(), &params).await)?;
+            }
         }
-    }
-    let after = discovery::list_metadata(client, kind, namespace).await?;
+        discovery::list_metadata(client, kind, namespace).await?
+    } else {
+        before
+    };
     let grace = if is_pods(kind) { after.iter().filter_map(grace).max().unwrap_or_default() } else { Duration::ZERO };
-    Ok(left(kind, namespace, &after, taken < grace))
+    Ok(left(kind, namespace, &after, pass.taken < grace))
 }
 
 /// How long an object may take to end.
@@ -335,6 +369,17 @@ mod tests {
         let expected = "Failed to delete all resource types, 2 remaining: a is broken, z is forbidden";
         assert_eq!((content.1, content.2, content.3.as_str()), (true, "ContentDeletionFailed", expected));
         assert!(!parsing.1 && !remaining.1 && !finalizers.1);
+    }
+
+    #[test]
+    fn what_goes_already_is_told_once() {
+        let object = |at: Option<&str>| -> Metadata {
+            serde_json::from_value(json!({"metadata": {"name": "p", "deletionTimestamp": at}})).unwrap()
+        };
+        let (going, staying) = (object(Some("2026-01-01T00:00:00Z")), object(None));
+        assert!(are_to_be_told(std::slice::from_ref(&going), true));
+        assert!(!are_to_be_told(std::slice::from_ref(&going), false));
+        assert!(are_to_be_told(&[going, staying], false));
     }
 
     #[test]
