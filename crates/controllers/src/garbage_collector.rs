@@ -27,8 +27,8 @@ mod graph;
 #[cfg(test)]
 mod tests;
 
-/// Objects worked on at once, upstream's default.
-const WORKERS: usize = 20;
+/// Objects worked on at once. Upstream has 20; in process what is deleted together is also committed together.
+const WORKERS: usize = 64;
 /// CRDs come in bunches; this long after one the kinds are read again.
 const DISCOVERY_DELAY: Duration = Duration::from_millis(200);
 /// How soon a failed discovery is tried again.
