@@ -144,12 +144,26 @@ async fn watch<'a>(
         Kind::Services => {
             let services = context.informers.of::<Service>();
             return Some(
-                returned(services, queue, service_gives_back, move |ns| of_namespace(ns, kind.clone())).boxed(),
+                returned(
+                    services,
+                    queue,
+                    |old, new| old.is_some_and(|old| service_gives_back(old, new)),
+                    move |ns| of_namespace(ns, kind.clone()),
+                )
+                .boxed(),
             );
         }
         Kind::Claims => {
             let claims = context.informers.of::<PersistentVolumeClaim>();
-            return Some(returned(claims, queue, claim_gives_back, move |ns| of_namespace(ns, kind.clone())).boxed());
+            return Some(
+                returned(
+                    claims,
+                    queue,
+                    |old, new| old.is_some_and(|old| claim_gives_back(old, new)),
+                    move |ns| of_namespace(ns, kind.clone()),
+                )
+                .boxed(),
+            );
         }
         Kind::Other(_) => {
             let (group, plural) = kind.resource();
@@ -164,19 +178,18 @@ async fn watch<'a>(
     Some(returned(objects, queue, |_, _| false, move |ns| of_namespace(ns, kind.clone())).boxed())
 }
 
-/// Follows an informer; objects that were there before give nothing back.
+/// Follows an informer; what `gives_back` is told of an object it has not seen before is its state after a burst.
 async fn returned<O: reconcile::Object>(
     informer: Informer<O>,
     queue: &Queue<Key>,
-    gives_back: impl Fn(&O, &O) -> bool,
+    gives_back: impl Fn(Option<&O>, &O) -> bool,
     keys: impl Fn(Option<String>) -> Vec<Key>,
 ) {
     let mut changes: Subscription<O> = informer.subscribe();
     while let Some(change) = changes.next().await {
         let returned = match &change {
             Change::Deleted(_) => true,
-            Change::Applied { old: Some(old), new } => gives_back(old, new),
-            Change::Applied { old: None, .. } => false,
+            Change::Applied { old, new } => gives_back(old.as_deref(), new),
         };
         if returned {
             for key in keys(change.object().namespace()) {
@@ -186,11 +199,13 @@ async fn returned<O: reconcile::Object>(
     }
 }
 
-fn pod_gives_back(old: &Pod, new: &Pod) -> bool {
+fn pod_gives_back(old: Option<&Pod>, new: &Pod) -> bool {
     let ended = |pod: &Pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         matches!(phase, Some("Succeeded" | "Failed"))
     };
+    // A pod that came and ended within one burst was charged for, and is seen for the first time now.
+    let Some(old) = old else { return ended(new) };
     let asks = |pod: &Pod| {
         let spec = pod.spec.clone().unwrap_or_default();
         let containers = spec.containers.into_iter().map(|container| container.resources);
@@ -361,9 +376,10 @@ mod tests {
                 json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}, "status": {"phase": phase}}),
             )
         };
-        assert!(!pod_gives_back(&pod("Pending", "1"), &pod("Running", "1")));
-        assert!(pod_gives_back(&pod("Running", "1"), &pod("Succeeded", "1")));
-        assert!(pod_gives_back(&pod("Running", "2"), &pod("Running", "1")));
+        assert!(pod_gives_back(None, &pod("Failed", "1")) && !pod_gives_back(None, &pod("Running", "1")));
+        assert!(!pod_gives_back(Some(&pod("Pending", "1")), &pod("Running", "1")));
+        assert!(pod_gives_back(Some(&pod("Running", "1")), &pod("Succeeded", "1")));
+        assert!(pod_gives_back(Some(&pod("Running", "2")), &pod("Running", "1")));
         let service = |kind: &str| -> Service { of(json!({"spec": {"type": kind}})) };
         assert!(service_gives_back(&service("NodePort"), &service("ClusterIP")));
         assert!(!service_gives_back(&service("NodePort"), &service("NodePort")));
