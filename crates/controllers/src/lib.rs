@@ -15,6 +15,7 @@ mod batch;
 mod bootstrap_tokens;
 mod certificates;
 mod clusterrole_aggregation;
+mod conditions;
 mod context;
 mod cronjob;
 mod daemonset;

@@ -49,7 +49,8 @@ async fn requests_are_counted_under_the_verbs_that_monitoring_asks_for() {
     };
     let known = lines(&fixture).await;
     let wanted = [
-        count(201, "", "resource", "POST"),
+        // one of them is made by the server for itself, at its start
+        count(201, "", "resource", "POST").replace("} 1", "} 2"),
         count(201, "All", "resource", "POST"),
         count(200, "", "resource", "PUT"),
         count(200, "", "resource", "PATCH"),

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::plan::{Bounds, Member, Sets};
+use crate::conditions;
 
 const AVAILABLE: &str = "Available";
 const PROGRESSING: &str = "Progressing";
@@ -232,7 +233,7 @@ fn set(status: &mut DeploymentStatus, type_: &str, value: &str, reason: &str, me
 
 /// Merge patch to `status`; what is absent must be named to be removed.
 pub(super) fn patch(deployment: &Deployment, status: &DeploymentStatus) -> Value {
-    json!({"metadata": {"uid": deployment.metadata.uid}, "status": {
+    let mut patch = json!({"metadata": {"uid": deployment.metadata.uid}, "status": {
         "observedGeneration": status.observed_generation,
         "replicas": status.replicas,
         "updatedReplicas": status.updated_replicas,
@@ -241,6 +242,8 @@ pub(super) fn patch(deployment: &Deployment, status: &DeploymentStatus) -> Value
         "unavailableReplicas": status.unavailable_replicas,
         "terminatingReplicas": status.terminating_replicas,
         "collisionCount": status.collision_count,
-        "conditions": status.conditions,
-    }})
+    }});
+    let before = deployment.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions::write(&mut patch, &deployment.metadata, before, status.conditions.as_ref());
+    patch
 }

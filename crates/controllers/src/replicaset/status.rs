@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::set::Set;
+use crate::conditions;
 use crate::pods::{self, Availability};
 use crate::selector::contains_all;
 
@@ -58,12 +59,12 @@ pub(super) fn compute<S: Set>(
         // Said also when it is zero: a Deployment wants to know that it was counted.
         terminating_replicas: S::COUNTS_TERMINATING.then_some(terminating),
         observed_generation: set.meta().generation,
-        conditions: conditions(set, failure, now),
+        conditions: told(set, failure, now),
     };
     (status, next)
 }
 
-fn conditions<S: Set>(set: &S, failure: Option<(Failure, String)>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
+fn told<S: Set>(set: &S, failure: Option<(Failure, String)>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {
     let current = set.status().and_then(|status| status.conditions).unwrap_or_default();
     let (before, mut conditions): (Vec<_>, Vec<_>) = current.into_iter().partition(|c| c.type_ == REPLICA_FAILURE);
     if let Some((kind, message)) = failure {
@@ -92,8 +93,9 @@ pub(super) fn patch<S: Set>(set: &S, status: &ReplicaSetStatus) -> Value {
         "readyReplicas": status.ready_replicas,
         "availableReplicas": status.available_replicas,
         "observedGeneration": status.observed_generation,
-        "conditions": status.conditions,
     }});
+    let before = set.status().and_then(|status| status.conditions);
+    conditions::write(&mut patch, set.meta(), before.as_ref(), status.conditions.as_ref());
     if S::COUNTS_TERMINATING {
         patch["status"]["terminatingReplicas"] = json!(status.terminating_replicas);
     }

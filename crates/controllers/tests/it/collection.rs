@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Event, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
 };
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
@@ -187,7 +187,8 @@ async fn an_owner_of_another_namespace_owns_nothing_and_its_own_children_stay() 
                 .is_some_and(|message| message.ends_with("does not exist in namespace \"other\""))
     };
     cluster.until::<Event>("it is told why", |all| all.iter().any(|event| told(event))).await;
-    let left: Vec<String> = cluster.keys::<ConfigMap>().into_iter().map(|key| key.name).collect();
+    let left = cluster.api::<ConfigMap>().list(&ListParams::default()).await.unwrap();
+    let left: Vec<String> = left.items.iter().map(ResourceExt::name_any).collect();
     for name in ["owner", "first", "second", "of-unknown-kind"] {
         assert!(left.iter().any(|known| known == name), "{name} stays: {left:?}");
     }
