@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::history::{self, DESIRED_REPLICAS, MAX_REPLICAS};
-use super::plan::{Bounds, Sets, size};
+use super::plan::{Bounds, Member, Sets, size};
 use crate::percentage::{Round, resolve};
 
 /// Resolves what the deployment asks for. Surge is rounded up and unavailability down; if both come to nothing one pod may
@@ -62,20 +62,26 @@ pub(super) fn roll(sets: &mut Sets, bounds: Bounds) {
     }
 }
 
+/// The available pods that a set keeps. Its status may be of before it was last shrunk, and what then counted was already
+/// spent: it must not be spent again.
+fn certain(member: &Member) -> i32 {
+    member.available().min(member.replicas)
+}
+
 /// Shrinks old sets as far as enough pods stay available: first by pods that are not available anyway.
 fn shrink_old(sets: &mut Sets, bounds: Bounds) {
     let min_available = bounds.replicas - bounds.max_unavailable;
-    let new_unavailable = sets.new.as_ref().map_or(0, |new| new.replicas - new.available());
+    let new_unavailable = sets.new.as_ref().map_or(0, |new| new.replicas - certain(new));
     let mut spare = sets.total() - min_available - new_unavailable;
     if spare <= 0 {
         return;
     }
     for member in &mut sets.old {
-        let unhealthy = (member.replicas - member.available()).clamp(0, spare);
+        let unhealthy = (member.replicas - certain(member)).clamp(0, spare);
         member.replicas -= unhealthy;
         spare -= unhealthy;
     }
-    let available: i32 = sets.all().map(|member| member.available()).sum();
+    let available: i32 = sets.all().map(certain).sum();
     let mut surplus = available - min_available;
     for member in &mut sets.old {
         if surplus <= 0 {

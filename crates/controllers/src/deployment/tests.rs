@@ -174,6 +174,23 @@ fn rolling_updates_stay_within_surge_and_unavailability() {
 }
 
 #[test]
+fn a_set_whose_status_lags_behind_its_size_is_not_shrunk_for_the_same_pods_twice() {
+    let mut world = World::new(deployment(10, rolling(json!(2), json!(1))));
+    world.settle(0, 12);
+    world.image("web:2");
+    for _ in 0..5 {
+        // the new set's pods run and it says so; the old set does not tell yet what it lost
+        let before = world.sets[0].status.clone();
+        let running = world.sizes();
+        world.step();
+        let available: i32 = running.iter().zip(world.sizes()).map(|(running, size)| size.min(*running)).sum();
+        assert!(available >= 9, "{available} are left: {:?}", world.sizes());
+        world.pods_run();
+        world.sets[0].status = before;
+    }
+}
+
+#[test]
 fn an_update_that_never_becomes_ready_stops_and_times_out() {
     let mut world = World::new(deployment(4, rolling(json!(1), json!(1))));
     world.settle(0, 5);

@@ -59,8 +59,11 @@ async fn an_eviction_is_refused_until_the_budget_allows_it() {
             pods.len() == 3 && pods.iter().all(|pod| pod.name_any() != name)
         })
         .await;
-    let found = allows(&cluster, "strict", 2).await;
-    assert_eq!(found.disrupted_pods, None, "the eviction is over");
+    let over = |budget: &PodDisruptionBudget| {
+        let found = status(budget);
+        (found.disruptions_allowed, found.disrupted_pods) == (Some(2), None)
+    };
+    cluster.until_one::<PodDisruptionBudget>("strict", "the eviction is over", over).await;
     cluster.stop().await;
 }
 
@@ -84,8 +87,11 @@ async fn many_evictions_at_once_get_no_more_than_is_allowed() {
     let granted = futures::future::join_all(evictions).await.into_iter().filter(|granted| *granted).count();
     assert_eq!(granted, 4);
     cluster.until::<Pod>("five are left", |pods| pods.len() == 5).await;
-    let found = allows(&cluster, "some", 0).await;
-    assert_eq!((found.current_healthy, found.disrupted_pods), (Some(5), None));
+    let settled = |budget: &PodDisruptionBudget| {
+        let found = status(budget);
+        (found.disruptions_allowed, found.current_healthy, found.disrupted_pods) == (Some(0), Some(5), None)
+    };
+    cluster.until_one::<PodDisruptionBudget>("some", "knows the five, and of no eviction under way", settled).await;
     cluster.stop().await;
 }
 
