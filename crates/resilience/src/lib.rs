@@ -1,0 +1,59 @@
+//! Resilience as tower layers: what keeps a service usable while the things around it fail.
+//!
+//! Each mechanism is a module that stands alone: a state machine which is handed the time and the random numbers it decides
+//! by and so can be replayed in a test, and a tower layer around it that has a clock. Each module says which failure it
+//! contains, and which one it can cause. Nothing here knows Kubernetes, or where its configuration comes from.
+//!
+//! | when | mechanism |
+//! | --- | --- |
+//! | an answer is of no more use after a while | [`deadline`] |
+//! | a request fails now and then | [`retry`], with a [budget](retry::Budget) |
+//! | a dependency is down, or so slow that it might as well be | [`breaker`] |
+//! | one slow dependency takes the resources of all | [`bulkhead`], with a fixed or an adaptive [`limit`] |
+//! | a queue does not get short any more | [`codel`], in a bulkhead |
+//! | somebody asks too often | [`rate`] |
+//! | there is more to do than can be done | [`shed`] |
+//!
+//! # The order of layers
+//!
+//! Outermost first, for a client; a server has the upper half:
+//!
+//! 1. [`shed`], [`rate`]: what is refused costs nothing yet.
+//! 2. [`deadline`]: for everything that follows, all tries together.
+//! 3. [`retry`]: each try goes through what follows.
+//! 4. [`bulkhead`]: a retry that pauses holds no place.
+//! 5. [`breaker`]: sees what the service answers, and nothing of what the layers above refuse.
+//! 6. [`deadline`] again, where one try should have less time than all: inside the breaker, which then learns of it.
+//!
+//! # Errors
+//!
+//! Every layer keeps the error type of the service it wraps, and asks only that a [`Rejection`] can become one. A service
+//! whose errors cannot is wrapped with `map_err(Failure::Service)` once, at the bottom. [`Rejection::status`] says what
+//! to answer in HTTP.
+//!
+//! # Costs
+//!
+//! No layer allocates for a request that goes well, except to keep a copy for a retry and to write a deadline's header.
+//! What is shared is an atomic number or a lock held for some nanoseconds: `cargo bench -p resilience` prints how many.
+
+pub mod breaker;
+pub mod bulkhead;
+pub mod classify;
+pub mod codel;
+mod config;
+pub mod deadline;
+pub mod limit;
+mod moment;
+pub mod observe;
+mod random;
+pub mod rate;
+pub mod rejection;
+pub mod retry;
+pub mod shed;
+mod window;
+
+pub use classify::{ByError, ByOverload, ByStatus, Classify, Outcome};
+pub use config::ConfigError;
+pub use moment::{Moment, now};
+pub use random::Random;
+pub use rejection::{Failure, Fault, Rejection};
