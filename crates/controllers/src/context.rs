@@ -13,6 +13,8 @@ use kube::core::NamespaceResourceScope;
 use reconcile::Informers;
 use tokio_util::sync::CancellationToken;
 
+use crate::brief::Brief;
+
 /// The keys of the cluster, which never leave the process.
 #[derive(Clone)]
 pub struct Keys {
@@ -234,6 +236,11 @@ impl Context {
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Writes of a kind in one namespace, of whose answers little is read.
+    pub(crate) fn brief<K: kube::Resource<DynamicType = ()>>(&self, namespace: &str) -> Brief {
+        Brief::of::<K>(&self.client, &(), namespace)
     }
 
     /// The API of a cluster-scoped kind, or of all namespaces.

@@ -17,7 +17,7 @@ use crate::history::{self, Past, REVISION_HASH, Revisions, Wanted};
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pod_control::PodControl;
-use crate::{batch, pods, selector};
+use crate::{batch, gather, pods, selector};
 use back_off::BackOff;
 use plan::{Observed, Plan};
 use standing::Standings;
@@ -31,7 +31,7 @@ mod status;
 mod tests;
 
 /// Sets reconciled at once, upstream's default is 2; in process a few more cost nothing.
-const WORKERS: usize = 4;
+const WORKERS: usize = 16;
 /// Pods created and pods deleted in one reconcile, upstream's value: a registry may be behind each of them.
 const BURST: usize = 250;
 
@@ -74,12 +74,14 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         pods: pods.clone(),
         context,
     });
+    let by_selector = daemons.index("selector", owners::by_selector);
     let queue: Queue<Key> = Queue::new();
+    let affected = |change: &Change<Pod>| owners::affected(&by_selector, change, selects);
     let feeds = futures::future::join4(
         feed(&daemons, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&pods, &queue, |change| owners::affected(&daemons, change, selects)),
+        gather::feed(&pods, &queue, affected, |key| owners::count(&daemons, &controller.pods_by_owner, key)),
         feed(&nodes, &queue, |change| controller.node_changed(change)),
-        feed(&revisions, &queue, |change| owners::affected(&daemons, change, selects)),
+        feed(&revisions, &queue, |change| owners::affected(&by_selector, change, selects)),
     );
     let reconcile = |key: Key| {
         let controller = Arc::clone(&controller);
@@ -135,7 +137,7 @@ impl Controller {
         if self.lags(key) {
             return Ok(Some(LAG_RETRY));
         }
-        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, &daemon.metadata);
+        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, daemon.as_ref());
         let candidates = own.into_iter().chain(orphans);
         let pods = owners::claim_all(&self.context, daemon.as_ref(), candidates, |pod| selects(&daemon, pod)).await?;
         let (hash, past, collisions) = self.construct_history(key, &daemon, &spec.template, &pods).await?;

@@ -1,6 +1,5 @@
 //! Deployment: moves pods from one template to the next through ReplicaSets.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ use crate::context::{
 };
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
+use crate::unwritten::Unwritten;
 use crate::{pods, selector};
 use plan::{Action, Plan};
 
@@ -30,8 +30,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-/// Deployments reconciled at once, upstream's default is 5; in process a few more cost nothing.
-const WORKERS: usize = 8;
+/// Deployments reconciled at once. Upstream's default is 5; in process what is written together is also committed together,
+/// and a reconcile is mostly waiting for that.
+const WORKERS: usize = 64;
 
 struct Controller {
     context: Context,
@@ -41,6 +42,9 @@ struct Controller {
     sets_by_owner: Index<ReplicaSet>,
     pods_by_owner: Index<Pod>,
     pending: PendingWrites,
+    /// Writes of the status.
+    written: PendingWrites,
+    unwritten: Unwritten,
 }
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
@@ -56,14 +60,17 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         sets_by_owner: sets.index("controller", by_controller),
         pods_by_owner: pods.index("controller", by_controller),
         pending: PendingWrites::default(),
+        written: PendingWrites::default(),
+        unwritten: Unwritten::default(),
         deployments: deployments.clone(),
         sets: sets.clone(),
         context,
     });
+    let by_selector = deployments.index("selector", owners::by_selector);
     let queue: Queue<Key> = Queue::new();
     let feeds = futures::future::join3(
         feed(&deployments, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&sets, &queue, |change| owners::affected(&deployments, change, selects)),
+        feed(&sets, &queue, |change| owners::affected(&by_selector, change, selects)),
         feed(&pods, &queue, |change| recreated_deployment(&sets, change)),
     );
     let reconcile = |key: Key| {
@@ -96,6 +103,8 @@ impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(deployment) = self.deployments.get(&key.namespace, &key.name) else {
             self.pending.forget(key);
+            self.written.forget(key);
+            self.unwritten.forget(key);
             return Ok(None);
         };
         if self.pending.lags(key, self.sets.revision(), |_, _| true) {
@@ -107,13 +116,11 @@ impl Controller {
             self.recorder.about(deployment.as_ref(), EventType::Warning, "SelectingAll", message);
             return Ok(None);
         }
-        let (own, orphans) = owners::own_and_orphans(&self.sets_by_owner, &deployment.metadata);
+        let (own, orphans) = owners::own_and_orphans(&self.sets_by_owner, deployment.as_ref());
         let candidates = own.into_iter().chain(orphans);
         let sets =
             owners::claim_all(&self.context, deployment.as_ref(), candidates, |set| selects(&deployment, set)).await?;
-        let pods: BTreeMap<String, Vec<Arc<Pod>>> =
-            sets.iter().filter_map(|set| set.uid()).map(|uid| (uid.clone(), self.pods_by_owner.get(&uid))).collect();
-        let plan = plan::decide(&deployment, &sets, &pods, Timestamp::now());
+        let plan = plan::decide(&deployment, &sets, &|uid| self.pods_by_owner.get(uid), Timestamp::now());
         self.execute(key, &deployment, plan).await
     }
 
@@ -126,12 +133,12 @@ impl Controller {
         for action in std::mem::take(&mut plan.actions) {
             if let Err(stopped) = self.act(key, deployment, action, &mut plan.status).await {
                 // The status says what happened, also when the rollout cannot go on.
-                self.write_status(key, deployment, &plan.status).await?;
-                return stopped.map_or(Ok(None), Err);
+                let unwritten = self.write_status(key, deployment, &plan.status).await?;
+                return stopped.map_or(Ok(unwritten), Err);
             }
         }
-        self.write_status(key, deployment, &plan.status).await?;
-        Ok(plan.next)
+        let unwritten = self.write_status(key, deployment, &plan.status).await?;
+        Ok([plan.next, unwritten].into_iter().flatten().min())
     }
 
     /// Carries one action out. `Err(None)` ends this reconcile without a retry.
@@ -142,14 +149,14 @@ impl Controller {
         action: Action,
         status: &mut DeploymentStatus,
     ) -> Result<(), Option<ReconcileError>> {
-        let sets = self.context.api::<ReplicaSet>(&key.namespace);
+        let sets = self.context.brief::<ReplicaSet>(&key.namespace);
         match action {
             Action::Create(set) => self.create_set(key, deployment, &set, status).await,
             Action::Update { name, patch, event } => {
-                let result = sets.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                let result = sets.patch(&name, patch).await;
                 let updated =
                     result.map_err(|e| Some(failed("update replicaset", Key::new(&key.namespace, &name))(e)))?;
-                self.pending.wrote(key, &updated.metadata);
+                self.pending.wrote(key, &updated);
                 if let Some(message) = event {
                     self.recorder.about(deployment, EventType::Normal, "ScalingReplicaSet", message);
                 }
@@ -172,8 +179,7 @@ impl Controller {
             }
             Action::Annotate(annotations) => {
                 let patch = json!({"metadata": {"uid": deployment.metadata.uid, "annotations": annotations}});
-                let api = self.context.api::<Deployment>(&key.namespace);
-                let result = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                let result = self.context.brief::<Deployment>(&key.namespace).patch(&key.name, patch).await;
                 gone_is_done(result).map_err(|e| Some(failed("annotate deployment", key)(e)))
             }
         }
@@ -186,11 +192,10 @@ impl Controller {
         set: &ReplicaSet,
         status: &mut DeploymentStatus,
     ) -> Result<(), Option<ReconcileError>> {
-        let sets = self.context.api::<ReplicaSet>(&key.namespace);
         let name = set.name_any();
-        let error = match sets.create(&PostParams::default(), set).await {
+        let error = match self.context.brief::<ReplicaSet>(&key.namespace).create(set).await {
             Ok(created) => {
-                self.pending.wrote(key, &created.metadata);
+                self.pending.wrote(key, &created);
                 let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
                 if replicas > 0 {
                     let message = format!("Scaled up replica set {name} from 0 to {replicas}");
@@ -205,7 +210,8 @@ impl Controller {
             return Err(None);
         }
         if is_already_exists(&error) {
-            let existing = sets.get_opt(&name).await.map_err(|e| Some(failed("read replicaset", &name)(e)))?;
+            let existing = self.context.api::<ReplicaSet>(&key.namespace).get_opt(&name).await;
+            let existing = existing.map_err(|e| Some(failed("read replicaset", &name)(e)))?;
             let ours = existing.as_ref().is_some_and(|existing| {
                 let owner = owners::controller_of(&existing.metadata).map(|owner| owner.uid.as_str());
                 owner == deployment.metadata.uid.as_deref() && plan::same_template(existing, deployment)
@@ -222,18 +228,29 @@ impl Controller {
         Err(Some(failed("create replicaset", Key::new(&key.namespace, &name))(error)))
     }
 
+    /// Writes the status, or says how long that may wait.
     async fn write_status(
         &self,
         key: &Key,
         deployment: &Deployment,
         status: &DeploymentStatus,
-    ) -> Result<(), ReconcileError> {
-        if deployment.status.as_ref() == Some(status) {
-            return Ok(());
+    ) -> Result<Option<Duration>, ReconcileError> {
+        if self.written.lags(key, self.deployments.revision(), |_, _| true) {
+            return Ok(Some(LAG_RETRY));
         }
-        let api = self.context.api::<Deployment>(&key.namespace);
+        if deployment.status.as_ref() == Some(status) {
+            self.unwritten.forget(key);
+            return Ok(None);
+        }
+        if let Some(left) = self.unwritten.wait(key, status::is_urgent(deployment, status)) {
+            return Ok(Some(left));
+        }
         let patch = status::patch(deployment, status);
-        let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        gone_is_done(result).map_err(failed("write status of deployment", key))
+        let result = self.context.brief::<Deployment>(&key.namespace).patch_status(&key.name, patch).await;
+        if let Ok(written) = &result {
+            self.written.wrote(key, written);
+        }
+        gone_is_done(result).map_err(failed("write status of deployment", key))?;
+        Ok(None)
     }
 }

@@ -16,13 +16,14 @@ use crate::context::{
 };
 use crate::endpointslice::{self, Group, HEADLESS, Place, TriggerTimes};
 use crate::endpointslice_mirroring::LEADER;
+use crate::gather;
 use crate::pending::{LAG_RETRY, PendingWrites};
 
 #[cfg(test)]
 mod tests;
 
-/// Services reconciled at once, upstream's default is 5.
-const WORKERS: usize = 4;
+/// Services reconciled at once, upstream's default is 5; in process a few more cost nothing.
+const WORKERS: usize = 32;
 /// Addresses per object, upstream's limit: the object is rewritten as a whole for each change.
 const ADDRESSES_MAX: usize = 1000;
 /// Says that not all addresses are listed.
@@ -65,7 +66,12 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
             let key = Key::of(change.object().as_ref());
             (managed(change.object()) && !controller.pending.is_echo(&key, change)).then_some(key)
         }),
-        feed(&pods, &queue, |change| endpointslice::affected_services(&services_by_pair, change)),
+        gather::feed(
+            &pods,
+            &queue,
+            |change| endpointslice::affected_services(&services_by_pair, change),
+            |key| endpointslice::candidates(&services, &controller.pods_by_label, key),
+        ),
     );
     let reconcile = |key: Key| {
         let controller = Arc::clone(&controller);

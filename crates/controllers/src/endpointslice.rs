@@ -16,8 +16,8 @@ use crate::context::{
 };
 use crate::node_lifecycle::by_node;
 use crate::pending::{LAG_RETRY, PendingWrites};
-use crate::pods;
-use crate::selector::contains_all;
+use crate::selector::{contains_all, pair};
+use crate::{gather, owners, pods};
 use hints::Distribution;
 use proportions::Proportions;
 use slices::Write;
@@ -38,7 +38,7 @@ mod topology;
 mod trigger_times;
 
 /// Services reconciled at once, upstream's default is 5; in process a few more cost nothing.
-const WORKERS: usize = 8;
+const WORKERS: usize = 32;
 /// Marks the endpoints of a headless service.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Names the service of a slice.
@@ -63,10 +63,6 @@ struct Controller {
     recorder: Recorder,
     triggers: TriggerTimes,
     proportions: Proportions,
-}
-
-fn pair(namespace: &str, key: &str, value: &str) -> String {
-    format!("{namespace}/{key}={value}")
 }
 
 /// Every label of the pod.
@@ -138,7 +134,12 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         }),
         feed(&services, &queue, |change| [Key::of(change.object().as_ref())]),
         feed(&slices, &queue, |change| controller.affected_by_slice(change)),
-        feed(&pods, &queue, |change| affected_services(&services_by_pair, change)),
+        gather::feed(
+            &pods,
+            &queue,
+            |change| affected_services(&services_by_pair, change),
+            |key| candidates(&services, &controller.pods_by_label, key),
+        ),
     );
     let reconcile = |key: Key| {
         let controller = Arc::clone(&controller);
@@ -204,8 +205,15 @@ pub(crate) fn with_rarest(
     namespace: &str,
     labels: &BTreeMap<String, String>,
 ) -> Option<Vec<Arc<Pod>>> {
-    let pairs = labels.iter().map(|(key, value)| pair(namespace, key, value));
-    pairs.min_by_key(|pair| pods_by_label.count(pair)).map(|rarest| pods_by_label.get(&rarest))
+    owners::rarest(pods_by_label, labels.iter().map(|(key, value)| pair(namespace, key, value)))
+}
+
+/// How many pods are looked at for the service of that name.
+pub(crate) fn candidates(services: &Informer<Service>, pods_by_label: &Index<Pod>, key: &Key) -> usize {
+    let service = services.get(&key.namespace, &key.name);
+    let selector = service.as_ref().and_then(|service| service.spec.as_ref()?.selector.as_ref());
+    let pairs = selector.into_iter().flatten().map(|(name, value)| pair(&key.namespace, name, value));
+    pairs.map(|pair| pods_by_label.count(&pair)).min().unwrap_or(0)
 }
 
 /// The pods the service selects, found through its rarest label.

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch;
+use crate::brief::Brief;
 use crate::context::{Context, ReconcileError, failed, gone_is_done, is_not_found};
 use crate::discovery::{self, Kind};
 use crate::metrics::Family;
@@ -301,7 +302,8 @@ impl Collector {
             ..DeleteParams::default()
         };
         tracing::debug!(kind = node.kind.resource.kind, object = %node.key, "deleting object without owners");
-        let result = self.api(&node.kind, &node.key.namespace).delete(&node.key.name, &params).await;
+        let objects = Brief::of::<DynamicObject>(&self.context.client, &node.kind.resource, &node.key.namespace);
+        let result = objects.delete(&node.key.name, &params).await;
         gone_is_done(result).map_err(failed("collect", &node.key))
     }
 

@@ -159,9 +159,13 @@ impl Revisions {
         selects: impl Fn(&ControllerRevision) -> bool,
     ) -> Result<Past, ReconcileError>
     where
-        O: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + owners::Selecting
+            + Clone
+            + Debug
+            + DeserializeOwned,
     {
-        let (own, orphans) = owners::own_and_orphans(&self.by_controller, owner.meta());
+        let (own, orphans) = owners::own_and_orphans(&self.by_controller, owner);
         let owned = owners::claim_all(&self.context, owner, own.into_iter().chain(orphans), selects).await?;
         Ok(Past::of(owned, data))
     }

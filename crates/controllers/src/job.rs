@@ -45,7 +45,7 @@ mod verdict;
 mod view;
 
 /// Jobs reconciled at once, upstream's default is 5; in process a few more cost nothing.
-const WORKERS: usize = 8;
+const WORKERS: usize = 32;
 /// Changes of pods are gathered for this long, so that many pods that end together are counted together. Upstream gathers
 /// for a second; the cost of a status write here is a fraction of its.
 const GATHER: Duration = Duration::from_millis(50);
@@ -275,7 +275,7 @@ impl Controller {
 
     /// The pods that are the Job's, after taking over matching orphans and letting go of those that match no more.
     async fn claim(&self, job: &Job) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, &job.metadata);
+        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, job);
         let candidates = own.into_iter().chain(orphans);
         let matches = |pod: &Pod| selects(job, pod);
         owners::claim_all_holding(&self.context, job, candidates, matches, Some(pod::FINALIZER)).await

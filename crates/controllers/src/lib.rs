@@ -13,6 +13,7 @@
 
 mod batch;
 mod bootstrap_tokens;
+mod brief;
 mod certificates;
 mod clusterrole_aggregation;
 mod conditions;
@@ -27,6 +28,7 @@ mod endpointslice;
 mod endpointslice_mirroring;
 mod ephemeral_volumes;
 mod garbage_collector;
+mod gather;
 mod history;
 mod job;
 mod legacy_tokens;
@@ -50,6 +52,7 @@ mod statefulset;
 mod taint_eviction;
 mod token_secrets;
 mod ttl_after_finished;
+mod unwritten;
 mod volume_binder;
 mod volume_protection;
 

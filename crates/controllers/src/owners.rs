@@ -3,6 +3,9 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
@@ -12,15 +15,48 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::context::{Context, ReconcileError, failed, is_not_found};
+use crate::selector::{Labels, pair};
 
-/// Values of the index `controller`, by which a controller finds what is its own: the controller's uid, or the namespace's
-/// orphans.
+/// What has dependants by their labels.
+pub(crate) trait Selecting {
+    /// Labels that all have whom it selects; there may be further conditions, and with no label there are only those.
+    fn required(&self) -> Option<&Labels>;
+}
+
+impl Selecting for ReplicationController {
+    fn required(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.selector.as_ref()
+    }
+}
+
+impl Selecting for Job {
+    fn required(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.selector.as_ref()?.match_labels.as_ref()
+    }
+}
+
+macro_rules! selecting_by_spec {
+    ($($kind:ty),*) => {$(
+        impl Selecting for $kind {
+            fn required(&self) -> Option<&Labels> {
+                self.spec.as_ref()?.selector.match_labels.as_ref()
+            }
+        }
+    )*};
+}
+
+selecting_by_spec!(DaemonSet, Deployment, ReplicaSet, StatefulSet);
+
+/// Values of the index `controller`, by which a controller finds what is its own: the controller's uid, or of an orphan the
+/// namespace and each label.
 pub(crate) fn by_controller<K: Resource>(object: &K) -> Vec<String> {
     let meta = object.meta();
-    match controller_of(meta) {
-        Some(owner) => vec![owner.uid.clone()],
-        None => vec![orphans_of(meta.namespace.as_deref().unwrap_or_default())],
+    if let Some(owner) = controller_of(meta) {
+        return vec![owner.uid.clone()];
     }
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let labels = meta.labels.iter().flatten().map(|(key, value)| orphans_with(namespace, key, value));
+    std::iter::once(orphans_of(namespace)).chain(labels).collect()
 }
 
 /// Index value of what has no controller.
@@ -28,14 +64,45 @@ fn orphans_of(namespace: &str) -> String {
     format!("orphan:{namespace}")
 }
 
-/// What `owner` controls, and what nobody controls in its namespace.
-pub(crate) fn own_and_orphans<K: Object>(by_controller: &Index<K>, owner: &ObjectMeta) -> (Vec<Arc<K>>, Vec<Arc<K>>) {
-    let own = by_controller.get(owner.uid.as_deref().unwrap_or_default());
-    (own, by_controller.get(&orphans_of(owner.namespace.as_deref().unwrap_or_default())))
+/// Index value of what has no controller, but a label.
+fn orphans_with(namespace: &str, key: &str, value: &str) -> String {
+    format!("orphan:{}", pair(namespace, key, value))
+}
+
+/// Value of the index `selector`, by which a dependant finds who may select it: one of the labels it must have, or the
+/// namespace.
+pub(crate) fn by_selector<O: Resource + Selecting>(owner: &O) -> Vec<String> {
+    let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+    let first = owner.required().and_then(|labels| labels.first_key_value());
+    vec![first.map_or_else(|| namespace.to_owned(), |(key, value)| pair(namespace, key, value))]
+}
+
+/// What is found under that of `values` which is the rarest; `None` where there is no value.
+pub(crate) fn rarest<K: Object>(index: &Index<K>, values: impl Iterator<Item = String>) -> Option<Vec<Arc<K>>> {
+    values.min_by_key(|value| index.count(value)).map(|rarest| index.get(&rarest))
+}
+
+/// What `owner` controls, and of what nobody controls in its namespace that which has a label it selects by.
+pub(crate) fn own_and_orphans<K, O>(by_controller: &Index<K>, owner: &O) -> (Vec<Arc<K>>, Vec<Arc<K>>)
+where
+    K: Object,
+    O: Resource + Selecting,
+{
+    let own = by_controller.get(owner.meta().uid.as_deref().unwrap_or_default());
+    let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+    let labels = owner.required().into_iter().flatten().map(|(key, value)| orphans_with(namespace, key, value));
+    let orphans = rarest(by_controller, labels).unwrap_or_else(|| by_controller.get(&orphans_of(namespace)));
+    (own, orphans)
+}
+
+/// How many dependants the owner of that name has.
+pub(crate) fn count<O: Object, K: Object>(owners: &Informer<O>, by_controller: &Index<K>, key: &Key) -> usize {
+    let owner = owners.get(&key.namespace, &key.name);
+    owner.and_then(|owner| owner.meta().uid.as_deref().map(|uid| by_controller.count(uid))).unwrap_or(0)
 }
 
 /// The owners a change of a dependant matters to: its controller before and after, or for an orphan all that would take it.
-pub(crate) fn affected<O, K>(owners: &Informer<O>, change: &Change<K>, selects: impl Fn(&O, &K) -> bool) -> Vec<Key>
+pub(crate) fn affected<O, K>(by_selector: &Index<O>, change: &Change<K>, selects: impl Fn(&O, &K) -> bool) -> Vec<Key>
 where
     O: Object + Resource<DynamicType = ()>,
     K: Object,
@@ -57,11 +124,11 @@ where
         }
     }
     // What has no labels is selected by nobody.
-    let adoptable = matches!(change, Change::Applied { .. })
-        && controller_of(new.meta()).is_none()
-        && new.meta().labels.as_ref().is_some_and(|labels| !labels.is_empty());
-    if adoptable {
-        let matching = owners.namespace(namespace).into_iter().filter(|owner| selects(owner, new));
+    let labels = new.meta().labels.as_ref().filter(|labels| !labels.is_empty());
+    let is_orphan = matches!(change, Change::Applied { .. }) && controller_of(new.meta()).is_none();
+    if let Some(labels) = labels.filter(|_| is_orphan) {
+        let values = labels.iter().map(|(key, value)| pair(namespace, key, value)).chain([namespace.to_owned()]);
+        let matching = values.flat_map(|value| by_selector.get(&value)).filter(|owner| selects(owner, new));
         keys.extend(matching.map(|owner| Key::of(owner.as_ref())));
     }
     keys

@@ -2,15 +2,16 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Preconditions};
 use reconcile::{EventType, Key, Recorder};
 
+use crate::brief::Brief;
 use crate::context::{Context, cause, is_namespace_terminating, is_not_found};
 use crate::pending::PendingWrites;
 
 /// Writes pods for one owner in one reconcile: tells of it by events on the owner, and remembers it in `pending`.
 pub(crate) struct PodControl<'a, O> {
-    pods: Api<Pod>,
+    pods: Brief,
     owner: &'a O,
     key: &'a Key,
     recorder: &'a Recorder,
@@ -26,15 +27,15 @@ impl<'a, O: kube::Resource<DynamicType = ()>> PodControl<'a, O> {
         recorder: &'a Recorder,
         pending: &'a PendingWrites,
     ) -> Self {
-        Self { pods: context.api(&key.namespace), owner, key, recorder, pending }
+        Self { pods: context.brief::<Pod>(&key.namespace), owner, key, recorder, pending }
     }
 
     /// Creates a pod. In a namespace that is being deleted nothing is created, which is no failure.
     pub(crate) async fn create(&self, pod: &Pod) -> Result<(), kube::Error> {
-        match self.pods.create(&PostParams::default(), pod).await {
+        match self.pods.create(pod).await {
             Ok(created) => {
-                self.pending.wrote(self.key, &created.metadata);
-                let message = format!("Created pod: {}", created.name_any());
+                self.pending.wrote(self.key, &created);
+                let message = format!("Created pod: {}", created.name.unwrap_or_default());
                 self.recorder.about(self.owner, EventType::Normal, "SuccessfulCreate", message);
                 Ok(())
             }
@@ -51,7 +52,7 @@ impl<'a, O: kube::Resource<DynamicType = ()>> PodControl<'a, O> {
     pub(crate) async fn delete(&self, pod: &Pod) -> Result<(), kube::Error> {
         let name = pod.name_any();
         match self.pods.delete(&name, &deletion(pod)).await {
-            Ok(_) => {
+            Ok(()) => {
                 self.pending.deleted(self.key, &pod.metadata);
                 self.recorder.about(self.owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));
                 Ok(())

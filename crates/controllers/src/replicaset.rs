@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
-use reconcile::{Index, Informer, Key, Queue, Recorder, feed, run_controller};
+use reconcile::{Change, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
@@ -16,7 +15,8 @@ use crate::metrics::Histogram;
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pod_control::PodControl;
-use crate::{batch, pods};
+use crate::unwritten::Unwritten;
+use crate::{batch, gather, pods};
 use set::Set;
 use status::Failure;
 
@@ -28,8 +28,9 @@ mod tests;
 
 /// Pods created or deleted in one reconcile, upstream's value: other sets get their turn.
 const BURST: usize = 500;
-/// Sets reconciled at once, upstream's default is 5; in process a few more cost nothing.
-const WORKERS: usize = 8;
+/// Sets reconciled at once. Upstream's default is 5; in process what is written together is also committed together, and a
+/// reconcile is mostly waiting for that.
+const WORKERS: usize = 64;
 
 /// What to do about the number of pods.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +61,16 @@ pub(crate) fn decide(wanted: i32, active: &[Arc<Pod>], related: impl FnOnce() ->
     Scale::Delete(chosen)
 }
 
+/// Whether two states of a pod look alike to its set.
+fn alike(old: &Pod, new: &Pod) -> bool {
+    old.metadata.labels == new.metadata.labels
+        && old.metadata.owner_references == new.metadata.owner_references
+        && old.metadata.deletion_timestamp.is_some() == new.metadata.deletion_timestamp.is_some()
+        && pods::is_terminal(old) == pods::is_terminal(new)
+        && pods::is_ready(old) == pods::is_ready(new)
+        && pods::ready_since(old) == pods::ready_since(new)
+}
+
 static DELETION_AGE_RATIO: Histogram = Histogram::new(
     "replicaset_controller_sorting_deletion_age_ratio",
     "Age of a ready pod that is deleted, in ages of the youngest ready one.",
@@ -80,6 +91,9 @@ struct Controller<S: Set> {
     pods_by_owner: Index<Pod>,
     sets_by_owner: Index<S>,
     pending: PendingWrites,
+    /// Writes of the status.
+    written: PendingWrites,
+    unwritten: Unwritten,
 }
 
 /// Runs ReplicaSets.
@@ -103,14 +117,21 @@ async fn run_sets<S: Set>(context: Context, stop: CancellationToken) {
         pods_by_owner: pods.index("controller", by_controller),
         sets_by_owner: sets.index("controller", by_controller),
         pending: PendingWrites::default(),
+        written: PendingWrites::default(),
+        unwritten: Unwritten::default(),
         sets: sets.clone(),
         pods: pods.clone(),
         context,
     });
+    let by_selector = sets.index("selector", owners::by_selector);
     let queue: Queue<Key> = Queue::new();
+    let affected = |change: &Change<Pod>| match change {
+        Change::Applied { old: Some(old), new } if alike(old, new) => Vec::new(),
+        change => owners::affected(&by_selector, change, S::selects),
+    };
     let feeds = futures::future::join(
         feed(&sets, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&pods, &queue, |change| owners::affected(&sets, change, S::selects)),
+        gather::feed(&pods, &queue, affected, |key| owners::count(&sets, &controller.pods_by_owner, key)),
     );
     let reconcile = |key: Key| {
         let controller = Arc::clone(&controller);
@@ -123,6 +144,8 @@ impl<S: Set> Controller<S> {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else {
             self.pending.forget(key);
+            self.written.forget(key);
+            self.unwritten.forget(key);
             return Ok(None);
         };
         let leaving = |name: &str, uid: &str| {
@@ -154,13 +177,13 @@ impl<S: Set> Controller<S> {
             }
         }
         let (status, next) = status::compute(set.as_ref(), &owned, failure, now);
-        self.write_status(key, &set, status).await?;
-        result.map(|()| next)
+        let unwritten = self.write_status(key, &set, status).await?;
+        result.map(|()| [next, unwritten].into_iter().flatten().min())
     }
 
     /// The pods that are the set's; what has ended is not worth taking over.
     async fn claim(&self, set: &S) -> Result<Vec<Arc<Pod>>, ReconcileError> {
-        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, set.meta());
+        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, set);
         let orphans = orphans.into_iter().filter(|pod| !pods::is_terminal(pod));
         owners::claim_all(&self.context, set, own.into_iter().chain(orphans), |pod| set.selects(pod)).await
     }
@@ -195,13 +218,31 @@ impl<S: Set> Controller<S> {
         result.map_err(failed("delete pods of", format!("{} {key}", S::QUEUE)))
     }
 
-    async fn write_status(&self, key: &Key, set: &S, status: ReplicaSetStatus) -> Result<(), ReconcileError> {
-        if set.status().as_ref() == Some(&status) {
-            return Ok(());
+    /// Writes the status, or says how long that may wait.
+    async fn write_status(
+        &self,
+        key: &Key,
+        set: &S,
+        status: ReplicaSetStatus,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        if self.written.lags(key, self.sets.revision(), |_, _| true) {
+            return Ok(Some(LAG_RETRY));
         }
-        let api = self.context.api::<S>(&key.namespace);
+        let before = set.status();
+        if before.as_ref() == Some(&status) {
+            self.unwritten.forget(key);
+            return Ok(None);
+        }
+        let is_urgent = status::is_urgent(before.as_ref(), &status, set.replicas());
+        if let Some(left) = self.unwritten.wait(key, is_urgent) {
+            return Ok(Some(left));
+        }
         let patch = status::patch(set, &status);
-        let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        gone_is_done(result).map_err(failed("write status of", format!("{} {key}", S::QUEUE)))
+        let result = self.context.brief::<S>(&key.namespace).patch_status(&key.name, patch).await;
+        if let Ok(written) = &result {
+            self.written.wrote(key, written);
+        }
+        gone_is_done(result).map_err(failed("write status of", format!("{} {key}", S::QUEUE)))?;
+        Ok(None)
     }
 }

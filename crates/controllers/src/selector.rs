@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// A label as the value of an index: what has it in which namespace.
+pub(crate) fn pair(namespace: &str, key: &str, value: &str) -> String {
+    format!("{namespace}/{key}={value}")
+}
 
 /// Whether `labels` match; an empty selector matches everything, an operator nobody knows nothing.
 pub(crate) fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool {

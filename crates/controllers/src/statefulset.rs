@@ -19,7 +19,7 @@ use crate::context::{
 use crate::history::{self, DATA_HASH, Past, Revisions, Wanted};
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
-use crate::{batch, pod_control, selector};
+use crate::{batch, gather, pod_control, selector};
 use plan::{Action, Observed, Plan, Revision};
 
 mod identity;
@@ -30,7 +30,7 @@ mod status;
 mod tests;
 
 /// Sets reconciled at once, upstream's default is 5; in process a few more cost nothing.
-const WORKERS: usize = 8;
+const WORKERS: usize = 32;
 
 struct Controller {
     context: Context,
@@ -66,12 +66,14 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         claims: claims.clone(),
         context,
     });
+    let by_selector = sets.index("selector", owners::by_selector);
     let queue: Queue<Key> = Queue::new();
+    let affected = |change: &Change<Pod>| owners::affected(&by_selector, change, selects_pod);
     let feeds = futures::future::join4(
         feed(&sets, &queue, |change| [Key::of(change.object().as_ref())]),
-        feed(&pods, &queue, |change| owners::affected(&sets, change, selects_pod)),
+        gather::feed(&pods, &queue, affected, |key| owners::count(&sets, &controller.pods_by_owner, key)),
         feed(&claims, &queue, |change| claiming_sets(&sets, change)),
-        feed(&revisions, &queue, |change| owners::affected(&sets, change, selects_revision)),
+        feed(&revisions, &queue, |change| owners::affected(&by_selector, change, selects_revision)),
     );
     let reconcile = |key: Key| {
         let controller = Arc::clone(&controller);
@@ -122,7 +124,7 @@ impl Controller {
         if selector::is_empty(&spec.selector) {
             return Ok(None);
         }
-        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, &set.metadata);
+        let (own, orphans) = owners::own_and_orphans(&self.pods_by_owner, set.as_ref());
         let candidates = own.into_iter().chain(orphans);
         let selects = |pod: &Pod| selects_pod(&set, pod);
         let pods = owners::claim_all(&self.context, set.as_ref(), candidates, selects).await?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
+use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::history::{self, DESIRED_REPLICAS, MAX_REPLICAS, TEMPLATE_HASH};
@@ -88,39 +89,45 @@ pub(super) fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0)
 }
 
-/// The template as the deployment gave it, in a form that can be compared.
-fn plain(template: Option<&PodTemplateSpec>) -> PodTemplateSpec {
-    let mut template = template.cloned().unwrap_or_default();
-    let mut meta = template.metadata.take().unwrap_or_default();
+/// The metadata of a template as the deployment gave it, in a form that can be compared.
+fn plain(template: Option<&PodTemplateSpec>) -> ObjectMeta {
+    let mut meta = template.and_then(|template| template.metadata.clone()).unwrap_or_default();
     if let Some(labels) = &mut meta.labels {
         labels.remove(TEMPLATE_HASH);
     }
     meta.labels = meta.labels.filter(|labels| !labels.is_empty());
     meta.annotations = meta.annotations.filter(|annotations| !annotations.is_empty());
     meta.creation_timestamp = None;
-    template.metadata = Some(meta);
-    template
+    meta
+}
+
+fn template_of(set: &ReplicaSet) -> Option<&PodTemplateSpec> {
+    set.spec.as_ref()?.template.as_ref()
 }
 
 /// The template that the set was made from.
 pub(super) fn template_without_hash(set: &ReplicaSet) -> PodTemplateSpec {
-    plain(set.spec.as_ref().and_then(|spec| spec.template.as_ref()))
+    let template = template_of(set);
+    PodTemplateSpec { metadata: Some(plain(template)), spec: template.and_then(|template| template.spec.clone()) }
 }
 
 /// Whether the set was made from the deployment's current template.
 pub(super) fn same_template(set: &ReplicaSet, deployment: &Deployment) -> bool {
-    template_without_hash(set) == plain(deployment.spec.as_ref().map(|spec| &spec.template))
+    let [ours, wanted] = [template_of(set), deployment.spec.as_ref().map(|spec| &spec.template)];
+    let [own_spec, wanted_spec] = [ours, wanted].map(|template| template.and_then(|template| template.spec.as_ref()));
+    own_spec == wanted_spec && plain(ours) == plain(wanted)
 }
 
 /// Decides on all writes of one reconcile.
 pub(super) fn decide(
     deployment: &Deployment,
     owned: &[Arc<ReplicaSet>],
-    pods: &BTreeMap<String, Vec<Arc<Pod>>>,
+    pods_of: &dyn Fn(&str) -> Vec<Arc<Pod>>,
     now: Timestamp,
 ) -> Plan {
-    let spec = deployment.spec.clone().unwrap_or_default();
-    let bounds = rollout::bounds(&spec);
+    let nothing = DeploymentSpec::default();
+    let spec = deployment.spec.as_ref().unwrap_or(&nothing);
+    let bounds = rollout::bounds(spec);
     let mut sets = partition(deployment, owned);
     let mut actions = Vec::new();
     let paused = spec.paused == Some(true);
@@ -140,7 +147,7 @@ pub(super) fn decide(
             rollout::scale(&mut sets, bounds, recreate, deployment);
         } else if recreate {
             scaled = rollout::retire_old(&mut sets);
-            let old_running = old_pods_running(&sets, pods);
+            let old_running = old_pods_running(&sets, pods_of);
             if !scaled && !old_running {
                 created = adopt_new(deployment, &mut sets, bounds, recreate, true, &mut actions);
                 if let Some(new) = &mut sets.new {
@@ -242,7 +249,7 @@ fn new_set(deployment: &Deployment, replicas: i32, bounds: Bounds, revision: i64
     annotations.insert(DESIRED_REPLICAS.into(), bounds.replicas.to_string());
     annotations.insert(MAX_REPLICAS.into(), (bounds.replicas + bounds.max_surge).to_string());
     ReplicaSet {
-        metadata: kube::core::ObjectMeta {
+        metadata: ObjectMeta {
             name: Some(format!("{}-{hash}", deployment.name_any())),
             namespace: deployment.namespace(),
             labels,
@@ -294,10 +301,10 @@ fn resize(deployment: &Deployment, sets: &Sets, bounds: Bounds, actions: &mut Ve
     }
 }
 
-fn old_pods_running(sets: &Sets, pods: &BTreeMap<String, Vec<Arc<Pod>>>) -> bool {
+fn old_pods_running(sets: &Sets, pods_of: &dyn Fn(&str) -> Vec<Arc<Pod>>) -> bool {
     let counted = |member: &Member| member.set.status.as_ref().is_some_and(|status| status.replicas > 0);
-    let of_old = sets.old.iter().filter_map(|member| pods.get(member.set.metadata.uid.as_deref()?));
-    sets.old.iter().any(counted) || of_old.flatten().any(|pod| !pods::is_terminal(pod))
+    let of_old = sets.old.iter().filter_map(|member| member.set.metadata.uid.as_deref()).flat_map(pods_of);
+    sets.old.iter().any(counted) || of_old.into_iter().any(|pod| !pods::is_terminal(&pod))
 }
 
 /// Deletions of the oldest unused sets above the limit.

@@ -42,24 +42,23 @@ pub(super) fn new_set_size(sets: &Sets, bounds: Bounds, recreate: bool, current:
     if room <= 0 { current } else { current + room.min(bounds.replicas - current) }
 }
 
-/// One step of a rolling update: first the new set, and when it stays as it is, the old ones.
+/// As far as a rolling update may go now: what the old sets give, the new one takes.
 pub(super) fn roll(sets: &mut Sets, bounds: Bounds) {
-    let Some(current) = sets.new.as_ref().map(|new| new.replicas) else { return };
-    let planned = sets.new.as_ref().is_some_and(|new| new.planned);
-    let wanted = match current.cmp(&bounds.replicas) {
-        std::cmp::Ordering::Equal => current,
-        std::cmp::Ordering::Greater => bounds.replicas,
-        std::cmp::Ordering::Less => new_set_size(sets, bounds, false, current),
-    };
-    if wanted != current {
-        if let Some(new) = &mut sets.new {
-            new.replicas = wanted;
-        }
-        return;
+    // each round moves sizes one way only, the new set's to what is wanted and the old ones' to nothing
+    while resize_new(sets, bounds) && shrink_old(sets, bounds) {}
+}
+
+/// Gives the new set the size it may have; false when the old ones have to wait for it, because it is only planned.
+fn resize_new(sets: &mut Sets, bounds: Bounds) -> bool {
+    let Some((current, planned)) = sets.new.as_ref().map(|new| (new.replicas, new.planned)) else { return false };
+    if planned {
+        return current == 0;
     }
-    if !planned || current == 0 {
-        shrink_old(sets, bounds);
+    let wanted = if current < bounds.replicas { new_set_size(sets, bounds, false, current) } else { bounds.replicas };
+    if let Some(new) = &mut sets.new {
+        new.replicas = wanted;
     }
+    true
 }
 
 /// The available pods that a set keeps. Its status may be of before it was last shrunk, and what then counted was already
@@ -68,13 +67,14 @@ fn certain(member: &Member) -> i32 {
     member.available().min(member.replicas)
 }
 
-/// Shrinks old sets as far as enough pods stay available: first by pods that are not available anyway.
-fn shrink_old(sets: &mut Sets, bounds: Bounds) {
+/// Shrinks old sets as far as enough pods stay available: first by pods that are not available anyway. True when one shrank.
+fn shrink_old(sets: &mut Sets, bounds: Bounds) -> bool {
+    let before = sets.total();
     let min_available = bounds.replicas - bounds.max_unavailable;
     let new_unavailable = sets.new.as_ref().map_or(0, |new| new.replicas - certain(new));
     let mut spare = sets.total() - min_available - new_unavailable;
     if spare <= 0 {
-        return;
+        return false;
     }
     for member in &mut sets.old {
         let unhealthy = (member.replicas - certain(member)).clamp(0, spare);
@@ -84,13 +84,11 @@ fn shrink_old(sets: &mut Sets, bounds: Bounds) {
     let available: i32 = sets.all().map(certain).sum();
     let mut surplus = available - min_available;
     for member in &mut sets.old {
-        if surplus <= 0 {
-            return;
-        }
-        let cut = member.replicas.min(surplus);
+        let cut = member.replicas.min(surplus.max(0));
         member.replicas -= cut;
         surplus -= cut;
     }
+    sets.total() < before
 }
 
 /// First step of a Recreate: all old sets to nothing. True when one had pods left.

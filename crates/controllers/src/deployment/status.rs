@@ -154,6 +154,21 @@ pub(super) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) ->
         .all(|count| count.unwrap_or(0) == wanted)
 }
 
+/// Whether somebody waits for the change: for the deployment to be seen, to be complete, or to be in another condition.
+/// Others see the counts a little later.
+pub(super) fn is_urgent(deployment: &Deployment, status: &DeploymentStatus) -> bool {
+    let nothing = DeploymentStatus::default();
+    let before = deployment.status.as_ref().unwrap_or(&nothing);
+    let said = |status: &DeploymentStatus| -> Vec<_> {
+        let conditions = status.conditions.iter().flatten();
+        conditions.map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone())).collect()
+    };
+    before.observed_generation != status.observed_generation
+        || before.collision_count != status.collision_count
+        || said(before) != said(status)
+        || (is_complete(deployment, status) && !is_complete(deployment, before))
+}
+
 fn has_progressed(deployment: &Deployment, status: &DeploymentStatus) -> bool {
     let before = deployment.status.clone().unwrap_or_default();
     let count = |value: Option<i32>| value.unwrap_or(0);

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -53,7 +55,8 @@ impl World {
     fn step(&mut self) -> bool {
         self.clock += 1;
         let sets: Vec<Arc<ReplicaSet>> = self.sets.iter().cloned().map(Arc::new).collect();
-        let plan = plan::decide(&self.deployment, &sets, &self.pods, self.now());
+        let pods_of = |uid: &str| self.pods.get(uid).cloned().unwrap_or_default();
+        let plan = plan::decide(&self.deployment, &sets, &pods_of, self.now());
         let wrote = !plan.actions.is_empty();
         for action in plan.actions {
             self.act(action);

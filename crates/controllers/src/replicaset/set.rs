@@ -7,11 +7,13 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use kube::core::NamespaceResourceScope;
 use serde::de::DeserializeOwned;
 
-use crate::selector;
+use crate::owners::Selecting;
+use crate::selector::{self, Labels};
 
 /// A template and how many pods of it there are to be.
 pub(super) trait Set:
     kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Selecting
     + Clone
     + Debug
     + DeserializeOwned
@@ -37,6 +39,9 @@ pub(super) trait Set:
 
     /// What the pods look like.
     fn template(&self) -> PodTemplateSpec;
+
+    /// The labels of the template.
+    fn template_labels(&self) -> Option<&Labels>;
 
     /// Its status, in the form ReplicaSets have.
     fn status(&self) -> Option<ReplicaSetStatus>;
@@ -65,6 +70,10 @@ impl Set for ReplicaSet {
         self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
     }
 
+    fn template_labels(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.template.as_ref()?.metadata.as_ref()?.labels.as_ref()
+    }
+
     fn status(&self) -> Option<ReplicaSetStatus> {
         self.status.clone()
     }
@@ -90,6 +99,10 @@ impl Set for ReplicationController {
 
     fn template(&self) -> PodTemplateSpec {
         self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
+    }
+
+    fn template_labels(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.template.as_ref()?.metadata.as_ref()?.labels.as_ref()
     }
 
     fn status(&self) -> Option<ReplicaSetStatus> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::set::Set;
 use crate::conditions;
 use crate::pods::{self, Availability};
-use crate::selector::contains_all;
+use crate::selector::{Labels, contains_all};
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 
@@ -30,7 +30,8 @@ pub(super) fn compute<S: Set>(
     failure: Option<(Failure, String)>,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
-    let template = set.template().metadata.and_then(|meta| meta.labels).unwrap_or_default();
+    let (none, template) = (Labels::new(), set.template_labels());
+    let template = template.unwrap_or(&none);
     let min_ready = set.min_ready_seconds();
     let (mut replicas, mut labelled, mut ready, mut available, mut terminating) = (0, 0, 0, 0, 0);
     let mut next: Option<Duration> = None;
@@ -42,7 +43,7 @@ pub(super) fn compute<S: Set>(
             continue;
         }
         replicas += 1;
-        labelled += i32::from(contains_all(pod.metadata.labels.as_ref(), &template));
+        labelled += i32::from(contains_all(pod.metadata.labels.as_ref(), template));
         ready += i32::from(pods::is_ready(pod));
         match pods::availability(pod, min_ready, now) {
             Availability::Available => available += 1,
@@ -62,6 +63,24 @@ pub(super) fn compute<S: Set>(
         conditions: told(set, failure, now),
     };
     (status, next)
+}
+
+/// Of so many parts of a set one is enough to tell at once of its readiness.
+const PARTS: i32 = 20;
+
+/// Whether somebody waits for the change: a rollout goes on with pods that are available or gone, people look at conditions.
+/// Of a large set not every single pod is told of.
+pub(super) fn is_urgent(before: Option<&ReplicaSetStatus>, now: &ReplicaSetStatus, wanted: i32) -> bool {
+    let count = |of: fn(&ReplicaSetStatus) -> Option<i32>| (before.and_then(of).unwrap_or(0), of(now).unwrap_or(0));
+    let turned = |(before, now): (i32, i32)| {
+        let part = before.max(now).max(wanted) / PARTS;
+        before != now && (now == wanted || (before - now).abs() >= part || now < before.min(wanted))
+    };
+    let (replicas_before, replicas) = count(|status| Some(status.replicas));
+    turned(count(|status| status.available_replicas))
+        || turned(count(|status| status.ready_replicas))
+        || (replicas < replicas_before && replicas <= wanted)
+        || before.and_then(|before| before.conditions.as_ref()) != now.conditions.as_ref()
 }
 
 fn told<S: Set>(set: &S, failure: Option<(Failure, String)>, now: Timestamp) -> Option<Vec<ReplicaSetCondition>> {

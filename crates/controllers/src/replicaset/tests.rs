@@ -135,3 +135,58 @@ fn a_replication_controller_selects_by_labels_and_makes_pods_of_its_own() {
     set.spec.as_mut().unwrap().selector = None;
     assert!(!set.selects(&pod("1", json!({}))), "without a selector it selects nothing");
 }
+
+#[test]
+fn a_set_is_told_of_pods_that_count_otherwise() {
+    let old = pod("1", json!({}));
+    for (changes, expected) in [
+        (json!({}), true),
+        (json!({"/spec/nodeName": "b"}), true),
+        (json!({"/status/phase": "Pending"}), true),
+        (json!({"/status/phase": "Failed"}), false),
+        (json!({"/status/conditions/0/status": "False"}), false),
+        (json!({"/status/conditions/0/lastTransitionTime": "2026-01-01T11:31:00Z"}), false),
+        (json!({"/metadata/labels/app": "other"}), false),
+    ] {
+        assert_eq!(alike(&old, &pod("1", changes.clone())), expected, "{changes}");
+    }
+    let with = |meta: Value| {
+        let mut pod = serde_json::to_value(old.as_ref()).unwrap();
+        pod["metadata"].as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
+        serde_json::from_value::<Pod>(pod).unwrap()
+    };
+    assert!(alike(&old, &with(json!({"annotations": {"a": "b"}}))));
+    assert!(!alike(&old, &with(json!({"deletionTimestamp": "2026-01-01T11:31:00Z"}))));
+    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x"});
+    assert!(!alike(&old, &with(json!({"ownerReferences": [owner]}))));
+}
+
+#[test]
+fn a_status_is_urgent_when_somebody_acts_upon_it() {
+    let counts = |replicas: i32, ready: i32| ReplicaSetStatus {
+        replicas,
+        ready_replicas: Some(ready),
+        available_replicas: Some(ready),
+        ..ReplicaSetStatus::default()
+    };
+    for (before, now, wanted, expected) in [
+        ((0, 0), (3, 0), 3, false),
+        ((3, 0), (3, 1), 3, true),
+        ((3, 3), (2, 2), 2, true),
+        ((3, 3), (4, 3), 3, false),
+        ((1000, 500), (1000, 510), 1000, false),
+        ((1000, 500), (1000, 550), 1000, true),
+        ((1000, 999), (1000, 1000), 1000, true),
+        ((1000, 1000), (1000, 999), 1000, true),
+        ((1000, 1000), (990, 990), 0, false),
+        ((10, 10), (0, 0), 0, true),
+    ] {
+        let urgent = status::is_urgent(Some(&counts(before.0, before.1)), &counts(now.0, now.1), wanted);
+        assert_eq!(urgent, expected, "{before:?} {now:?} of {wanted}");
+    }
+    let terminating = ReplicaSetStatus { terminating_replicas: Some(1), observed_generation: Some(2), ..counts(3, 3) };
+    assert!(!status::is_urgent(Some(&counts(3, 3)), &terminating, 3));
+    let failed = serde_json::from_value(json!([{"type": "ReplicaFailure", "status": "True"}])).unwrap();
+    assert!(status::is_urgent(Some(&counts(3, 3)), &ReplicaSetStatus { conditions: failed, ..counts(3, 3) }, 3));
+    assert!(!status::is_urgent(None, &counts(0, 0), 3));
+}

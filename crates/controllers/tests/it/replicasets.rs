@@ -181,3 +181,26 @@ async fn an_exceeded_quota_is_a_failure_condition_until_it_is_not() {
     cluster.until_one::<ReplicationController>("web", "is well", |set| !fails(set) && controller_has(2)(set)).await;
     cluster.stop().await;
 }
+
+/// What finds orphans by their labels must not lose those that are selected otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_selects_by_expressions_alone_adopts_too() {
+    let cluster = Cluster::start(1).await;
+    let selector = json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "site"]}]});
+    let mut set = replicaset(2);
+    set["spec"]["selector"] = selector;
+    orphan(&cluster).await;
+    cluster.create::<ReplicaSet>(set).await;
+    let owned = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.name == "web");
+    cluster.until_one("orphan", "is adopted", owned).await;
+    cluster.until_one("web", "has two", has(2)).await;
+    let later = json!({"metadata": {"name": "later", "labels": {"app": "site"}},
+        "spec": {"containers": [{"name": "c", "image": "web:1"}]}});
+    cluster.create::<Pod>(later).await;
+    cluster
+        .until::<Pod>("is adopted, and then there is one too many", |pods| {
+            pods.len() == 2 && pods.iter().all(|pod| owned(pod))
+        })
+        .await;
+    cluster.stop().await;
+}

@@ -68,12 +68,12 @@ fn a_step_of_a_rolling_update_keeps_both_bounds() {
         ((10, 2, 0), (5, 0), (0, 0), (5, 7)),
         ((10, 2, 0), (10, 2), (0, 0), (10, 2)),
         ((10, 2, 0), (2, 11), (0, 0), (2, 10)),
-        // old sets
-        ((10, 0, 2), (10, 0), (10, 0), (8, 0)),
-        ((10, 0, 2), (10, 0), (8, 0), (8, 0)),
-        ((10, 0, 2), (10, 0), (9, 0), (8, 0)),
+        // old sets; what they give the new one takes
+        ((10, 0, 2), (10, 0), (10, 0), (8, 2)),
+        ((10, 0, 2), (10, 0), (8, 0), (8, 2)),
+        ((10, 0, 2), (10, 0), (9, 0), (8, 2)),
         ((10, 0, 2), (8, 2), (8, 0), (8, 2)),
-        ((10, 0, 2), (10, 0), (1, 0), (8, 0)),
+        ((10, 0, 2), (10, 0), (1, 0), (8, 2)),
     ] {
         let (replicas, max_surge, max_unavailable) = bounds;
         let member = |name: &str, size: i32, available: i32| {
@@ -136,7 +136,7 @@ fn an_annotation_asks_for_an_earlier_revision() {
         let mut asking = world.deployment.clone();
         asking.annotations_mut().insert(history::ROLLBACK_TO.into(), asked.into());
         let sets: Vec<Arc<ReplicaSet>> = world.sets.iter().cloned().map(Arc::new).collect();
-        let plan = plan::decide(&asking, &sets, &BTreeMap::new(), now());
+        let plan = plan::decide(&asking, &sets, &|_| Vec::new(), now());
         let [Action::RollBack(rollback)] = &plan.actions[..] else { panic!("{:?}", plan.actions) };
         assert_eq!((rollback.event.1, rollback.event.2.as_str()), (reason, message));
         let template = &rollback.patch["spec"]["template"];
@@ -195,4 +195,39 @@ fn recreate_waits_for_pods_that_are_only_counted() {
     assert_eq!(world.sizes(), [0], "the status of the old set still has pods");
     world.settle(0, 2);
     assert_eq!(world.sizes(), [0, 2]);
+}
+
+#[test]
+fn what_old_sets_give_the_new_one_takes_at_once() {
+    let mut world = World::new(deployment(10, rolling(json!(3), json!(2))));
+    world.settle(0, 13);
+    world.image("web:2");
+    world.step();
+    assert_eq!(world.sizes(), [10, 3], "the new set is to be there first");
+    world.step();
+    assert_eq!(world.sizes(), [8, 5]);
+    let names: Vec<&str> = world.events.iter().rev().take(2).map(|event| &event[..11]).collect();
+    assert_eq!(names, ["Scaled up r", "Scaled down"], "never more than asked for: down first");
+}
+
+#[test]
+fn a_status_is_urgent_when_somebody_waits_for_it() {
+    let mut world = World::new(deployment(3, rolling(json!(1), json!(0))));
+    world.settle(0, 4);
+    let is_urgent = |change: fn(&mut DeploymentStatus)| {
+        let mut status = world.deployment.status.clone().unwrap();
+        change(&mut status);
+        status::is_urgent(&world.deployment, &status)
+    };
+    assert!(!is_urgent(|status| status.terminating_replicas = Some(1)));
+    assert!(!is_urgent(|status| (status.ready_replicas, status.available_replicas) = (Some(2), Some(2))));
+    assert!(!is_urgent(|status| {
+        status.conditions.as_mut().unwrap()[0].last_update_time = Some(Time(now() + Duration::from_secs(9)));
+    }));
+    assert!(is_urgent(|status| status.observed_generation = Some(9)));
+    assert!(is_urgent(|status| status.collision_count = Some(1)));
+    assert!(is_urgent(|status| status.conditions.as_mut().unwrap()[0].reason = Some("Other".into())));
+    let complete = world.deployment.status.clone().unwrap();
+    world.deployment.status.as_mut().unwrap().available_replicas = Some(2);
+    assert!(status::is_urgent(&world.deployment, &complete));
 }
