@@ -190,8 +190,8 @@ impl Collector {
 
     async fn reconcile(&self, uid: &str) -> Result<Option<Duration>, ReconcileError> {
         let Some(node) = self.graph.lock().get(uid) else { return Ok(None) };
-        let mut states = Vec::with_capacity(node.owners.len());
-        for owner in &node.owners {
+        let mut states = Vec::with_capacity(node.owners().len());
+        for owner in node.owners() {
             let known = self.graph.lock().owner_state(&node, owner);
             states.push(match known {
                 Some(state) => state,
@@ -207,7 +207,7 @@ impl Collector {
             Step::Nothing => {}
             Step::DeleteDependents => {
                 for dependent in dependents.iter().filter(|dependent| !dependent.deleting) {
-                    self.queue.add(dependent.uid.clone());
+                    self.queue.add(dependent.uid().to_owned());
                 }
             }
             Step::RemoveFinalizer(finalizer) => self.remove_finalizer(&node, finalizer).await?,
@@ -226,7 +226,7 @@ impl Collector {
 
     /// Asks the server for an owner the graph does not know.
     async fn look_up(&self, node: &Node, owner: &OwnerReference) -> Result<OwnerState, ReconcileError> {
-        let namespace = node.key.namespace.as_str();
+        let namespace = node.namespace();
         if self.graph.lock().is_out_of_reach(node, owner) {
             self.tell_of_reference(node, owner);
         }
@@ -236,7 +236,7 @@ impl Collector {
         // Of a kind nobody serves nothing is known, least of all that the owner is gone.
         let Some(kind) = kind else { return Ok(OwnerState::Solid) };
         if kind.namespaced() && namespace.is_empty() {
-            tracing::debug!(object = %node.key, owner = owner.name, "cluster-scoped object names a namespaced owner");
+            tracing::debug!(object = %node.key(), owner = owner.name, "cluster-scoped object names a namespaced owner");
             return Ok(OwnerState::Solid);
         }
         let scope = if kind.namespaced() { namespace } else { "" };
@@ -266,7 +266,7 @@ impl Collector {
 
     /// Says on the object that it names an owner which its namespace does not have.
     fn tell_of_reference(&self, node: &Node, owner: &OwnerReference) {
-        let namespace = &node.key.namespace;
+        let namespace = node.namespace();
         let OwnerReference { api_version, kind, name, uid, .. } = owner;
         let message = format!(
             "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace \
@@ -276,9 +276,9 @@ impl Collector {
         let about = ObjectReference {
             api_version: Some(resource.api_version.clone()),
             kind: Some(resource.kind.clone()),
-            name: Some(node.key.name.clone()),
-            namespace: (!namespace.is_empty()).then(|| namespace.clone()),
-            uid: Some(node.uid.clone()),
+            name: Some(node.name().to_owned()),
+            namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+            uid: Some(node.uid().to_owned()),
             ..ObjectReference::default()
         };
         self.recorder.event(&about, EventType::Warning, "OwnerRefInvalidNamespace", "", message);
@@ -295,16 +295,16 @@ impl Collector {
         let params = DeleteParams {
             propagation_policy: Some(policy),
             preconditions: Some(Preconditions {
-                uid: Some(node.uid.clone()),
+                uid: Some(node.uid().to_owned()),
                 // Owners added meanwhile must save the object.
-                resource_version: node.resource_version.clone(),
+                resource_version: node.resource_version().map(str::to_owned),
             }),
             ..DeleteParams::default()
         };
-        tracing::debug!(kind = node.kind.resource.kind, object = %node.key, "deleting object without owners");
-        let objects = Brief::of::<DynamicObject>(&self.context.client, &node.kind.resource, &node.key.namespace);
-        let result = objects.delete(&node.key.name, &params).await;
-        gone_is_done(result).map_err(failed("collect", &node.key))
+        tracing::debug!(kind = node.kind.resource.kind, object = %node.key(), "deleting object without owners");
+        let objects = Brief::of::<DynamicObject>(&self.context.client, &node.kind.resource, node.namespace());
+        let result = objects.delete(node.name(), &params).await;
+        gone_is_done(result).map_err(failed("collect", node.key()))
     }
 
     async fn remove_finalizer(&self, node: &Node, finalizer: &str) -> Result<(), ReconcileError> {
@@ -312,7 +312,7 @@ impl Collector {
         let Some(live) = live.filter(|live| live.finalizers().iter().any(|f| f == finalizer)) else { return Ok(()) };
         let left: Vec<&String> = live.finalizers().iter().filter(|f| *f != finalizer).collect();
         let patch = json!({"metadata": {
-            "uid": node.uid, "resourceVersion": live.metadata.resource_version, "finalizers": left}});
+            "uid": node.uid(), "resourceVersion": live.metadata.resource_version, "finalizers": left}});
         self.patch(node, patch).await
     }
 
@@ -323,7 +323,7 @@ impl Collector {
             return Ok(());
         }
         let patch = json!({"metadata": {
-            "uid": node.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": left}});
+            "uid": node.uid(), "resourceVersion": live.metadata.resource_version, "ownerReferences": left}});
         self.patch(node, patch).await
     }
 
@@ -335,20 +335,20 @@ impl Collector {
             owner.block_owner_deletion = Some(false);
         }
         let patch = json!({"metadata": {
-            "uid": node.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": owners}});
+            "uid": node.uid(), "resourceVersion": live.metadata.resource_version, "ownerReferences": owners}});
         self.patch(node, patch).await
     }
 
     async fn live(&self, node: &Node) -> Result<Option<Metadata>, ReconcileError> {
-        let found = self.api(&node.kind, &node.key.namespace).get_metadata_opt(&node.key.name).await;
-        let found = found.map_err(failed("read", &node.key))?.map(|found| Metadata { metadata: found.metadata });
-        Ok(found.filter(|found| found.metadata.uid.as_deref() == Some(&node.uid)))
+        let found = self.api(&node.kind, node.namespace()).get_metadata_opt(node.name()).await;
+        let found = found.map_err(failed("read", node.key()))?.map(|found| Metadata { metadata: found.metadata });
+        Ok(found.filter(|found| found.metadata.uid.as_deref() == Some(node.uid())))
     }
 
     async fn patch(&self, node: &Node, patch: serde_json::Value) -> Result<(), ReconcileError> {
-        let api = self.api(&node.kind, &node.key.namespace);
-        match api.patch_metadata(&node.key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(error) if !is_not_found(&error) => Err(failed("patch", &node.key)(error)),
+        let api = self.api(&node.kind, node.namespace());
+        match api.patch_metadata(node.name(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(error) if !is_not_found(&error) => Err(failed("patch", node.key())(error)),
             Ok(_) | Err(_) => Ok(()),
         }
     }

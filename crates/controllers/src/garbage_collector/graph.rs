@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::ResourceExt;
 use kube::api::PropagationPolicy;
-use reconcile::{Key, Metadata};
 
 use crate::discovery::Kind;
+use node::ByUid;
+pub(super) use node::Node;
+
+mod node;
 
 /// Holds an object until its dependents are gone.
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
@@ -16,41 +18,8 @@ pub(super) const FOREGROUND: &str = "foregroundDeletion";
 pub(super) const ORPHAN: &str = "orphan";
 /// Uids known to be gone that are remembered, to ask the server once per owner and not once per dependent.
 const ABSENT_MAX: usize = 10_000;
-
-/// An object.
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) kind: Arc<Kind>,
-    pub(super) key: Key,
-    pub(super) uid: String,
-    pub(super) resource_version: Option<String>,
-    pub(super) owners: Vec<OwnerReference>,
-    pub(super) deleting: bool,
-    pub(super) foreground: bool,
-    pub(super) orphan: bool,
-}
-
-impl Node {
-    /// Reads an object's metadata.
-    pub(super) fn of(kind: &Arc<Kind>, object: &Metadata) -> Option<Arc<Self>> {
-        let has = |finalizer: &str| object.finalizers().iter().any(|f| f == finalizer);
-        Some(Arc::new(Self {
-            kind: Arc::clone(kind),
-            key: Key::of(object),
-            uid: object.metadata.uid.clone()?,
-            resource_version: object.metadata.resource_version.clone(),
-            owners: object.owner_references().to_vec(),
-            deleting: object.metadata.deletion_timestamp.is_some(),
-            foreground: has(FOREGROUND),
-            orphan: has(ORPHAN),
-        }))
-    }
-
-    /// Whether the object waits for its dependents to be deleted.
-    fn waits(&self) -> bool {
-        self.deleting && self.foreground
-    }
-}
+/// Objects that a set keeps room for in any case.
+const ROOM_KEPT: usize = 64;
 
 /// What is known about an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +55,7 @@ pub(super) fn decide(node: &Node, owners: &[OwnerState], dependents: &[Arc<Node>
     }
     if node.waits() {
         let blocks = |dependent: &Arc<Node>| {
-            let reference = dependent.owners.iter().find(|owner| owner.uid == node.uid);
+            let reference = dependent.owners().iter().find(|owner| owner.uid == node.uid());
             reference.is_some_and(|reference| reference.block_owner_deletion == Some(true))
         };
         let blocked = dependents.iter().any(blocks);
@@ -96,12 +65,12 @@ pub(super) fn decide(node: &Node, owners: &[OwnerState], dependents: &[Arc<Node>
         return Step::Nothing;
     }
     if owners.contains(&OwnerState::Solid) {
-        let lost = node.owners.iter().zip(owners).filter(|(_, state)| **state != OwnerState::Solid);
+        let lost = node.owners().iter().zip(owners).filter(|(_, state)| **state != OwnerState::Solid);
         let lost: Vec<String> = lost.map(|(owner, _)| owner.uid.clone()).collect();
         return if lost.is_empty() { Step::Nothing } else { Step::RemoveOwners(lost) };
     }
     if owners.contains(&OwnerState::Waiting) && !dependents.is_empty() {
-        let blocks = node.owners.iter().any(|owner| owner.block_owner_deletion == Some(true));
+        let blocks = node.owners().iter().any(|owner| owner.block_owner_deletion == Some(true));
         if blocks && dependents.iter().any(|dependent| dependent.waits()) {
             return Step::Unblock;
         }
@@ -115,60 +84,59 @@ pub(super) fn decide(node: &Node, owners: &[OwnerState], dependents: &[Arc<Node>
     })
 }
 
-/// An object as a reference names it. A uid alone says nothing: a reference may give it another kind, name or namespace.
+/// An object as a reference names it: namespace, version, kind, name and uid, in one piece. A uid alone says nothing: a
+/// reference may give it another kind, name or namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Coordinates {
-    namespace: String,
-    api_version: String,
-    kind: String,
-    name: String,
-    uid: String,
-}
+struct Coordinates(Box<str>);
 
 impl Coordinates {
+    fn new(namespace: &str, api_version: &str, kind: &str, name: &str, uid: &str) -> Self {
+        // nothing that exists has a line break in any of them
+        Self([namespace, api_version, kind, name, uid].join("\n").into())
+    }
+
     /// Of an owner, in the namespace where it is looked for.
     fn of(owner: &OwnerReference, namespace: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            api_version: owner.api_version.clone(),
-            kind: owner.kind.clone(),
-            name: owner.name.clone(),
-            uid: owner.uid.clone(),
-        }
+        Self::new(namespace, &owner.api_version, &owner.kind, &owner.name, &owner.uid)
     }
 }
 
 /// All objects by uid.
 #[derive(Default)]
 pub(super) struct Graph {
-    nodes: HashMap<String, Arc<Node>>,
-    dependents: HashMap<String, HashSet<String>>,
+    nodes: HashSet<ByUid>,
+    /// By the uid of their owner, be it known or not.
+    dependents: HashMap<Box<str>, HashSet<ByUid>>,
     absent: HashSet<Coordinates>,
 }
 
 impl Graph {
     pub(super) fn get(&self, uid: &str) -> Option<Arc<Node>> {
-        self.nodes.get(uid).cloned()
+        self.nodes.get(uid).map(|node| Arc::clone(node))
     }
 
     pub(super) fn dependents(&self, uid: &str) -> Vec<Arc<Node>> {
-        self.dependents.get(uid).into_iter().flatten().filter_map(|dependent| self.get(dependent)).collect()
+        self.dependents_of(uid).map(|dependent| Arc::clone(dependent)).collect()
+    }
+
+    fn dependents_of(&self, uid: &str) -> impl Iterator<Item = &ByUid> {
+        self.dependents.get(uid).into_iter().flatten()
     }
 
     /// What the graph knows about an owner of `node`; `None` means that the server must be asked, because the owner is not
     /// known, or not under what the reference calls it.
     pub(super) fn owner_state(&self, node: &Node, owner: &OwnerReference) -> Option<OwnerState> {
-        let found = self.nodes.get(&owner.uid);
+        let found = self.nodes.get(&*owner.uid);
         if let Some(found) = found.filter(|found| !is_elsewhere(node, found) && is_called(found, owner)) {
             return Some(if found.waits() { OwnerState::Waiting } else { OwnerState::Solid });
         }
         let known = |namespace: &str| self.absent.contains(&Coordinates::of(owner, namespace));
-        (known(&node.key.namespace) || known("")).then_some(OwnerState::Absent)
+        (!self.absent.is_empty() && (known(node.namespace()) || known(""))).then_some(OwnerState::Absent)
     }
 
     /// Whether the owner with that uid is there, in a namespace where `node` may not look for owners.
     pub(super) fn is_out_of_reach(&self, node: &Node, owner: &OwnerReference) -> bool {
-        self.nodes.get(&owner.uid).is_some_and(|found| is_elsewhere(node, found))
+        self.nodes.get(&*owner.uid).is_some_and(|found| is_elsewhere(node, found))
     }
 
     /// Remembers that an owner is not in `namespace`; uids are never used again.
@@ -184,63 +152,74 @@ impl Graph {
     }
 
     /// Takes an object in; returns the uids that must be looked at because of it.
-    pub(super) fn apply(&mut self, node: Arc<Node>) -> Vec<String> {
-        let uid = node.uid.clone();
-        let before = self.nodes.insert(uid.clone(), Arc::clone(&node));
-        let old_owners: Vec<OwnerReference> = before.as_ref().map(|before| before.owners.clone()).unwrap_or_default();
+    pub(super) fn apply(&mut self, mut node: Arc<Node>) -> Vec<String> {
+        let before = self.nodes.take(node.uid());
+        let alike = before.as_ref().or_else(|| {
+            let first = node.owners().first()?;
+            self.dependents_of(&first.uid).next()
+        });
+        if let (Some(alike), Some(node)) = (alike, Arc::get_mut(&mut node)) {
+            node.share_owners(alike);
+        }
+        self.nodes.insert(ByUid(Arc::clone(&node)));
+        let old_owners = before.as_ref().map(|before| before.owners()).unwrap_or_default();
         let mut affected = Vec::new();
-        for owner in old_owners.iter().filter(|old| !node.owners.iter().any(|new| new.uid == old.uid)) {
-            self.unlink(&owner.uid, &uid);
+        for owner in old_owners.iter().filter(|old| !node.owners().iter().any(|new| new.uid == old.uid)) {
+            self.unlink(&owner.uid, node.uid());
         }
-        for owner in &node.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+        for owner in node.owners() {
+            match self.dependents.get_mut(&*owner.uid) {
+                Some(dependents) => dependents.replace(ByUid(Arc::clone(&node))),
+                None => self.dependents.entry(owner.uid.as_str().into()).or_default().replace(ByUid(Arc::clone(&node))),
+            };
         }
-        if old_owners != node.owners {
+        if old_owners != node.owners() {
             // Owners that wait may have one dependent less to wait for.
-            let waiting = |owner: &&OwnerReference| self.nodes.get(&owner.uid).is_some_and(|owner| owner.waits());
-            affected.extend(old_owners.iter().filter(waiting).map(|owner| owner.uid.clone()));
+            affected.extend(self.waiting_among(old_owners));
             let unsure = |owner: &OwnerReference| self.owner_state(&node, owner) != Some(OwnerState::Solid);
-            if node.owners.iter().any(unsure) {
-                affected.push(uid.clone());
+            if node.owners().iter().any(unsure) {
+                affected.push(node.uid().to_owned());
             }
         }
         let newly = |state: fn(&Node) -> bool| state(&node) && !before.as_ref().is_some_and(|before| state(before));
         if newly(|node| node.deleting && node.orphan) {
-            affected.push(uid.clone());
+            affected.push(node.uid().to_owned());
         } else if newly(Node::waits) {
-            affected.extend(self.dependents.get(&uid).into_iter().flatten().cloned());
-            affected.push(uid);
+            affected.extend(self.dependents_of(node.uid()).map(|dependent| dependent.uid().to_owned()));
+            affected.push(node.uid().to_owned());
         }
         affected
+    }
+
+    /// The uids of those of the owners that wait for their dependents.
+    fn waiting_among(&self, owners: &[OwnerReference]) -> impl Iterator<Item = String> {
+        let waits = |owner: &&OwnerReference| self.nodes.get(&*owner.uid).is_some_and(|owner| owner.waits());
+        owners.iter().filter(waits).map(|owner| owner.uid.clone())
     }
 
     /// Takes an object out; returns the uids that must be looked at because of it. `gone` says that the object itself is
     /// gone, not just the view of it.
     pub(super) fn remove(&mut self, uid: &str, gone: bool) -> Vec<String> {
-        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
-        for owner in &node.owners {
+        let Some(node) = self.nodes.take(uid) else { return Vec::new() };
+        for owner in node.owners() {
             self.unlink(&owner.uid, uid);
         }
-        let mut affected: Vec<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
+        let mut affected: Vec<String> = self.dependents_of(uid).map(|dependent| dependent.uid().to_owned()).collect();
         if gone && !affected.is_empty() {
             let resource = &node.kind.resource;
-            self.forget_under(Coordinates {
-                namespace: node.key.namespace.clone(),
-                api_version: resource.api_version.clone(),
-                kind: resource.kind.clone(),
-                name: node.key.name.clone(),
-                uid: uid.to_owned(),
-            });
+            let (namespace, name) = (node.namespace(), node.name());
+            self.forget_under(Coordinates::new(namespace, &resource.api_version, &resource.kind, name, uid));
         }
-        let waiting = |owner: &&OwnerReference| self.nodes.get(&owner.uid).is_some_and(|owner| owner.waits());
-        affected.extend(node.owners.iter().filter(waiting).map(|owner| owner.uid.clone()));
+        affected.extend(self.waiting_among(node.owners()));
+        // what a burst of deletions leaves is to be no larger than what is in it
+        shrink(&mut self.nodes);
         affected
     }
 
     /// Takes all objects of a kind out that is not served any more.
     pub(super) fn remove_kind(&mut self, kind: &Arc<Kind>) -> Vec<String> {
-        let uids: Vec<String> =
-            self.nodes.values().filter(|node| Arc::ptr_eq(&node.kind, kind)).map(|node| node.uid.clone()).collect();
+        let of_kind = self.nodes.iter().filter(|node| Arc::ptr_eq(&node.kind, kind));
+        let uids: Vec<String> = of_kind.map(|node| node.uid().to_owned()).collect();
         uids.iter().flat_map(|uid| self.remove(uid, false)).collect()
     }
 
@@ -249,20 +228,27 @@ impl Graph {
             dependents.remove(dependent);
             if dependents.is_empty() {
                 self.dependents.remove(owner);
+            } else {
+                shrink(dependents);
             }
         }
     }
 }
 
+/// Gives back the room of a set that has become much smaller.
+fn shrink(nodes: &mut HashSet<ByUid>) {
+    if nodes.capacity() > ROOM_KEPT.max(4 * nodes.len()) {
+        nodes.shrink_to(2 * nodes.len());
+    }
+}
+
 /// Whether `owner` is in a namespace that is not the one of `node`; what has no namespace may own everything.
 fn is_elsewhere(node: &Node, owner: &Node) -> bool {
-    !owner.key.namespace.is_empty() && owner.key.namespace != node.key.namespace
+    !owner.namespace().is_empty() && owner.namespace() != node.namespace()
 }
 
 /// Whether the reference calls the object what it is.
 fn is_called(object: &Node, reference: &OwnerReference) -> bool {
     let resource = &object.kind.resource;
-    object.key.name == reference.name
-        && resource.kind == reference.kind
-        && resource.api_version == reference.api_version
+    object.name() == reference.name && resource.kind == reference.kind && resource.api_version == reference.api_version
 }

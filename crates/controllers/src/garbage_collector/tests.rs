@@ -61,8 +61,8 @@ fn a_circle_of_owners_that_wait_is_broken() {
     let waiting = vec![node("first", &["last"], leaving("foregroundDeletion"))];
     let last = node("last", &["middle"], json!({}));
     assert_eq!(graph::decide(&last, &[OwnerState::Waiting], &waiting), Step::Unblock);
-    let mut unblocked = Node::clone(&last);
-    unblocked.owners[0].block_owner_deletion = Some(false);
+    let middle = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "middle", "uid": "middle", "blockOwnerDeletion": false});
+    let unblocked = node("last", &[], json!({"ownerReferences": [middle]}));
     let step = graph::decide(&unblocked, &[OwnerState::Waiting], &waiting);
     assert_eq!(step, Step::Delete(PropagationPolicy::Foreground));
 }
@@ -74,7 +74,7 @@ fn dependents_are_looked_at_when_their_owner_goes() {
     assert!(graph.apply(node("child", &["owner"], json!({}))).is_empty(), "a known owner needs no look");
     assert_eq!(graph.remove("owner", true), ["child"]);
     let child = graph.get("child").unwrap();
-    assert_eq!(graph.owner_state(&child, &child.owners[0]), Some(OwnerState::Absent));
+    assert_eq!(graph.owner_state(&child, &child.owners()[0]), Some(OwnerState::Absent));
     assert_eq!(graph.apply(node("late", &["owner"], json!({}))), ["late"]);
     assert_eq!(graph.apply(node("stranger", &["unheard-of"], json!({}))), ["stranger"]);
 }
@@ -88,7 +88,7 @@ fn foreground_deletion_starts_with_dependents_and_ends_with_the_owner() {
     affected.sort();
     assert_eq!(affected, ["child", "owner"]);
     let child = graph.get("child").unwrap();
-    assert_eq!(graph.owner_state(&child, &child.owners[0]), Some(OwnerState::Waiting));
+    assert_eq!(graph.owner_state(&child, &child.owners()[0]), Some(OwnerState::Waiting));
     assert_eq!(graph.remove("child", true), ["owner"]);
     assert!(graph.dependents("owner").is_empty());
 }
@@ -114,8 +114,8 @@ fn an_owner_counts_only_under_what_it_is_called_and_where_it_may_be_looked_for()
     ] {
         let child = node("child", &[], json!({"namespace": namespace, "ownerReferences": [owner]}));
         let expected = known.then_some(OwnerState::Solid);
-        assert_eq!(graph.owner_state(&child, &child.owners[0]), expected, "{child:?}");
-        assert_eq!(graph.is_out_of_reach(&child, &child.owners[0]), namespace != "default");
+        assert_eq!(graph.owner_state(&child, &child.owners()[0]), expected, "{child:?}");
+        assert_eq!(graph.is_out_of_reach(&child, &child.owners()[0]), namespace != "default");
         assert_eq!(graph.apply(child).is_empty(), known, "what is not known is asked for");
         graph.remove("child", true);
     }
@@ -126,17 +126,17 @@ fn an_owner_missing_in_one_place_is_not_missing_in_another() {
     let mut graph = Graph::default();
     let wrong = node("wrong", &["owner"], json!({"namespace": "other"}));
     let right = node("right", &["owner"], json!({}));
-    graph.note_absent(&wrong.owners[0], "other");
-    assert_eq!(graph.owner_state(&wrong, &wrong.owners[0]), Some(OwnerState::Absent));
-    assert_eq!(graph.owner_state(&right, &right.owners[0]), None);
+    graph.note_absent(&wrong.owners()[0], "other");
+    assert_eq!(graph.owner_state(&wrong, &wrong.owners()[0]), Some(OwnerState::Absent));
+    assert_eq!(graph.owner_state(&right, &right.owners()[0]), None);
     graph.apply(node("owner", &[], json!({})));
-    assert_eq!(graph.owner_state(&right, &right.owners[0]), Some(OwnerState::Solid));
-    assert_eq!(graph.owner_state(&wrong, &wrong.owners[0]), Some(OwnerState::Absent));
+    assert_eq!(graph.owner_state(&right, &right.owners()[0]), Some(OwnerState::Solid));
+    assert_eq!(graph.owner_state(&wrong, &wrong.owners()[0]), Some(OwnerState::Absent));
     // of a kind without namespaces it is missing everywhere
     let (here, there) =
         (node("here", &["global"], json!({})), node("there", &["global"], json!({"namespace": "other"})));
-    graph.note_absent(&here.owners[0], "");
-    assert_eq!(graph.owner_state(&there, &there.owners[0]), Some(OwnerState::Absent));
+    graph.note_absent(&here.owners()[0], "");
+    assert_eq!(graph.owner_state(&there, &there.owners()[0]), Some(OwnerState::Absent));
 }
 
 #[test]
@@ -147,5 +147,27 @@ fn a_kind_that_is_not_served_any_more_leaves_its_dependents_to_the_server() {
     graph.apply(node("child", &["owner"], json!({})));
     assert_eq!(graph.remove_kind(&kind), ["child"]);
     let child = graph.get("child").unwrap();
-    assert_eq!(graph.owner_state(&child, &child.owners[0]), None, "not known to be gone");
+    assert_eq!(graph.owner_state(&child, &child.owners()[0]), None, "not known to be gone");
+}
+
+#[test]
+fn objects_made_alike_share_what_owns_them() {
+    let mut graph = Graph::default();
+    for uid in ["owner", "other"] {
+        graph.apply(node(uid, &[], json!({})));
+    }
+    let owners = |graph: &Graph, uid: &str| graph.get(uid).unwrap().owners().as_ptr();
+    for uid in ["a", "b"] {
+        graph.apply(node(uid, &["owner"], json!({})));
+    }
+    assert_eq!(owners(&graph, "a"), owners(&graph, "b"));
+    let before = owners(&graph, "a");
+    graph.apply(node("a", &["owner"], json!({"resourceVersion": "7"})));
+    assert_eq!(owners(&graph, "a"), before);
+    assert_eq!(graph.get("a").unwrap().resource_version(), Some("7"));
+    assert_eq!(graph.dependents("owner").iter().filter(|node| node.resource_version() == Some("7")).count(), 1);
+    graph.apply(node("a", &["other"], json!({})));
+    assert_ne!(owners(&graph, "a"), before);
+    assert_eq!((graph.dependents("owner").len(), graph.dependents("other").len()), (1, 1));
+    assert_eq!(graph.get("a").unwrap().key(), reconcile::Key::new("default", "a"));
 }
