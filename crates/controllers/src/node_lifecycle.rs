@@ -1,7 +1,7 @@
 //! Node lifecycle: notices nodes that fall silent, and taints nodes by their conditions.
 //!
-//! A node is looked at when it changes, and when it would have been silent for too long: renewed leases only move that time,
-//! they cause no work. Taints that drive pods out are given zone by zone at a limited rate (`zones`); what they then do to
+//! A node is looked at when it changes, and when it has been silent for too long: a renewed lease only moves that time, and
+//! nobody looks at the node for it. Taints that drive pods out are given zone by zone at a limited rate (`zones`); what they then do to
 //! the pods is decided in `taint_eviction`.
 
 use std::collections::HashMap;
@@ -24,9 +24,11 @@ use crate::context::{Context, ReconcileError, failed, gone_is_done, is_not_found
 use crate::metrics::{Family, Histogram};
 use crate::{batch, pods};
 use decision::Permit;
+use sign::{SignOfLife, renew_time};
 use zones::{Next, Turn, Zones};
 
 mod decision;
+mod sign;
 #[cfg(test)]
 mod tests;
 mod zones;
@@ -61,18 +63,12 @@ pub(crate) fn render_metrics(out: &mut String) {
     UPDATE_DURATION.render(out);
 }
 
-/// The last sign of life of a node, and when it was seen here: the node's own clock may be wrong.
-#[derive(Debug, PartialEq)]
-struct SignOfLife {
-    lease: Option<Timestamp>,
-    heartbeat: Option<Timestamp>,
-    seen: Instant,
-}
-
 /// What the queue holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Work {
     Node(String),
+    /// A node's time is up, unless it has given a sign of life since.
+    Deadline(String),
     /// Taint the next node of a zone that waits for it.
     Zone(String),
 }
@@ -118,7 +114,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         feed(&leases, &queue, |change| {
             let lease = change.object();
             if lease.namespace().as_deref() == Some(LEASE_NAMESPACE) {
-                controller.listen(&lease.name_any());
+                controller.renewed(lease);
             }
             None::<Work>
         }),
@@ -128,6 +124,13 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         async move {
             match work {
                 Work::Node(name) => controller.reconcile(&name).await,
+                Work::Deadline(name) => match controller.left(&name) {
+                    Some(left) if left.is_zero() => {
+                        controller.queue.add(Work::Node(name));
+                        Ok(None)
+                    }
+                    left => Ok(left),
+                },
                 Work::Zone(zone) => controller.drive_out(&zone).await,
             }
         }
@@ -163,7 +166,7 @@ impl Controller {
         let name = node.name_any();
         match change {
             Change::Applied { old, new } => {
-                self.listen(&name);
+                self.listen(&name, new);
                 let before = old.as_ref().filter(|old| old.metadata.uid == new.metadata.uid);
                 if before.is_some_and(|old| alike(old, new)) {
                     return None;
@@ -195,9 +198,15 @@ impl Controller {
         let spoke = decision::find(&node, "Ready").is_some();
         let grace = if spoke { config.node_monitor_grace_period } else { config.node_startup_grace_period };
         let silent = silence >= grace;
+        if let Some(sign) = self.signs.lock().get_mut(name) {
+            sign.grace = grace;
+        }
+        if !silent {
+            self.queue.add_after(Work::Deadline(name.to_owned()), grace - silence);
+        }
         self.look(name, &node, silent).await?;
         UPDATE_DURATION.observe_time(&[], began.elapsed());
-        Ok((!silent).then(|| grace - silence))
+        Ok(None)
     }
 
     async fn look(&self, name: &str, node: &Arc<Node>, silent: bool) -> Result<(), ReconcileError> {
@@ -318,19 +327,30 @@ impl Controller {
     }
 
     /// Notes a sign of life of a node that is known.
-    fn listen(&self, name: &str) {
-        if !self.signs.lock().contains_key(name) {
-            return;
+    fn listen(&self, name: &str, node: &Node) {
+        if self.signs.lock().contains_key(name) {
+            self.silence(name, node);
         }
-        if let Some(node) = self.nodes.get("", name) {
-            self.silence(name, &node);
+    }
+
+    /// The same where its lease tells of it. The node itself is not looked at: of a thousand of them, each is renewed before
+    /// what decoding it took is forgotten.
+    fn renewed(&self, lease: &Lease) {
+        let Some(name) = lease.metadata.name.as_deref() else { return };
+        if let (Some(time), Some(sign)) = (renew_time(lease), self.signs.lock().get_mut(name)) {
+            sign.renewed(time, Instant::now());
         }
+    }
+
+    /// How long a node may still be silent; `None` when it is not known.
+    fn left(&self, name: &str) -> Option<Duration> {
+        self.signs.lock().get(name).map(|sign| sign.left(Instant::now()))
     }
 
     /// How long the node has not been heard of, and whether it is seen for the first time.
     fn silence(&self, name: &str, node: &Node) -> (Duration, bool) {
         let lease = self.leases.get(LEASE_NAMESPACE, name);
-        let lease = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
+        let lease = lease.and_then(|lease| renew_time(&lease));
         let ready = decision::find(node, "Ready");
         // what this controller has written of a silent node is no sign of life
         let posted = ready.filter(|ready| ready.status != "Unknown");
@@ -342,11 +362,11 @@ impl Controller {
             let created = node.metadata.creation_timestamp.as_ref().filter(|_| ready.is_none() && lease.is_none());
             let age = created.and_then(|time| Duration::try_from(Timestamp::now().duration_since(time.0)).ok());
             let seen = age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
-            signs.insert(name.to_owned(), SignOfLife { lease, heartbeat, seen });
+            signs.insert(name.to_owned(), SignOfLife { lease, heartbeat, seen, grace: Duration::ZERO });
             return (now.saturating_duration_since(seen), true);
         };
-        if let Some(lease) = lease.filter(|lease| sign.lease != Some(*lease)) {
-            (sign.lease, sign.seen) = (Some(lease), now);
+        if let Some(lease) = lease {
+            sign.renewed(lease, now);
         }
         if let Some(heartbeat) = heartbeat.filter(|heartbeat| sign.heartbeat != Some(*heartbeat)) {
             (sign.heartbeat, sign.seen) = (Some(heartbeat), now);

@@ -178,6 +178,17 @@ fn a_change_that_asks_for_nothing_is_known_as_such() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_renewed_lease_moves_the_time_at_which_a_node_is_missed() {
+    let start = Instant::now();
+    let mut sign = SignOfLife { lease: None, heartbeat: None, seen: start, grace: secs(50) };
+    sign.renewed(now(), start + secs(40));
+    assert_eq!(sign.left(start + secs(45)), secs(45));
+    sign.renewed(now(), start + secs(80));
+    assert_eq!(sign.left(start + secs(80)), secs(10), "the same lease seen again is no sign of life");
+    assert_eq!(sign.left(start + secs(95)), Duration::ZERO);
+}
+
 #[test]
 fn a_zone_is_region_and_zone() {
     let of = |labels: Value| -> Node { serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap() };
