@@ -290,16 +290,23 @@ impl ApiServer {
         self.store.snapshot()
     }
 
-    /// The present bytes of an object of this resource, as it is stored. Who keeps objects in the same process need not keep
-    /// them twice.
-    pub fn stored(&self, group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes> {
+    /// The path and the present bytes of an object of this resource, as it is stored. Who keeps objects in the same process
+    /// need not keep them twice.
+    pub fn stored(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<(Arc<str>, Bytes)> {
         let served = self.registry.find(group, version, plural)?;
         let snapshot = self.snapshot();
-        let object = match namespace {
-            "" => snapshot.get(&served.collection, name),
-            namespace => snapshot.get(&served.collection, &[namespace, "/", name].concat()),
+        let found = match namespace {
+            "" => snapshot.entry(&served.collection, name),
+            namespace => snapshot.entry(&served.collection, &[namespace, "/", name].concat()),
         };
-        object.map(|object| object.bytes.clone())
+        found.map(|(path, object)| (path.clone(), object.bytes.clone()))
     }
 
     /// `/metrics`.

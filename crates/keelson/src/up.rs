@@ -139,7 +139,10 @@ fn informers(api: &api::Api) -> reconcile::Informers {
     reconcile::Informers::beside(api.client("system:kube-controller-manager"), move |group, version, plural| {
         let server = server.clone();
         let [group, version, plural] = [group, version, plural].map(str::to_owned);
-        std::sync::Arc::new(move |namespace, name| server.stored(&group, &version, &plural, namespace, name))
+        std::sync::Arc::new(move |namespace, name| {
+            let (path, bytes) = server.stored(&group, &version, &plural, namespace, name)?;
+            Some(reconcile::Held { path, bytes })
+        })
     })
 }
 

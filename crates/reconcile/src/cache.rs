@@ -1,7 +1,7 @@
 //! The cache behind an informer, its indexes and its subscribers.
 
 use std::any::TypeId;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -9,11 +9,12 @@ use kube::Resource;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::Object;
 use crate::events::EventError;
 use crate::index::{Index, IndexData};
-use crate::kept::{Kept, Original, Recent};
+use crate::kept::{ByName, Kept, Original, Recent};
+use crate::path::Path;
 use crate::subscription::{Mailbox, Subscription};
-use crate::{Key, Object};
 
 /// Whether the cache shows the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(crate) enum Phase {
 }
 
 struct State<K> {
-    namespaces: BTreeMap<String, BTreeMap<String, Arc<Kept<K>>>>,
+    namespaces: BTreeMap<Box<str>, BTreeSet<ByName<K>>>,
     len: usize,
     /// By name and by the type of the function: one that captures nothing is known by its type alone.
     indexes: HashMap<(String, TypeId), Arc<IndexData<K>>>,
@@ -45,7 +46,7 @@ pub(crate) struct Cache<K> {
 
 /// The keys that a list has brought so far.
 #[derive(Default)]
-pub(crate) struct Listed(HashSet<Arc<Key>>);
+pub(crate) struct Listed(HashSet<Path>);
 
 impl<K: Object> Cache<K> {
     /// An empty cache; where bytes of its objects are held already, `original` knows.
@@ -71,8 +72,7 @@ impl<K: Object> Cache<K> {
     }
 
     pub(crate) fn namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let kept: Vec<Arc<Kept<K>>> =
-            self.state.read().namespaces.get(namespace).map(|n| n.values().cloned().collect()).unwrap_or_default();
+        let kept: Vec<Arc<Kept<K>>> = self.state.read().in_namespace(namespace).cloned().collect();
         kept.iter().map(Kept::object).collect()
     }
 
@@ -100,7 +100,7 @@ impl<K: Object> Cache<K> {
         }
         let data = Arc::new(IndexData::new(keys_of));
         for kept in state.all() {
-            data.change(None, Some(&kept.object()), kept.key(), Some(kept));
+            data.change(None, Some(&kept.object()), kept.path(), Some(kept));
         }
         state.indexes.insert(identity, Arc::clone(&data));
         Index(data)
@@ -110,7 +110,7 @@ impl<K: Object> Cache<K> {
         let mailbox = Arc::new(Mailbox::new());
         let mut state = self.state.write();
         for kept in state.all() {
-            mailbox.applied(kept.key(), None, kept);
+            mailbox.applied(kept.path(), None, kept);
         }
         if *self.phase.borrow() == Phase::Stopped {
             mailbox.close();
@@ -146,7 +146,7 @@ impl<K: Object> Cache<K> {
     pub(crate) fn delete(&self, served: &[u8]) -> Result<Option<String>, EventError> {
         let kept = self.keep(served)?;
         let object = kept.object();
-        self.state.write().delete(kept.key(), Some((&kept, &object)));
+        self.state.write().delete(kept.path(), Some((&kept, &object)));
         self.observed(revision_of(&*object));
         Ok(object.meta().resource_version.clone())
     }
@@ -154,7 +154,7 @@ impl<K: Object> Cache<K> {
     /// Takes over one object of a list. What the cache has seen is not known before the list is [complete](Self::listed).
     pub(crate) fn fill(&self, served: &[u8], listed: &mut Listed) -> Result<(), EventError> {
         let kept = self.keep(served)?;
-        listed.0.insert(Arc::clone(kept.key()));
+        listed.0.insert(kept.path().clone());
         self.state.write().apply(&kept, &kept.object());
         Ok(())
     }
@@ -162,10 +162,10 @@ impl<K: Object> Cache<K> {
     /// Removes what was not in the list, which is complete at `revision`.
     pub(crate) fn listed(&self, listed: &Listed, revision: &str) {
         let mut state = self.state.write();
-        let gone: Vec<Arc<Key>> =
-            state.all().map(|kept| kept.key()).filter(|key| !listed.0.contains(*key)).cloned().collect();
-        for key in gone {
-            state.delete(&key, None);
+        let gone: Vec<Path> =
+            state.all().map(|kept| kept.path()).filter(|path| !listed.0.contains(*path)).cloned().collect();
+        for path in gone {
+            state.delete(&path, None);
         }
         drop(state);
         self.announce();
@@ -200,16 +200,21 @@ impl<K: Object> Cache<K> {
 
 impl<K: Object> State<K> {
     fn all(&self) -> impl Iterator<Item = &Arc<Kept<K>>> {
-        self.namespaces.values().flat_map(BTreeMap::values)
+        self.namespaces.values().flatten().map(|object| &object.0)
+    }
+
+    fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<Kept<K>>> {
+        self.namespaces.get(namespace).into_iter().flatten().map(|object| &object.0)
     }
 
     fn existing(&self, namespace: &str, name: &str) -> Option<&Arc<Kept<K>>> {
-        self.namespaces.get(namespace)?.get(name)
+        self.namespaces.get(namespace)?.get(name).map(|object| &object.0)
     }
 
+    #[expect(clippy::mutable_key_type, reason = "they are in the order of their paths, which do not change")]
     fn apply(&mut self, kept: &Arc<Kept<K>>, object: &Arc<K>) {
-        let key = kept.key();
-        let mut old = self.existing(&key.namespace, &key.name).map(|old| (Arc::clone(old), old.object()));
+        let path = kept.path();
+        let mut old = self.existing(path.namespace(), path.name()).map(|old| (Arc::clone(old), old.object()));
         if let Some((_, previous)) = &old {
             if previous.meta().resource_version == object.meta().resource_version
                 && previous.meta().uid == object.meta().uid
@@ -217,41 +222,37 @@ impl<K: Object> State<K> {
                 return;
             }
             if previous.meta().uid != object.meta().uid {
-                self.delete(key, None);
+                self.delete(path, None);
                 old = None;
             }
         }
-        let objects = match self.namespaces.get_mut(&key.namespace) {
+        let objects = match self.namespaces.get_mut(path.namespace()) {
             Some(objects) => objects,
-            None => self.namespaces.entry(key.namespace.clone()).or_default(),
+            None => self.namespaces.entry(path.namespace().into()).or_default(),
         };
-        match objects.get_mut(&key.name) {
-            Some(place) => *place = Arc::clone(kept),
-            None => {
-                objects.insert(key.name.clone(), Arc::clone(kept));
-                self.len += 1;
-            }
+        if objects.replace(ByName(Arc::clone(kept))).is_none() {
+            self.len += 1;
         }
         for index in self.indexes.values() {
-            index.change(old.as_ref().map(|(_, old)| &**old), Some(object), key, Some(kept));
+            index.change(old.as_ref().map(|(_, old)| &**old), Some(object), path, Some(kept));
         }
-        self.each_subscriber(|mailbox| mailbox.applied(key, old.as_ref().map(|(old, _)| old), kept));
+        self.each_subscriber(|mailbox| mailbox.applied(path, old.as_ref().map(|(old, _)| old), kept));
     }
 
-    /// Removes `key`; subscribers get `last` if given (it holds the final resource version), else the cached state.
-    fn delete(&mut self, key: &Arc<Key>, last: Option<(&Arc<Kept<K>>, &Arc<K>)>) {
-        let Some(objects) = self.namespaces.get_mut(&key.namespace) else { return };
-        let Some(old) = objects.remove(&key.name) else { return };
+    /// Removes the object at `path`; subscribers get `last` if given (it holds the final resource version), else the cached state.
+    fn delete(&mut self, path: &Path, last: Option<(&Arc<Kept<K>>, &Arc<K>)>) {
+        let Some(objects) = self.namespaces.get_mut(path.namespace()) else { return };
+        let Some(ByName(old)) = objects.take(path.name()) else { return };
         if objects.is_empty() {
-            self.namespaces.remove(&key.namespace);
+            self.namespaces.remove(path.namespace());
         }
         self.len -= 1;
         let object = old.object();
         for index in self.indexes.values() {
-            index.change(Some(&object), None, key, None);
+            index.change(Some(&object), None, path, None);
         }
         let last = last.filter(|(_, last)| last.meta().uid == object.meta().uid).map_or(&old, |(last, _)| last);
-        self.each_subscriber(|mailbox| mailbox.deleted(key, last));
+        self.each_subscriber(|mailbox| mailbox.deleted(path, last));
     }
 
     fn each_subscriber(&mut self, tell: impl Fn(&Mailbox<Kept<K>>)) {

@@ -4,6 +4,8 @@
 //! Where the process holds the object's bytes anyway (see [`Original`]), a cache that nobody asks costs a few pointers an
 //! object.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering as Order;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,8 +16,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::Object;
 use crate::events::EventError;
-use crate::{Key, Object};
+use crate::path::Path;
 
 /// Decoded objects that a cache keeps in any case: most collections are small, and are to cost nothing twice.
 const DECODED_MIN: usize = 256;
@@ -30,9 +33,18 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Where the bytes of a member lie that no controller reads and that is nearly half of an object.
 const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];
 
-/// The present bytes of an object of one kind, as the API serves them, if this process holds them. What a cache keeps can
-/// then be the same piece of memory.
-pub type Original = Arc<dyn Fn(&str, &str) -> Option<Bytes> + Send + Sync>;
+/// What this process holds of an object.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// `namespace/name`, or `name`.
+    pub path: Arc<str>,
+    /// Its present bytes, as the API serves them.
+    pub bytes: Bytes,
+}
+
+/// What this process holds of an object of one kind, given by namespace and name. What a cache keeps can then be the same
+/// pieces of memory.
+pub type Original = Arc<dyn Fn(&str, &str) -> Option<Held> + Send + Sync>;
 
 /// Whether what is held of an object is what arrived: it may have changed since, or be shown otherwise than it is held.
 fn is_same<K: Object>(held: &[u8], served: &[u8], object: &K) -> bool {
@@ -61,7 +73,7 @@ fn decode<K: Object>(object: &[u8]) -> Result<K, serde_json::Error> {
 
 /// An object of a cache.
 pub(crate) struct Kept<K> {
-    key: Arc<Key>,
+    path: Path,
     bytes: Bytes,
     decoded: Mutex<Option<Arc<K>>>,
     /// Whether somebody has looked at it since that was asked last.
@@ -78,15 +90,18 @@ impl<K: Object> Kept<K> {
     ) -> Result<Arc<Self>, EventError> {
         let lean = lean(served);
         let object: K = serde_json::from_slice(lean.as_deref().unwrap_or(served)).map_err(EventError::Decode)?;
-        let key = Key::of(&object);
-        let held = original.and_then(|original| original(&key.namespace, &key.name));
+        let meta = object.meta();
+        let name = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let held = original.and_then(|original| original(name.0, name.1));
+        let (path, held) = held.map(|held| (held.path, held.bytes)).unzip();
+        let path = Path::of(&object, path);
         let bytes = match (held.filter(|held| is_same(held, served, &object)), lean) {
             (Some(held), _) => held,
             (None, Some(lean)) => lean.into(),
             (None, None) => Bytes::copy_from_slice(served),
         };
         let kept = Arc::new(Self {
-            key: Arc::new(key),
+            path,
             bytes,
             decoded: Mutex::new(Some(Arc::new(object))),
             looked_at: AtomicBool::new(false),
@@ -96,8 +111,8 @@ impl<K: Object> Kept<K> {
         Ok(kept)
     }
 
-    pub(crate) fn key(&self) -> &Arc<Key> {
-        &self.key
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The object, decoded if it is not.
@@ -120,6 +135,64 @@ impl<K: Object> Kept<K> {
         let _forgotten = self.decoded.lock().take();
     }
 }
+
+/// An object among those of its namespace, found by its name.
+pub(crate) struct ByName<K>(pub(crate) Arc<Kept<K>>);
+
+impl<K> Borrow<str> for ByName<K> {
+    fn borrow(&self) -> &str {
+        self.0.path.name()
+    }
+}
+
+impl<K> Ord for ByName<K> {
+    fn cmp(&self, other: &Self) -> Order {
+        self.0.path.name().cmp(other.0.path.name())
+    }
+}
+
+impl<K> PartialOrd for ByName<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K> PartialEq for ByName<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Order::Equal
+    }
+}
+
+impl<K> Eq for ByName<K> {}
+
+/// An object among others of its kind, found by its path.
+pub(crate) struct ByPath<K>(pub(crate) Arc<Kept<K>>);
+
+impl<K> Borrow<Path> for ByPath<K> {
+    fn borrow(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl<K> Ord for ByPath<K> {
+    fn cmp(&self, other: &Self) -> Order {
+        self.0.path.cmp(&other.0.path)
+    }
+}
+
+impl<K> PartialOrd for ByPath<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K> PartialEq for ByPath<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path == other.0.path
+    }
+}
+
+impl<K> Eq for ByPath<K> {}
 
 /// The objects of one cache that are decoded, those first that have been for longest. Each is in here once.
 pub(crate) struct Recent<K> {

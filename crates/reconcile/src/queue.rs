@@ -18,6 +18,8 @@ mod tests;
 const RETRY_MIN: Duration = Duration::from_millis(5);
 /// Longest pause after failures, client-go's value.
 const RETRY_MAX: Duration = Duration::from_secs(1000);
+/// Keys that there is room for in any case; what a burst needed beyond it is given back.
+const ROOM_KEPT: usize = 256;
 
 /// Keys waiting for work.
 ///
@@ -140,7 +142,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// Ends the back-off of `key`.
     pub fn forget(&self, key: &K) {
-        self.shared.state.lock().failures.remove(key);
+        let mut state = self.shared.state.lock();
+        state.failures.remove(key);
+        shrink(&mut state.failures);
     }
 
     /// How often `key` has failed since the last [`Queue::forget`].
@@ -244,6 +248,7 @@ impl<K: Clone + Eq + Hash> State<K> {
             }
             let key = entry.remove();
             self.delayed_at.remove(&key);
+            shrink(&mut self.delayed_at);
             self.add(key, now);
         }
     }
@@ -252,8 +257,19 @@ impl<K: Clone + Eq + Hash> State<K> {
         let key = self.ready.pop_front()?;
         if let Some(since) = self.dirty.remove(&key) {
             self.queued.note(now.saturating_duration_since(since));
+            shrink(&mut self.dirty);
+        }
+        if self.ready.capacity() > ROOM_KEPT.max(4 * self.ready.len()) {
+            self.ready.shrink_to(2 * self.ready.len());
         }
         self.processing.insert(key.clone(), now);
         Some(key)
+    }
+}
+
+/// Gives back the room of a map that has become much smaller.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > ROOM_KEPT.max(4 * map.len()) {
+        map.shrink_to(2 * map.len());
     }
 }

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::Object;
 use crate::kept::Kept;
-use crate::{Key, Object};
+use crate::path::Path;
+
+/// Changes that a backlog has room for in any case: every subscriber of a kind gets every burst, and is to be small after it.
+const ROOM_KEPT: usize = 256;
 
 /// A change of one object.
 #[derive(Debug)]
@@ -40,9 +44,8 @@ struct Waiting<T> {
 }
 
 struct Backlog<T> {
-    // the key is shared with all other subscribers
-    order: VecDeque<Arc<Key>>,
-    waiting: HashMap<Arc<Key>, Waiting<T>>,
+    order: VecDeque<Path>,
+    waiting: HashMap<Path, Waiting<T>>,
     /// Whether there is something the subscriber was not woken for.
     unannounced: bool,
     closed: bool,
@@ -67,12 +70,12 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Merges an application into what already waits for `key`. The subscriber sees it when it looks, and is woken by
+    /// Merges an application into what already waits for the object at `path`. The subscriber sees it when it looks, and is woken by
     /// [`Mailbox::announce`].
-    pub(crate) fn applied(&self, key: &Arc<Key>, old: Option<&Arc<T>>, new: &Arc<T>) {
+    pub(crate) fn applied(&self, path: &Path, old: Option<&Arc<T>>, new: &Arc<T>) {
         let mut backlog = self.backlog.lock();
         backlog.unannounced = true;
-        match backlog.waiting.get_mut(key) {
+        match backlog.waiting.get_mut(path) {
             Some(waiting) => match &mut waiting.applied {
                 Some((_, newest)) => *newest = Arc::clone(new),
                 // After a waiting deletion the object is new to the subscriber.
@@ -80,21 +83,21 @@ impl<T> Mailbox<T> {
             },
             None => {
                 let waiting = Waiting { deleted: None, applied: Some((old.cloned(), Arc::clone(new))) };
-                backlog.insert(key, waiting);
+                backlog.insert(path, waiting);
             }
         }
     }
 
-    /// Merges a deletion into what already waits for `key`: of an object that came and went unseen only the deletion stays.
-    pub(crate) fn deleted(&self, key: &Arc<Key>, last: &Arc<T>) {
+    /// Merges a deletion into what already waits for the object at `path`: of an object that came and went unseen only the deletion stays.
+    pub(crate) fn deleted(&self, path: &Path, last: &Arc<T>) {
         let mut backlog = self.backlog.lock();
         backlog.unannounced = true;
-        match backlog.waiting.get_mut(key) {
+        match backlog.waiting.get_mut(path) {
             Some(waiting) => {
                 waiting.applied = None;
                 waiting.deleted.get_or_insert_with(|| Arc::clone(last));
             }
-            None => backlog.insert(key, Waiting { deleted: Some(Arc::clone(last)), applied: None }),
+            None => backlog.insert(path, Waiting { deleted: Some(Arc::clone(last)), applied: None }),
         }
     }
 
@@ -125,9 +128,9 @@ impl<T> Mailbox<T> {
 }
 
 impl<T> Backlog<T> {
-    fn insert(&mut self, key: &Arc<Key>, waiting: Waiting<T>) {
-        self.order.push_back(Arc::clone(key));
-        self.waiting.insert(Arc::clone(key), waiting);
+    fn insert(&mut self, path: &Path, waiting: Waiting<T>) {
+        self.order.push_back(path.clone());
+        self.waiting.insert(path.clone(), waiting);
     }
 
     fn pop(&mut self) -> Option<Change<T>> {
@@ -147,6 +150,10 @@ impl<T> Backlog<T> {
     fn forget_front(&mut self) {
         if let Some(key) = self.order.pop_front() {
             self.waiting.remove(&key);
+        }
+        if self.order.is_empty() && self.order.capacity() > ROOM_KEPT {
+            self.order = VecDeque::new();
+            self.waiting = HashMap::new();
         }
     }
 }
@@ -195,29 +202,40 @@ mod tests {
 
     #[test]
     fn waiting_changes_of_one_object_are_merged() {
-        let key = Arc::new(Key::new("default", "a"));
+        let path = Path::new("default", "a");
         let obj: Vec<Arc<u32>> = (0..5).map(Arc::new).collect();
         let mailbox = Mailbox::new();
 
-        mailbox.applied(&key, Some(&obj[0]), &obj[1]);
-        mailbox.applied(&Arc::new(Key::new("default", "b")), None, &obj[4]);
-        mailbox.applied(&key, Some(&obj[1]), &obj[2]);
+        mailbox.applied(&path, Some(&obj[0]), &obj[1]);
+        mailbox.applied(&Path::new("default", "b"), None, &obj[4]);
+        mailbox.applied(&path, Some(&obj[1]), &obj[2]);
         assert_eq!(drain(&mailbox), ["Some(0)->2", "None->4"]);
 
-        mailbox.deleted(&key, &obj[2]);
-        mailbox.applied(&key, None, &obj[3]);
+        mailbox.deleted(&path, &obj[2]);
+        mailbox.applied(&path, None, &obj[3]);
         assert_eq!(drain(&mailbox), ["-2", "None->3"]);
 
-        mailbox.deleted(&key, &obj[2]);
-        mailbox.applied(&key, None, &obj[3]);
-        mailbox.deleted(&key, &obj[3]);
+        mailbox.deleted(&path, &obj[2]);
+        mailbox.applied(&path, None, &obj[3]);
+        mailbox.deleted(&path, &obj[3]);
         assert_eq!(drain(&mailbox), ["-2"], "an object that came and went unseen leaves no trace");
+    }
+
+    #[test]
+    fn a_burst_that_was_taken_leaves_no_room_behind() {
+        let mailbox = Mailbox::new();
+        for number in 0..4 * ROOM_KEPT {
+            mailbox.applied(&Path::new("default", &number.to_string()), None, &Arc::new(1));
+        }
+        assert_eq!(drain(&mailbox).len(), 4 * ROOM_KEPT);
+        let backlog = mailbox.backlog.lock();
+        assert!(backlog.order.capacity() <= ROOM_KEPT && backlog.waiting.capacity() <= ROOM_KEPT);
     }
 
     #[tokio::test]
     async fn closing_delivers_what_waits_and_then_ends() {
         let mailbox = Mailbox::new();
-        mailbox.deleted(&Arc::new(Key::cluster("n")), &Arc::new(1));
+        mailbox.deleted(&Path::new("", "n"), &Arc::new(1));
         mailbox.close();
         assert!(matches!(mailbox.next().await, Some(Change::Deleted(_))));
         assert!(mailbox.next().await.is_none());
@@ -230,7 +248,7 @@ mod tests {
             let mut next = std::pin::pin!(mailbox.next());
             assert!(futures::poll!(&mut next).is_pending());
             for name in ["a", "b"] {
-                mailbox.applied(&Arc::new(Key::cluster(name)), None, &Arc::new(1));
+                mailbox.applied(&Path::new("", name), None, &Arc::new(1));
             }
             assert!(futures::poll!(&mut next).is_pending(), "before it is announced");
             mailbox.announce();

@@ -28,6 +28,11 @@ impl Snapshot {
         self.collections.get(collection)?.get(path)
     }
 
+    /// The object at a path of a collection, with the path as it is kept.
+    pub fn entry(&self, collection: &str, path: &str) -> Option<(&Arc<str>, &Object)> {
+        self.collections.get(collection)?.entry(path)
+    }
+
     /// The objects of a collection whose path starts with `prefix` and comes after `after`, in path order.
     pub fn range<'a>(&'a self, collection: &str, prefix: &str, after: Option<&str>) -> Range<'a> {
         let entries = match self.collections.get(collection) {

@@ -52,12 +52,17 @@ impl<V: Clone> Tree<V> {
 
     /// The value at `key`.
     pub(crate) fn get(&self, key: &str) -> Option<&V> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// The value at `key`, with the key as it is kept.
+    pub(crate) fn entry(&self, key: &str) -> Option<(&Arc<str>, &V)> {
         let mut node = &*self.root;
         loop {
             match node {
                 Node::Leaf(entries) => {
                     let at = entries.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-                    return Some(&entries[at].1);
+                    return Some((&entries[at].0, &entries[at].1));
                 }
                 Node::Branch(children) => node = &children[child_of(children, key)].node,
             }

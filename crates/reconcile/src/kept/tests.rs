@@ -19,7 +19,13 @@ fn holding(objects: &[(&str, &str)]) -> (Original, HashMap<String, Bytes>) {
     let held: HashMap<String, Bytes> =
         objects.iter().map(|(name, text)| ((*name).to_owned(), Bytes::copy_from_slice(text.as_bytes()))).collect();
     let found = held.clone();
-    (Arc::new(move |namespace, name| (namespace == "default").then(|| found.get(name).cloned()).flatten()), held)
+    (
+        Arc::new(move |namespace, name| {
+            let bytes = (namespace == "default").then(|| found.get(name).cloned()).flatten()?;
+            Some(Held { path: format!("{namespace}/{name}").into(), bytes })
+        }),
+        held,
+    )
 }
 
 fn is_same_memory(a: &Bytes, b: &Bytes) -> bool {

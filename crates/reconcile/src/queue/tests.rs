@@ -69,3 +69,23 @@ async fn close_releases_waiters() {
     let (got, ()) = tokio::join!(queue.get(), async { queue.close() });
     assert_eq!(got, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_that_was_worked_on_leaves_no_room_behind() {
+    let queue = Queue::new();
+    for key in 0..4 * ROOM_KEPT {
+        queue.add(key);
+        queue.retry(key);
+    }
+    for _ in 0..8 * ROOM_KEPT {
+        let key = queue.get().await.unwrap();
+        queue.forget(&key);
+        queue.done(&key);
+    }
+    let state = queue.shared.state.lock();
+    assert!(state.dirty.is_empty() && state.delayed_at.is_empty());
+    for room in [state.dirty.capacity(), state.ready.capacity(), state.delayed_at.capacity(), state.failures.capacity()]
+    {
+        assert!(room <= ROOM_KEPT, "{room}");
+    }
+}
