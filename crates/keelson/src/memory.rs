@@ -9,7 +9,13 @@
 //! run at the start or once in a while, and mapped from then on. It is let go as well; the kernel keeps what others need no
 //! room for, so that what is run again is mapped again without being read from disk.
 
-use std::{io, ops::Range, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +33,14 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Bursts of work that have ended.
+static BURSTS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// Those of them after which this thread has given its free pages back.
+    static SEEN: Cell<u32> = const { Cell::new(0) };
+}
 
 /// Sets the allocator up for a server.
 pub(crate) fn set_up() {
@@ -78,12 +92,25 @@ pub(crate) async fn run(stop: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns free pages, of this thread and of those that ended. Some milliseconds at most, in a process that has nothing
-/// else to do.
+/// Returns free pages: those of threads that ended at once, those of the others when they have nothing to do. Some
+/// milliseconds at most, in a process that has nothing else to do.
 fn give_back() {
+    BURSTS.fetch_add(1, Ordering::Relaxed);
+    collect();
+    tracing::debug!("giving free memory back");
+}
+
+/// What a thread does before it sleeps: gives its free pages back, once after each burst. The allocator keeps pages by thread.
+pub(crate) fn before_sleep() {
+    let bursts = BURSTS.load(Ordering::Relaxed);
+    if SEEN.replace(bursts) != bursts {
+        collect();
+    }
+}
+
+fn collect() {
     // SAFETY: the function touches only memory that nobody has allocated.
     unsafe { libmimalloc_sys::mi_collect(true) };
-    tracing::debug!("gave free memory back");
 }
 
 /// Unmaps the program's code and constants, until they are used again: some 600 faults of 64 KiB in the worst case.

@@ -50,6 +50,7 @@ pub(crate) fn main(flags: &Up) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(WORKER_THREADS_MAX));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
+        .on_thread_park(memory::before_sleep)
         .enable_all()
         .build()
         .context("start the runtime")?;
