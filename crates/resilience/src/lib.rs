@@ -8,8 +8,12 @@
 //! | --- | --- |
 //! | an answer is of no more use after a while | [`deadline`] |
 //! | a request fails now and then | [`retry`], with a [budget](retry::Budget) |
+//! | a request takes unusually long now and then | [`hedge`] |
+//! | one endpoint among many is broken | [`outlier`] |
+//! | endpoints differ in speed, size or distance | [`balance`] |
 //! | a dependency is down, or so slow that it might as well be | [`breaker`] |
 //! | one slow dependency takes the resources of all | [`bulkhead`], with a fixed or an adaptive [`limit`] |
+//! | a request that changes something comes twice | [`idempotency`] |
 //! | a queue does not get short any more | [`codel`], in a bulkhead |
 //! | somebody asks too often | [`rate`] |
 //! | there is more to do than can be done | [`shed`] |
@@ -20,10 +24,11 @@
 //!
 //! 1. [`shed`], [`rate`]: what is refused costs nothing yet.
 //! 2. [`deadline`]: for everything that follows, all tries together.
-//! 3. [`retry`]: each try goes through what follows.
-//! 4. [`bulkhead`]: a retry that pauses holds no place.
-//! 5. [`breaker`]: sees what the service answers, and nothing of what the layers above refuse.
-//! 6. [`deadline`] again, where one try should have less time than all: inside the breaker, which then learns of it.
+//! 3. [`idempotency`], at a server or a gateway: what has been answered goes no further.
+//! 4. [`retry`], [`hedge`]: each try goes through what follows.
+//! 5. [`bulkhead`]: a retry that pauses holds no place.
+//! 6. [`breaker`]: sees what the service answers, and nothing of what the layers above refuse.
+//! 7. [`deadline`] again, where one try should have less time than all: inside the breaker, which then learns of it.
 //!
 //! # Errors
 //!
@@ -33,18 +38,23 @@
 //!
 //! # Costs
 //!
-//! No layer allocates for a request that goes well, except to keep a copy for a retry and to write a deadline's header.
+//! No layer allocates for a request that goes well, except to keep a copy for a retry, to write a deadline's header, and
+//! for what idempotency keys make it keep.
 //! What is shared is an atomic number or a lock held for some nanoseconds: `cargo bench -p resilience` prints how many.
 
+pub mod balance;
 pub mod breaker;
 pub mod bulkhead;
 pub mod classify;
 pub mod codel;
 mod config;
 pub mod deadline;
+pub mod hedge;
+pub mod idempotency;
 pub mod limit;
 mod moment;
 pub mod observe;
+pub mod outlier;
 mod random;
 pub mod rate;
 pub mod rejection;
