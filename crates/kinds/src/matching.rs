@@ -130,6 +130,17 @@ impl Selector {
         self.0.as_ref().is_none_or(Vec::is_empty)
     }
 
+    /// Whether there is no selector, which selects nothing.
+    pub fn is_absent(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Labels that everything selected has, each with the values it may have.
+    pub fn listed(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let listed = self.0.iter().flatten().filter(|requirement| requirement.operator == Operator::In);
+        listed.map(|requirement| (requirement.key.as_str(), requirement.values.as_slice()))
+    }
+
     /// Whether these labels are selected.
     pub fn selects(&self, labels: &Labels) -> bool {
         self.0.as_ref().is_some_and(|requirements| requirements.iter().all(|r| r.selects(labels)))

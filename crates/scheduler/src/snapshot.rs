@@ -19,6 +19,8 @@ use workloads::Workloads;
 pub(crate) mod counters;
 mod counting;
 mod images;
+mod layouts;
+mod marks;
 mod nominations;
 mod placement;
 mod shapes;
@@ -56,9 +58,8 @@ pub struct Snapshot {
     nominated: HashMap<Arc<str>, (u32, PodInfo)>,
     claim_users: HashMap<(String, String), u32>,
     budgets: BTreeMap<Key, Budget>,
-    /// Pods counted, and placed pods not counted, for a trial.
+    /// Pods counted for a trial.
     guests: Vec<(ShapeId, u32)>,
-    lifted: Vec<u32>,
     pub(crate) volumes: Volumes,
     pub(crate) workloads: Workloads,
     pub(crate) images_version: u64,

@@ -87,9 +87,8 @@ impl Plugin for InterPodAffinity {
         let forbidden = affinities.forbidden.iter();
         let forbidden: Vec<_> =
             forbidden.map(|term| snapshot.counter(key(Counted::Selected(vec![term.pods.clone()]), term))).collect();
-        let forbidding = snapshot.counters().all().filter_map(|(id, counter)| match &counter.key.counted {
-            Counted::Bearing(Bond::Forbidden, term) if means(snapshot, &term.pods, shape) => Some(id),
-            _ => None,
+        let forbidding = snapshot.counters().bearing().filter_map(|(id, bond, term)| {
+            (bond == Bond::Forbidden && means(snapshot, &term.pods, shape)).then_some(id)
         });
         let forbidding: Vec<_> = forbidding.collect();
         if required.is_empty() && forbidden.is_empty() && forbidding.is_empty() {
@@ -108,11 +107,11 @@ impl Plugin for InterPodAffinity {
             let counter = snapshot.counter(key(Counted::Selected(vec![term.pods.clone()]), term));
             *weights.entry(counter).or_default() += i64::from(*weight);
         }
-        for (id, counter) in snapshot.counters().all() {
-            let (weight, term) = match &counter.key.counted {
-                Counted::Bearing(Bond::Required, term) => (self.args.hard_weight, term),
-                Counted::Bearing(Bond::Preferred(weight), term) => (i64::from(*weight), term),
-                _ => continue,
+        for (id, bond, term) in snapshot.counters().bearing() {
+            let weight = match bond {
+                Bond::Required => self.args.hard_weight,
+                Bond::Preferred(weight) => i64::from(weight),
+                Bond::Forbidden => continue,
             };
             if weight != 0 && means(snapshot, &term.pods, shape) {
                 *weights.entry(id).or_default() += weight;

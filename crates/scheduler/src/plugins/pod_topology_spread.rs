@@ -8,7 +8,7 @@ use crate::node::NodeInfo;
 use crate::plugin::{Event, Filter, Filtering, Plugin, Reason, Refusal, SCORE_MAX, Scope, Score};
 use crate::shape::{PodSelection, Shape, Spread};
 use crate::snapshot::Snapshot;
-use crate::snapshot::counters::{Counted, Counter, CounterId, CounterKey, Eligibility, NO_DOMAIN};
+use crate::snapshot::counters::{Count, Counted, CounterId, CounterKey, Eligibility, NO_DOMAIN};
 use kinds::matching::Selector;
 
 const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
@@ -103,7 +103,7 @@ struct Constraint {
 }
 
 impl Constraint {
-    fn counter<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Counter> {
+    fn counter<'a>(&self, snapshot: &'a Snapshot) -> Option<Count<'a>> {
         self.counter.and_then(|id| snapshot.count_of(id))
     }
 

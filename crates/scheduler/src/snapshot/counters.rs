@@ -1,18 +1,19 @@
 //! How many pods of a kind are in each topology domain, kept current by each pod that comes or goes, so that affinity and
 //! spreading never recount.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::layouts::{Grouping, Layout, LayoutId, Layouts};
+use super::marks::{self, Marked};
 use crate::node::NodeInfo;
 use crate::shape::{PodSelection, PodTerm, ShapeParts};
 use kinds::matching::{Labels, NodeDemand, Toleration, forbids, tolerated};
 
+pub(crate) use super::layouts::NO_DOMAIN;
+
 /// Counters kept for later; beyond, those that no placed pod needs and nobody asked for lately are dropped. A counter costs
 /// a number per domain, and a check per new shape.
 const COUNTERS_MAX: usize = 512;
-
-/// A node without the label belongs to no domain.
-pub(crate) const NO_DOMAIN: u32 = u32::MAX;
 
 /// The number of a counter.
 pub(crate) type CounterId = u32;
@@ -51,7 +52,7 @@ pub(crate) struct Eligibility {
 }
 
 impl Eligibility {
-    fn admits(&self, node: &NodeInfo) -> bool {
+    pub(super) fn admits(&self, node: &NodeInfo) -> bool {
         self.topology_keys.iter().all(|key| node.labels.contains_key(key))
             && self.demand.as_ref().is_none_or(|demand| demand.accepts(&node.name, &node.labels))
             && self.tolerations.as_ref().is_none_or(|tolerations| {
@@ -72,13 +73,9 @@ pub(crate) struct CounterKey {
 #[derive(Clone, Debug)]
 pub(crate) struct Counter {
     pub(crate) key: CounterKey,
-    domains: HashMap<String, u32>,
-    /// The domain of each node, [`NO_DOMAIN`] for nodes that do not count.
-    of_node: Vec<u32>,
-    /// Pods in each domain.
+    layout: LayoutId,
+    /// Pods in each domain, as far as there are any.
     pods: Vec<u32>,
-    /// Nodes in each domain.
-    nodes: Vec<u32>,
     /// Pods in all domains.
     total: u64,
     /// Pods on all nodes, also those without a domain.
@@ -86,41 +83,55 @@ pub(crate) struct Counter {
     used: u64,
 }
 
-impl Counter {
+/// A counter, and the domains it counts by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count<'a> {
+    counter: &'a Counter,
+    layout: &'a Layout,
+}
+
+impl Count<'_> {
     /// The domain of a node.
     pub(crate) fn domain(&self, slot: u32) -> u32 {
-        self.of_node.get(slot as usize).copied().unwrap_or(NO_DOMAIN)
+        self.layout.domain(slot)
     }
 
     /// Pods in the domain of a node; none where it has no domain.
     pub(crate) fn beside(&self, slot: u32) -> u32 {
-        self.pods.get(self.domain(slot) as usize).copied().unwrap_or(0)
+        self.counter.within(self.domain(slot))
     }
 
     /// Pods in the domain of that name, whatever node asks.
     pub(crate) fn in_domain(&self, name: &str) -> u32 {
-        self.domains.get(name).and_then(|domain| self.pods.get(*domain as usize)).copied().unwrap_or(0)
+        self.layout.named(name).map_or(0, |domain| self.counter.within(domain))
     }
 
     /// Pods in all domains.
     pub(crate) fn total(&self) -> u64 {
-        self.total
+        self.counter.total
     }
 
     /// Domains that have nodes, and the fewest pods in one of them.
     pub(crate) fn smallest(&self) -> (usize, u32) {
-        let present = self.nodes.iter().zip(&self.pods).filter(|(nodes, _)| **nodes > 0);
-        present.fold((0, u32::MAX), |(count, least), (_, pods)| (count + 1, least.min(*pods)))
+        let present = (0..).zip(self.layout.nodes()).filter(|(_, nodes)| **nodes > 0);
+        present.fold((0, u32::MAX), |(count, least), (domain, _)| (count + 1, least.min(self.counter.within(domain))))
     }
 
     /// How many domains these nodes are in; to lack the label is to be in one more.
     pub(crate) fn domains_of(&self, slots: &[u32]) -> usize {
         // Domains that nobody is in any more keep their numbers, and the last place is for nodes without one.
-        let mut seen = vec![false; self.pods.len() + 1];
+        let all = self.layout.nodes().len();
+        let mut seen = vec![false; all + 1];
         for slot in slots {
-            seen[(self.domain(*slot) as usize).min(self.pods.len())] = true;
+            seen[(self.domain(*slot) as usize).min(all)] = true;
         }
         seen.into_iter().filter(|seen| *seen).count()
+    }
+}
+
+impl Counter {
+    fn within(&self, domain: u32) -> u32 {
+        self.pods.get(domain as usize).copied().unwrap_or(0)
     }
 
     /// Whether a pod of that shape counts.
@@ -135,56 +146,24 @@ impl Counter {
         }
     }
 
-    fn add(&mut self, slot: u32) {
-        self.members += 1;
-        let domain = self.domain(slot) as usize;
-        if let Some(count) = self.pods.get_mut(domain) {
-            *count += 1;
-            self.total += 1;
+    fn add(&mut self, domain: u32, pods: u32) {
+        self.members += u64::from(pods);
+        if domain == NO_DOMAIN {
+            return;
         }
+        let domain = domain as usize;
+        if self.pods.len() <= domain {
+            self.pods.resize(domain + 1, 0);
+        }
+        self.pods[domain] += pods;
+        self.total += u64::from(pods);
     }
 
-    fn subtract(&mut self, slot: u32) {
+    fn subtract(&mut self, domain: u32) {
         self.members -= 1;
-        let domain = self.domain(slot) as usize;
-        if let Some(count) = self.pods.get_mut(domain) {
+        if let Some(count) = self.pods.get_mut(domain as usize) {
             *count -= 1;
             self.total -= 1;
-        }
-    }
-
-    fn join(&mut self, node: &NodeInfo) {
-        let label = node.labels.get(&self.key.topology_key);
-        let domain = match label.filter(|_| node.exists && self.key.eligibility.admits(node)) {
-            None => NO_DOMAIN,
-            Some(label) => match self.domains.get(label) {
-                Some(domain) => *domain,
-                None => {
-                    let domain = u32::try_from(self.pods.len()).unwrap_or(NO_DOMAIN);
-                    self.domains.insert(label.clone(), domain);
-                    self.pods.push(0);
-                    self.nodes.push(0);
-                    domain
-                }
-            },
-        };
-        let slot = node.slot as usize;
-        if self.of_node.len() <= slot {
-            self.of_node.resize(slot + 1, NO_DOMAIN);
-        }
-        self.of_node[slot] = domain;
-        if let Some(nodes) = self.nodes.get_mut(domain as usize) {
-            *nodes += 1;
-        }
-    }
-
-    fn leave(&mut self, slot: u32) {
-        let domain = self.domain(slot);
-        if let Some(nodes) = self.nodes.get_mut(domain as usize) {
-            *nodes -= 1;
-        }
-        if let Some(of_node) = self.of_node.get_mut(slot as usize) {
-            *of_node = NO_DOMAIN;
         }
     }
 }
@@ -203,6 +182,10 @@ pub(crate) fn bonds(shape: &ShapeParts) -> impl Iterator<Item = (Bond, &PodTerm)
 pub(crate) struct Counters {
     by_key: HashMap<CounterKey, CounterId>,
     counters: Vec<Option<Counter>>,
+    layouts: Layouts,
+    /// Counters by labels that all the pods they count have, and those that count pods by anything else.
+    marked: Marked,
+    unmarked: Vec<CounterId>,
     free: Vec<CounterId>,
     clock: u64,
     /// Changes when numbers of counters stop being valid.
@@ -214,6 +197,12 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn get(&self, id: CounterId) -> Option<&Counter> {
         self.counters.get(id as usize).and_then(Option::as_ref)
+    }
+
+    /// A counter with its domains.
+    pub(crate) fn count(&self, id: CounterId) -> Option<Count<'_>> {
+        let counter = self.get(id)?;
+        Some(Count { counter, layout: self.layouts.get(counter.layout)? })
     }
 
     /// The counter for a key, when there is one.
@@ -229,13 +218,9 @@ impl Counters {
     /// A new counter, empty but for its nodes.
     pub(crate) fn insert<'a>(&mut self, key: CounterKey, nodes: impl Iterator<Item = &'a NodeInfo>) -> CounterId {
         self.clock += 1;
-        let (domains, of_node) = (HashMap::new(), Vec::new());
-        let (pods, counted) = (Vec::new(), Vec::new());
-        let mut counter =
-            Counter { key, domains, of_node, pods, nodes: counted, total: 0, members: 0, used: self.clock };
-        for node in nodes {
-            counter.join(node);
-        }
+        let grouping = Grouping { topology_key: key.topology_key.clone(), eligibility: key.eligibility.clone() };
+        let layout = self.layouts.id(grouping, nodes);
+        let counter = Counter { key, layout, pods: Vec::new(), total: 0, members: 0, used: self.clock };
         if matches!(counter.key.counted, Counted::Bearing(..)) {
             self.terms_epoch += 1;
         }
@@ -250,14 +235,32 @@ impl Counters {
                 u32::try_from(self.counters.len() - 1).unwrap_or(u32::MAX)
             }
         };
+        self.mark(&key.counted, id);
         self.by_key.insert(key, id);
         id
     }
 
+    fn mark(&mut self, counted: &Counted, id: CounterId) {
+        match marks::of_counted(counted).into_iter().min_by_key(Vec::len) {
+            Some(marks) => self.marked.insert(marks, id),
+            None => self.unmarked.push(id),
+        }
+    }
+
     /// The counters that count pods of that shape.
     pub(crate) fn counting(&self, shape: &ShapeParts, namespaces: &HashMap<String, Labels>) -> Vec<CounterId> {
-        let counting = self.all().filter(|(_, counter)| counter.counts(shape, namespaces));
-        counting.map(|(id, _)| id).collect()
+        let mut counting = self.marked.with(marks::of_shape(shape));
+        counting.extend(&self.unmarked);
+        counting.retain(|id| self.counts(*id, shape, namespaces));
+        counting
+    }
+
+    /// The counters of terms that placed pods bear, or bore.
+    pub(crate) fn bearing(&self) -> impl Iterator<Item = (CounterId, Bond, &PodTerm)> {
+        self.unmarked.iter().filter_map(|id| match &self.get(*id)?.key.counted {
+            Counted::Bearing(bond, term) => Some((*id, *bond, term)),
+            Counted::Selected(_) | Counted::Staying(_) => None,
+        })
     }
 
     /// Whether one counter counts pods of that shape.
@@ -269,28 +272,30 @@ impl Counters {
         (0..).zip(&self.counters).filter_map(|(id, counter)| Some((id, counter.as_ref()?)))
     }
 
-    pub(crate) fn add(&mut self, ids: &[CounterId], slot: u32) {
+    /// Counts pods on a node.
+    pub(crate) fn add(&mut self, ids: &[CounterId], slot: u32, pods: u32) {
         for id in ids {
             if let Some(Some(counter)) = self.counters.get_mut(*id as usize) {
-                counter.add(slot);
+                counter.add(self.layouts.domain(counter.layout, slot), pods);
             }
         }
     }
 
+    /// Counts a pod on a node no more.
     pub(crate) fn subtract(&mut self, ids: &[CounterId], slot: u32) {
         for id in ids {
             if let Some(Some(counter)) = self.counters.get_mut(*id as usize) {
-                counter.subtract(slot);
+                counter.subtract(self.layouts.domain(counter.layout, slot));
             }
         }
     }
 
     pub(crate) fn join(&mut self, node: &NodeInfo) {
-        self.counters.iter_mut().flatten().for_each(|counter| counter.join(node));
+        self.layouts.join(node);
     }
 
     pub(crate) fn leave(&mut self, slot: u32) {
-        self.counters.iter_mut().flatten().for_each(|counter| counter.leave(slot));
+        self.layouts.leave(slot);
     }
 
     /// Whether it is time to [`Counters::sweep`].
@@ -311,6 +316,15 @@ impl Counters {
                 self.by_key.remove(&counter.key);
                 self.free.push(id);
             }
+        }
+        let used: HashSet<LayoutId> = self.counters.iter().flatten().map(|counter| counter.layout).collect();
+        self.layouts.retain(|layout| used.contains(&layout));
+        self.marked = Marked::default();
+        self.unmarked.clear();
+        let left: Vec<(CounterId, Counted)> =
+            self.all().map(|(id, counter)| (id, counter.key.counted.clone())).collect();
+        for (id, counted) in left {
+            self.mark(&counted, id);
         }
         self.epoch += 1;
         self.terms_epoch += 1;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Snapshot;
-use super::counters::{Counted, Counter, CounterId, CounterKey, Counters, Eligibility, bonds};
+use super::counters::{Count, Counted, CounterId, CounterKey, Counters, Eligibility, bonds};
 use super::shapes::ShapeId;
 use kinds::matching::Labels;
 
@@ -36,27 +36,23 @@ impl Snapshot {
                 entry.counters.retain(|id| counters.get(*id).is_some());
             }
         }
+        let counted = key.counted.clone();
         let id = self.counters.insert(key, self.nodes.iter());
-        let mut counted = Vec::new();
-        for (shape, entry) in self.shapes.placed_mut() {
+        for shape in self.shapes.worth_asking(&counted) {
+            let Some(entry) = self.shapes.get_mut(shape).filter(|entry| entry.placed > 0) else { continue };
             if self.counters.counts(id, &entry.shape, &self.namespaces) {
                 entry.counters.push(id);
-                counted.push(shape);
-            }
-        }
-        if !counted.is_empty() {
-            let there = (0..).zip(&self.placed).filter(|(number, _)| !self.lifted.contains(number));
-            let there = there.filter_map(|(_, placed)| placed.as_ref().map(|placed| (placed.shape, placed.slot)));
-            for (_, slot) in there.chain(self.guests.iter().copied()).filter(|(shape, _)| counted.contains(shape)) {
-                self.counters.add(&[id], slot);
+                for (slot, pods) in &entry.on {
+                    self.counters.add(&[id], *slot, *pods);
+                }
             }
         }
         id
     }
 
     /// A counter by its number.
-    pub(crate) fn count_of(&self, id: CounterId) -> Option<&Counter> {
-        self.counters.get(id)
+    pub(crate) fn count_of(&self, id: CounterId) -> Option<Count<'_>> {
+        self.counters.count(id)
     }
 
     /// All counters with their numbers.
@@ -73,7 +69,7 @@ impl Snapshot {
     /// Counts a node's pods where the node belongs now.
     pub(super) fn attach(&mut self, slot: u32) {
         self.counters.join(&self.nodes[slot as usize]);
-        self.recount(slot, Counters::add);
+        self.recount(slot, |counters, ids, slot| counters.add(ids, slot, 1));
     }
 
     fn recount(&mut self, slot: u32, change: fn(&mut Counters, &[CounterId], u32)) {

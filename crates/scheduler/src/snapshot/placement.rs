@@ -92,14 +92,12 @@ impl Snapshot {
         if let Some((shape, slot)) = self.placed[number as usize].as_ref().map(|placed| (placed.shape, placed.slot)) {
             // The node's list of pods keeps its order; what fits follows from what is requested.
             self.discount(shape, slot);
-            self.lifted.push(number);
         }
     }
 
     /// Undoes [`Snapshot::lift`].
     pub(crate) fn put_back(&mut self, number: u32) {
         if let Some((shape, slot)) = self.placed[number as usize].as_ref().map(|placed| (placed.shape, placed.slot)) {
-            self.lifted.retain(|other| *other != number);
             self.count(shape, slot);
         }
     }
@@ -126,10 +124,11 @@ impl Snapshot {
         self.welcome(id);
         let Some(entry) = self.shapes.get_mut(id) else { return };
         entry.placed += 1;
+        *entry.on.entry(slot).or_default() += 1;
         let node = &mut self.nodes[slot as usize];
         node.add(&entry.shape);
         node.pods_version = self.version;
-        self.counters.add(&entry.counters, slot);
+        self.counters.add(&entry.counters, slot, 1);
         for volume in &entry.shape.volumes {
             if let VolumeUse::Claim { name, .. } = volume {
                 *self.claim_users.entry((entry.shape.namespace.clone(), name.clone())).or_default() += 1;
@@ -141,6 +140,12 @@ impl Snapshot {
         self.version += 1;
         let Some(entry) = self.shapes.get_mut(id) else { return };
         entry.placed -= 1;
+        if let Some(pods) = entry.on.get_mut(&slot) {
+            *pods -= 1;
+            if *pods == 0 {
+                entry.on.remove(&slot);
+            }
+        }
         let node = &mut self.nodes[slot as usize];
         node.remove(&entry.shape);
         node.pods_version = self.version;

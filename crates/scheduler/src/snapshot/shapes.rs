@@ -1,8 +1,10 @@
 //! The shapes in use: equal ones are kept once and known by number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::counters::Counted;
+use super::marks::{self, Marked};
 use crate::shape::Shape;
 
 /// With fewer shapes than this nothing is swept: a table of this size is small.
@@ -17,6 +19,8 @@ pub(crate) struct ShapeEntry {
     pub(crate) shape: Arc<Shape>,
     /// How many placed pods have it.
     pub(crate) placed: u32,
+    /// How many of them are on each node, by its slot.
+    pub(crate) on: BTreeMap<u32, u32>,
     /// The counters that count its pods; kept current while pods of it are placed.
     pub(crate) counters: Vec<u32>,
 }
@@ -25,6 +29,7 @@ pub(crate) struct ShapeEntry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shapes {
     by_shape: HashMap<Arc<Shape>, ShapeId>,
+    marked: Marked,
     entries: Vec<Option<ShapeEntry>>,
     free: Vec<ShapeId>,
     sweep_at: usize,
@@ -37,7 +42,8 @@ impl Shapes {
             return *id;
         }
         self.sweep();
-        let entry = Some(ShapeEntry { shape: Arc::clone(shape), placed: 0, counters: Vec::new() });
+        let (on, counters) = (BTreeMap::new(), Vec::new());
+        let entry = Some(ShapeEntry { shape: Arc::clone(shape), placed: 0, on, counters });
         let id = match self.free.pop() {
             Some(id) => {
                 self.entries[id as usize] = entry;
@@ -49,6 +55,7 @@ impl Shapes {
             }
         };
         self.by_shape.insert(Arc::clone(shape), id);
+        self.marked.insert(marks::of_shape(shape), id);
         id
     }
 
@@ -70,6 +77,13 @@ impl Shapes {
         numbered.filter_map(|(id, entry)| Some((id, entry.as_mut().filter(|entry| entry.placed > 0)?)))
     }
 
+    /// The shapes among which are all that a counter counts.
+    pub(crate) fn worth_asking(&self, counted: &Counted) -> Vec<ShapeId> {
+        let by_marks = self.marked.rarest(marks::of_counted(counted));
+        by_marks
+            .unwrap_or_else(|| (0..).zip(&self.entries).filter_map(|(id, entry)| entry.as_ref().map(|_| id)).collect())
+    }
+
     /// Forgets shapes that nobody has, each time the table has doubled.
     fn sweep(&mut self) {
         if self.by_shape.len() < self.sweep_at.max(SWEEP_MIN) {
@@ -81,6 +95,7 @@ impl Shapes {
                 && let Some(entry) = slot.take()
             {
                 self.by_shape.remove(&entry.shape);
+                self.marked.remove(marks::of_shape(&entry.shape), id);
                 self.free.push(id);
             }
         }

@@ -121,3 +121,76 @@ fn seeing_what_was_assumed_changes_nothing() {
     assert!(!snapshot.place(&web("1"), "a"));
     assert_eq!(snapshot.version(), version);
 }
+
+/// What is found by a label must be what asking all shapes finds.
+#[test]
+fn counts_are_of_all_that_is_meant_whatever_names_it() {
+    let mut snapshot = snapshot();
+    for (name, namespace, app, node) in [
+        ("1", "default", "web", "a"),
+        ("2", "default", "db", "b"),
+        ("3", "other", "web", "c"),
+        ("4", "third", "web", "c"),
+        ("5", "default", "web", "a"),
+    ] {
+        let labels = json!({"app": app, "tier": "x"});
+        snapshot.place(&pod(name, &json!({"metadata": {"namespace": namespace, "labels": labels}})), node);
+    }
+    snapshot.set_namespace("third", [("team".to_owned(), "a".to_owned())].into());
+    let selector = |value: serde_json::Value| Selector::of(serde_json::from_value(value).ok().as_ref());
+    let app = |values: &[&str]| json!({"matchExpressions": [{"key": "app", "operator": "In", "values": values}]});
+    for (namespaces, namespace_selector, pods, expected) in [
+        (vec!["default"], Selector::default(), app(&["web"]), [2, 0, 0]),
+        (vec!["default", "other"], Selector::default(), app(&["web", "db"]), [2, 1, 1]),
+        (vec!["default", "other"], Selector::default(), json!({}), [2, 1, 1]),
+        (
+            vec!["default"],
+            Selector::default(),
+            json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]}),
+            [2, 0, 0],
+        ),
+        (vec!["default"], selector(json!({"matchLabels": {"team": "a"}})), app(&["web"]), [2, 0, 1]),
+        (vec![], Selector::default(), app(&["web"]), [0, 0, 0]),
+        (vec!["default"], Selector::default(), json!({"matchLabels": {"app": "web", "tier": "y"}}), [0, 0, 0]),
+    ] {
+        let named = format!("{namespaces:?} {pods}");
+        let namespaces = namespaces.into_iter().map(str::to_owned).collect();
+        let selection = PodSelection { namespaces, namespace_selector, selector: selector(pods) };
+        let (counted, eligibility) = (Counted::Selected(vec![selection]), Eligibility::default());
+        let id = snapshot.counter(CounterKey { counted, topology_key: "zone".into(), eligibility });
+        let found = |snapshot: &Snapshot| {
+            let on = |name| snapshot.node(name).unwrap().slot;
+            let per_node = ["a", "c"].map(|name| snapshot.count_of(id).unwrap().beside(on(name)));
+            (per_node, snapshot.count_of(id).unwrap().total())
+        };
+        let [a, b, c] = expected;
+        assert_eq!(found(&snapshot), ([a + b, c], u64::from(a + b + c)), "{named}");
+        // a pod of a new shape is counted by those that are there
+        let late = pod_with("late", &json!({"app": "web", "new": "yes"}), &json!({}));
+        snapshot.place(&late, "a");
+        let more = u32::from(a + c > 0);
+        assert_eq!(found(&snapshot).0, [a + b + more, c], "{named}");
+        snapshot.remove_pod("late");
+    }
+}
+
+#[test]
+fn counters_of_one_label_share_its_domains() {
+    let mut snapshot = snapshot();
+    let mut ids = Vec::new();
+    for app in ["web", "db"] {
+        let selection = PodSelection {
+            namespaces: ["default".to_owned()].into(),
+            namespace_selector: Selector::default(),
+            selector: Selector::labels(&[("app".to_owned(), app.to_owned())].into()),
+        };
+        let (counted, eligibility) = (Counted::Staying(selection), Eligibility::default());
+        ids.push(snapshot.counter(CounterKey { counted, topology_key: "zone".into(), eligibility }));
+    }
+    snapshot.place(&web("1"), "c");
+    snapshot.set_node(&labelled("d", &json!({"zone": "z3"})));
+    snapshot.place(&web("2"), "d");
+    let counts = ids.iter().map(|id| snapshot.count_of(*id).unwrap());
+    let found: Vec<_> = counts.map(|count| (count.smallest(), count.in_domain("z3"), count.total())).collect();
+    assert_eq!(found, [((3, 0), 1, 2), ((3, 0), 0, 0)]);
+}
