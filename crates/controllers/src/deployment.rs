@@ -1,5 +1,6 @@
 //! Deployment: moves pods from one template to the next through ReplicaSets.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::ObjectMeta;
 use reconcile::{Change, EventType, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +44,10 @@ struct Controller {
     sets_by_owner: Index<ReplicaSet>,
     pods_by_owner: Index<Pod>,
     pending: PendingWrites,
-    /// Writes of the status.
+    /// Writes of the deployments themselves.
     written: PendingWrites,
     unwritten: Unwritten,
+    queue: Queue<Key>,
 }
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
@@ -62,12 +65,13 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         pending: PendingWrites::default(),
         written: PendingWrites::default(),
         unwritten: Unwritten::default(),
+        queue: Queue::new(),
         deployments: deployments.clone(),
         sets: sets.clone(),
         context,
     });
     let by_selector = deployments.index("selector", owners::by_selector);
-    let queue: Queue<Key> = Queue::new();
+    let queue = controller.queue.clone();
     let feeds = futures::future::join3(
         feed(&deployments, &queue, |change| [Key::of(change.object().as_ref())]),
         feed(&sets, &queue, |change| owners::affected(&by_selector, change, selects)),
@@ -107,7 +111,9 @@ impl Controller {
             self.unwritten.forget(key);
             return Ok(None);
         };
-        if self.pending.lags(key, self.sets.revision(), |_, _| true) {
+        if self.pending.lags(key, self.sets.revision(), |_, _| true)
+            || self.written.lags(key, self.deployments.revision(), |_, _| true)
+        {
             return Ok(Some(LAG_RETRY));
         }
         let Some(spec) = &deployment.spec else { return Ok(None) };
@@ -130,24 +136,26 @@ impl Controller {
         deployment: &Deployment,
         mut plan: Plan,
     ) -> Result<Option<Duration>, ReconcileError> {
+        let mut meta = Cow::Borrowed(&deployment.metadata);
         for action in std::mem::take(&mut plan.actions) {
-            if let Err(stopped) = self.act(key, deployment, action, &mut plan.status).await {
+            if let Err(stopped) = self.act(key, deployment, action, &mut plan.status, &mut meta).await {
                 // The status says what happened, also when the rollout cannot go on.
-                let unwritten = self.write_status(key, deployment, &plan.status).await?;
+                let unwritten = self.write_status(key, deployment, &meta, &plan.status).await?;
                 return stopped.map_or(Ok(unwritten), Err);
             }
         }
-        let unwritten = self.write_status(key, deployment, &plan.status).await?;
+        let unwritten = self.write_status(key, deployment, &meta, &plan.status).await?;
         Ok([plan.next, unwritten].into_iter().flatten().min())
     }
 
-    /// Carries one action out. `Err(None)` ends this reconcile without a retry.
+    /// Carries one action out; `meta` is the deployment's after it. `Err(None)` ends this reconcile without a retry.
     async fn act(
         &self,
         key: &Key,
         deployment: &Deployment,
         action: Action,
         status: &mut DeploymentStatus,
+        meta: &mut Cow<'_, ObjectMeta>,
     ) -> Result<(), Option<ReconcileError>> {
         let sets = self.context.brief::<ReplicaSet>(&key.namespace);
         match action {
@@ -178,8 +186,14 @@ impl Controller {
                 gone_is_done(result).map_err(|e| Some(failed("roll back deployment", key)(e)))
             }
             Action::Annotate(annotations) => {
-                let patch = json!({"metadata": {"uid": deployment.metadata.uid, "annotations": annotations}});
+                // The status that follows was computed from this state, and can insist on what comes of it.
+                let patch = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version,
+                    "annotations": annotations}});
                 let result = self.context.brief::<Deployment>(&key.namespace).patch(&key.name, patch).await;
+                if let Ok(written) = &result {
+                    self.written.wrote(key, written);
+                    *meta = Cow::Owned(written.clone());
+                }
                 gone_is_done(result).map_err(|e| Some(failed("annotate deployment", key)(e)))
             }
         }
@@ -233,19 +247,18 @@ impl Controller {
         &self,
         key: &Key,
         deployment: &Deployment,
+        meta: &ObjectMeta,
         status: &DeploymentStatus,
     ) -> Result<Option<Duration>, ReconcileError> {
-        if self.written.lags(key, self.deployments.revision(), |_, _| true) {
-            return Ok(Some(LAG_RETRY));
-        }
         if deployment.status.as_ref() == Some(status) {
             self.unwritten.forget(key);
             return Ok(None);
         }
-        if let Some(left) = self.unwritten.wait(key, status::is_urgent(deployment, status)) {
+        let (is_urgent, is_busy) = (status::is_urgent(deployment, status), self.queue.len() > WORKERS);
+        if let Some(left) = self.unwritten.wait(key, is_urgent, is_busy) {
             return Ok(Some(left));
         }
-        let patch = status::patch(deployment, status);
+        let patch = status::patch(deployment, meta, status);
         let result = self.context.brief::<Deployment>(&key.namespace).patch_status(&key.name, patch).await;
         if let Ok(written) = &result {
             self.written.wrote(key, written);

@@ -94,6 +94,7 @@ struct Controller<S: Set> {
     /// Writes of the status.
     written: PendingWrites,
     unwritten: Unwritten,
+    queue: Queue<Key>,
 }
 
 /// Runs ReplicaSets.
@@ -119,12 +120,13 @@ async fn run_sets<S: Set>(context: Context, stop: CancellationToken) {
         pending: PendingWrites::default(),
         written: PendingWrites::default(),
         unwritten: Unwritten::default(),
+        queue: Queue::new(),
         sets: sets.clone(),
         pods: pods.clone(),
         context,
     });
     let by_selector = sets.index("selector", owners::by_selector);
-    let queue: Queue<Key> = Queue::new();
+    let queue = controller.queue.clone();
     let affected = |change: &Change<Pod>| match change {
         Change::Applied { old: Some(old), new } if alike(old, new) => Vec::new(),
         change => owners::affected(&by_selector, change, S::selects),
@@ -234,7 +236,8 @@ impl<S: Set> Controller<S> {
             return Ok(None);
         }
         let is_urgent = status::is_urgent(before.as_ref(), &status, set.replicas());
-        if let Some(left) = self.unwritten.wait(key, is_urgent) {
+        let is_busy = self.queue.len() > WORKERS;
+        if let Some(left) = self.unwritten.wait(key, is_urgent, is_busy) {
             return Ok(Some(left));
         }
         let patch = status::patch(set, &status);

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// How far counts may be behind: less than people notice, and longer than the steps of a pod that starts or ends at once.
 const BEHIND_MAX: Duration = Duration::from_millis(200);
+/// How far they may be behind when others have to wait for their turn, in which each step of a pod takes longer as well.
+const BEHIND_BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// Since when a status differs from what is known of it, per key; bounded by the objects being worked on.
 #[derive(Default)]
@@ -18,12 +20,13 @@ pub(crate) struct Unwritten {
 }
 
 impl Unwritten {
-    /// How long the status of `key`, which has changed, may wait; `None` when it is to be written now.
-    pub(crate) fn wait(&self, key: &Key, is_urgent: bool) -> Option<Duration> {
+    /// How long the status of `key`, which has changed, may wait; `None` when it is to be written now. `is_busy` says that
+    /// others wait for their turn.
+    pub(crate) fn wait(&self, key: &Key, is_urgent: bool, is_busy: bool) -> Option<Duration> {
         let mut since = self.since.lock();
         if !is_urgent {
             let begun = *since.entry(key.clone()).or_insert_with(Instant::now);
-            let left = BEHIND_MAX.saturating_sub(begun.elapsed());
+            let left = if is_busy { BEHIND_BUSY_MAX } else { BEHIND_MAX }.saturating_sub(begun.elapsed());
             if !left.is_zero() {
                 return Some(left);
             }
@@ -45,16 +48,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn changes_of_a_while_are_written_together_and_urgent_ones_at_once() {
         let (unwritten, key) = (Unwritten::default(), Key::new("default", "web"));
-        assert_eq!(unwritten.wait(&key, false), Some(BEHIND_MAX));
+        assert_eq!(unwritten.wait(&key, false, false), Some(BEHIND_MAX));
         tokio::time::advance(BEHIND_MAX / 2).await;
-        assert_eq!(unwritten.wait(&key, false), Some(BEHIND_MAX / 2), "the first change counts");
-        assert_eq!(unwritten.wait(&key, true), None);
-        assert_eq!(unwritten.wait(&key, false), Some(BEHIND_MAX), "with it the others were written");
+        assert_eq!(unwritten.wait(&key, false, false), Some(BEHIND_MAX / 2), "the first change counts");
+        assert_eq!(unwritten.wait(&key, true, false), None);
+        assert_eq!(unwritten.wait(&key, false, false), Some(BEHIND_MAX), "with it the others were written");
         tokio::time::advance(BEHIND_MAX).await;
-        assert_eq!(unwritten.wait(&key, false), None);
-        assert_eq!(unwritten.wait(&key, false), Some(BEHIND_MAX));
+        assert_eq!(unwritten.wait(&key, false, false), None);
+        assert_eq!(unwritten.wait(&key, false, false), Some(BEHIND_MAX));
         tokio::time::advance(BEHIND_MAX).await;
         unwritten.forget(&key);
-        assert_eq!(unwritten.wait(&key, false), Some(BEHIND_MAX), "what had come back to what it was");
+        assert_eq!(unwritten.wait(&key, false, false), Some(BEHIND_MAX), "what had come back to what it was");
+        tokio::time::advance(BEHIND_MAX).await;
+        assert_eq!(unwritten.wait(&key, false, true), Some(BEHIND_BUSY_MAX - BEHIND_MAX));
     }
 }

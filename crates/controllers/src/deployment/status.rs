@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
+use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::plan::{Bounds, Member, Sets};
@@ -246,9 +247,9 @@ fn set(status: &mut DeploymentStatus, type_: &str, value: &str, reason: &str, me
     status.conditions.get_or_insert_default().push(condition);
 }
 
-/// Merge patch to `status`; what is absent must be named to be removed.
-pub(super) fn patch(deployment: &Deployment, status: &DeploymentStatus) -> Value {
-    let mut patch = json!({"metadata": {"uid": deployment.metadata.uid}, "status": {
+/// Merge patch to `status` of the deployment, which is at `meta` by now; what is absent must be named to be removed.
+pub(super) fn patch(deployment: &Deployment, meta: &ObjectMeta, status: &DeploymentStatus) -> Value {
+    let mut patch = json!({"metadata": {"uid": meta.uid}, "status": {
         "observedGeneration": status.observed_generation,
         "replicas": status.replicas,
         "updatedReplicas": status.updated_replicas,
@@ -259,6 +260,6 @@ pub(super) fn patch(deployment: &Deployment, status: &DeploymentStatus) -> Value
         "collisionCount": status.collision_count,
     }});
     let before = deployment.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions::write(&mut patch, &deployment.metadata, before, status.conditions.as_ref());
+    conditions::write(&mut patch, meta, before, status.conditions.as_ref());
     patch
 }
