@@ -49,6 +49,9 @@ const QUEUE_UNITS: usize = 64 << 10;
 /// Granularity of the queue's memory bound, in bytes.
 const QUEUE_UNIT: usize = 1 << 10;
 
+/// Bytes kept for watchers of a collection whose objects take less than half of it.
+const WINDOW_BYTES_SMALL: usize = 4 << 20;
+
 /// Bounds of a store. The defaults are what the engine runs with.
 #[derive(Clone)]
 pub struct Options {
@@ -120,6 +123,7 @@ impl Shared {
         let limits = WindowLimits {
             events: options.window_events,
             bytes: options.window_bytes,
+            small: WINDOW_BYTES_SMALL.min(options.window_bytes),
             total_bytes: options.windows_bytes,
             age: options.window_age,
         };
@@ -149,6 +153,7 @@ impl Shared {
     /// Makes a state visible of which nobody knows what led to it.
     pub(crate) fn restart(&self, state: Snapshot) {
         let head = state.revision();
+        self.windows.measure(&state);
         self.head.store(Arc::new(state));
         self.windows.restart(head);
     }
@@ -221,6 +226,7 @@ impl Store {
         let log = log.map_err(OpenError::io("open the log in", dir))?;
         let shared = Shared::new(recovered.snapshot.indexed(options.indexes), recovered.origin, &options);
         shared.windows.append(recovered.events.into_iter().map(Arc::new), head).wake();
+        shared.windows.measure(&shared.head.load());
         let checkpointer = Checkpointer::start(dir.to_owned(), sealing.clone())
             .map_err(OpenError::io("start the checkpoint thread for", dir))?;
         // The open segment counts again when it is closed.
@@ -248,7 +254,9 @@ impl Store {
     pub async fn connect(config: EtcdConfig, options: Options) -> Result<Store, OpenError> {
         let share = |snapshot: Snapshot| {
             let origin = snapshot.revision();
-            Shared::new(snapshot, origin, &options)
+            let shared = Shared::new(snapshot, origin, &options);
+            shared.windows.measure(&shared.head.load());
+            shared
         };
         let running = etcd::Running::start(config, &options, share).await?;
         let shared = Arc::clone(running.backend.shared());

@@ -18,7 +18,7 @@ use std::{
 use parking_lot::RwLock;
 
 use self::waiters::Waiters;
-use crate::{Event, Revision, WatchError};
+use crate::{Event, Revision, Snapshot, WatchError};
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +31,9 @@ pub(crate) struct WindowLimits {
     pub(crate) events: usize,
     /// Memory of one collection's events.
     pub(crate) bytes: usize,
+    /// The same of a collection that is smaller than half of that: whoever missed more lists it for less than the events
+    /// are. Leases, which all change every few seconds and nobody follows from long ago, would fill all windows.
+    pub(crate) small: usize,
     /// Memory of all collections' events.
     pub(crate) total_bytes: usize,
     pub(crate) age: Duration,
@@ -84,6 +87,8 @@ struct Window {
     /// Revision of the last event that was dropped.
     floor: Revision,
     bytes: usize,
+    /// Sum of the sizes of the collection's objects.
+    live: usize,
     events: VecDeque<(Instant, Arc<Event>)>,
     /// Who watches, by prefix; the empty one is woken for every event.
     groups: HashMap<Box<str>, Arc<Group>>,
@@ -101,7 +106,7 @@ fn held(event: &Event) -> usize {
 
 impl Window {
     fn new(floor: Revision) -> Self {
-        Window { first: 0, floor, bytes: 0, events: VecDeque::new(), groups: HashMap::new() }
+        Window { first: 0, floor, bytes: 0, live: 0, events: VecDeque::new(), groups: HashMap::new() }
     }
 
     /// The groups that an event concerns.
@@ -113,8 +118,12 @@ impl Window {
 
     fn push(&mut self, now: Instant, event: Arc<Event>, limits: &WindowLimits) {
         self.bytes += held(&event);
+        let now_live = if event.deleted { 0 } else { event.object.bytes.len() };
+        let was_live = event.previous.as_ref().map_or(0, |previous| previous.bytes.len());
+        self.live = (self.live + now_live).saturating_sub(was_live);
         self.events.push_back((now, event));
-        while self.events.len() > 1 && (self.events.len() > limits.events || self.bytes > limits.bytes) {
+        let bytes_max = limits.bytes.min(limits.small.max(2 * self.live));
+        while self.events.len() > 1 && (self.events.len() > limits.events || self.bytes > bytes_max) {
             self.drop_oldest();
         }
         self.drop_aged(now, limits);
@@ -237,6 +246,14 @@ impl Windows {
         self.relieve();
         self.delivered.store(head.0, Ordering::Release);
         Wake(wake)
+    }
+
+    /// Takes over how large each collection is, where more than its events is known.
+    pub(crate) fn measure(&self, state: &Snapshot) {
+        for name in state.collections() {
+            let live = state.range(name, "", None).map(|(_, object)| object.bytes.len()).sum();
+            self.collection(name).write().live = live;
+        }
     }
 
     /// Forgets every event: what led to `head` is not known. Watches that are not there yet end.

@@ -6,7 +6,8 @@ use super::*;
 use crate::{Key, Object};
 
 fn windows(events: usize) -> Arc<Windows> {
-    let limits = WindowLimits { events, bytes: 1 << 20, total_bytes: 1 << 20, age: Duration::from_secs(60) };
+    let limits =
+        WindowLimits { events, bytes: 1 << 20, small: 1 << 20, total_bytes: 1 << 20, age: Duration::from_secs(60) };
     Arc::new(Windows::new(limits, Revision(10)))
 }
 
@@ -53,7 +54,7 @@ fn slow_watcher_is_told_the_oldest_revision_it_may_start_from() {
 #[test]
 fn window_is_bounded_by_bytes_and_age() {
     let bytes = 2 * EVENT_BYTES;
-    let limits = WindowLimits { events: 100, bytes, total_bytes: bytes, age: Duration::from_secs(60) };
+    let limits = WindowLimits { events: 100, bytes, small: 1 << 20, total_bytes: bytes, age: Duration::from_secs(60) };
     let mut window = Window::new(Revision(0));
     let start = Instant::now();
     for revision in 1..=3 {
@@ -62,6 +63,37 @@ fn window_is_bounded_by_bytes_and_age() {
     assert_eq!((window.events.len(), window.floor), (2, Revision(1)));
     window.push(start + Duration::from_secs(61), event("pods", "a", 4), &limits);
     assert_eq!((window.events.len(), window.bytes, window.floor), (1, EVENT_BYTES, Revision(3)));
+}
+
+#[test]
+fn the_window_of_a_small_collection_is_small() {
+    let limits = WindowLimits {
+        events: 100_000,
+        bytes: 64 << 10,
+        small: 8 << 10,
+        total_bytes: 1 << 20,
+        age: Duration::from_secs(60),
+    };
+    let object = |revision: u64, size: usize| Object { revision: Revision(revision), bytes: vec![b'x'; size].into() };
+    let fill = |size: usize, measured: Option<&Snapshot>| {
+        let windows = Windows::new(limits, Revision(0));
+        if let Some(state) = measured {
+            windows.measure(state);
+        }
+        for revision in 1..=200 {
+            let key = Key { collection: "pods".into(), path: "a".into() };
+            let previous = (revision > 1).then(|| object(revision - 1, size));
+            let event = Arc::new(Event::new(key, object(revision, size), previous, false));
+            windows.append([event].into_iter(), Revision(revision)).wake();
+        }
+        windows.held.load(Ordering::Relaxed)
+    };
+    assert!(fill(1000, None) <= 8 << 10);
+    let mut state = Snapshot::default();
+    let key = Key { collection: "pods".into(), path: "b".into() };
+    state.apply(&key, Some(object(1, 20_000)));
+    let beside = fill(1000, Some(&state));
+    assert!((38_000..=42_000).contains(&beside), "what was there before counts: {beside}");
 }
 
 #[test]
@@ -80,7 +112,8 @@ fn what_an_object_was_counts_once() {
 #[test]
 fn all_windows_together_are_bounded_and_the_largest_gives_way() {
     let total_bytes = 32 * EVENT_BYTES;
-    let limits = WindowLimits { events: 100, bytes: 1 << 20, total_bytes, age: Duration::from_secs(60) };
+    let limits =
+        WindowLimits { events: 100, bytes: 1 << 20, small: 1 << 20, total_bytes, age: Duration::from_secs(60) };
     let windows = Arc::new(Windows::new(limits, Revision(10)));
     append(&windows, "nodes", "n", 11);
     for revision in 12..100 {
@@ -98,7 +131,8 @@ fn all_windows_together_are_bounded_and_the_largest_gives_way() {
 
 #[test]
 fn quiet_collection_gives_its_memory_back_while_others_are_written() {
-    let limits = WindowLimits { events: 100, bytes: 1 << 20, total_bytes: 1 << 20, age: Duration::ZERO };
+    let limits =
+        WindowLimits { events: 100, bytes: 1 << 20, small: 1 << 20, total_bytes: 1 << 20, age: Duration::ZERO };
     let windows = Arc::new(Windows::new(limits, Revision(10)));
     append(&windows, "pods", "a/1", 11);
     let pods = windows.collection(&"pods".into());
