@@ -21,9 +21,9 @@ use crate::events::EventError;
 use crate::path::Path;
 
 /// Decoded objects that a cache keeps in any case: most collections are small, and are to cost nothing twice.
-const DECODED_MIN: usize = 256;
-/// Decoded objects that a cache keeps at most, some 40 MiB of pods: who works on more than that at once decodes again.
-const DECODED_MAX: usize = 4096;
+const DECODED_MIN: usize = 64;
+/// Decoded objects that a cache keeps at most, some 25 MiB of pods: who works on more than that at once decodes again.
+const DECODED_MAX: usize = 2048;
 /// How long an object stays decoded after somebody has looked at it: a controller that was told of a change looks again
 /// while it brings the next ones about.
 const DECODED_FOR: Duration = Duration::from_secs(20);
