@@ -36,7 +36,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use k8s_openapi::api::core::v1::Service;
 use network::PodNetwork;
-use reconcile::{Informers, Recorder};
+use reconcile::{Informers, Recorder, Selector};
 use runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,11 @@ pub enum NodeError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Selects the Node of this node alone: it may see no others.
+fn own_node(config: &NodeConfig) -> Selector {
+    Selector::fields(format!("metadata.name={}", config.name))
 }
 
 /// A node, ready to run.
@@ -102,7 +107,8 @@ impl Node {
         let server = NodeServer::new(Arc::clone(&runtime), table, stop.clone());
         let root_dir = config.root_dir.clone();
         let housekeeping = Housekeeping { runtime: Arc::clone(&runtime), machine: machine.clone(), root_dir };
-        let registration = Registration { config, client, runtime, machine };
+        let node = informers.of_selected(own_node(&config));
+        let registration = Registration { config, client, runtime, machine, node };
         Ok(Self { shared, informers, registration, housekeeping, server, stop })
     }
 

@@ -82,7 +82,7 @@ fn references(pod: &Pod) -> References {
 impl Pods {
     pub(crate) fn new(shared: Arc<Shared>, informers: Informers, stop: CancellationToken) -> Self {
         let followed = Followed::new(informers.clone());
-        let node = informers.of_selected::<Node>(Selector::fields(format!("metadata.name={}", shared.config.name)));
+        let node = informers.of_selected::<Node>(crate::own_node(&shared.config));
         Self { shared, informers, followed, node, handles: HashMap::new(), tasks: JoinSet::new(), stop }
     }
 

@@ -16,8 +16,10 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use pod_lifecycle::advertised::corrections;
+use reconcile::Informer;
 use runtime::Runtime;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use machine::Machine;
@@ -52,6 +54,8 @@ pub(crate) struct Registration {
     pub(crate) client: Client,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) machine: Machine,
+    /// Its own Node, as the API knows it.
+    pub(crate) node: Informer<Node>,
 }
 
 impl Registration {
@@ -72,21 +76,44 @@ impl Registration {
         };
         let mut last: Option<(NodeStatus, Timestamp)> = None;
         let mut ticks = tokio::time::interval(LEASE_PERIOD);
+        let mut changes = self.node.subscribe();
         loop {
-            ticks.tick().await;
-            if let Err(error) = self.renew_lease(&uid).await {
-                tracing::warn!(node = self.config.name, %error, "cannot renew node lease");
-            }
-            let now = Timestamp::now();
-            let status = self.status(last.as_ref().map(|(status, _)| status), now);
-            let due =
-                last.as_ref().is_none_or(|(old, at)| now.duration_since(*at) >= STATUS_PERIOD || !same(old, &status));
-            if due {
-                match self.write_status(&status).await {
-                    Ok(()) => last = Some((status, now)),
-                    Err(error) => tracing::warn!(node = self.config.name, %error, "cannot write node status"),
+            tokio::select! {
+                _ = ticks.tick() => {
+                    if let Err(error) = self.renew_lease(&uid).await {
+                        tracing::warn!(node = self.config.name, %error, "cannot renew node lease");
+                    }
+                    self.keep_status(&mut last).await;
+                    self.keep_advertised().await;
                 }
+                Some(_) = changes.next() => self.keep_advertised().await,
             }
+        }
+    }
+
+    /// Writes the status where it has changed, or was written long ago.
+    async fn keep_status(&self, last: &mut Option<(NodeStatus, Timestamp)>) {
+        let now = Timestamp::now();
+        let status = self.status(last.as_ref().map(|(status, _)| status), now);
+        let due = last.as_ref().is_none_or(|(old, at)| now.duration_since(*at) >= STATUS_PERIOD || !same(old, &status));
+        if due {
+            match self.write_status(&json!(status)).await {
+                Ok(()) => *last = Some((status, now)),
+                Err(error) => tracing::warn!(node = self.config.name, %error, "cannot write node status"),
+            }
+        }
+    }
+
+    /// Lets pods use what somebody else has written into the node's capacity.
+    async fn keep_advertised(&self) {
+        let node = self.node.get("", &self.config.name);
+        let Some(known) = node.as_ref().and_then(|node| node.status.as_ref()) else { return };
+        let own = self.machine.status(&self.config).capacity.unwrap_or_default();
+        let wrong = corrections(&own, known);
+        if !wrong.is_empty()
+            && let Err(error) = self.write_status(&json!({"allocatable": wrong})).await
+        {
+            tracing::warn!(node = self.config.name, %error, "cannot write what pods may use");
         }
     }
 
@@ -163,7 +190,7 @@ impl Registration {
         leases.create(&PostParams::default(), &lease).await.map(drop)
     }
 
-    async fn write_status(&self, status: &NodeStatus) -> Result<(), kube::Error> {
+    async fn write_status(&self, status: &Value) -> Result<(), kube::Error> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let patch = Patch::Strategic(json!({"status": status}));
         nodes.patch_status(&self.config.name, &PatchParams::default(), &patch).await.map(drop)

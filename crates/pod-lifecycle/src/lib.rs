@@ -10,9 +10,11 @@
 //! - [`ending`] why a pod must end, and how long it has.
 //! - [`status`] phase, conditions and container states; [`qos`] the quality-of-service class.
 //! - [`lost`] runs that only the API remembers.
+//! - [`advertised`] resources that somebody else has told the node to have.
 //!
 //! Tested by tables beside each module, and through `node` with real containers.
 
+pub mod advertised;
 pub mod backoff;
 pub mod ending;
 pub mod lost;
