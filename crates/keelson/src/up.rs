@@ -27,7 +27,7 @@ use crate::{
     cli::Up,
     commands,
     config::Config,
-    data_dir::{DataDir, RunFile},
+    data_dir::{DataDir, Layout, RunFile},
     exit::{Exit, Failure, chain},
     gateway_crds, log, memory,
     supervisor::{Fate, Supervisor},
@@ -100,17 +100,8 @@ async fn build(
     let layout = data.layout();
     let claim = if config.node_enabled { Some(node::claim_slot(&layout)?) } else { None };
     let slot = claim.as_ref().map(network::SlotClaim::slot);
-    let api = api::start(config, &layout, listener, slot, supervisor).await?;
-    gateway_crds::install(api.administrator()).await?;
-    cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
-    let informers = informers(&api);
-    api.server.add_metrics(reconcile::render_metrics);
-    if config.store.is_none() {
-        api.server.add_metrics(store::size_metric(&layout.store()));
-    }
-    api.server.add_metrics(controllers::render_metrics);
     let server_id = config.store.is_some().then(|| layout.unique_name()).transpose()?;
-    elected::start(config, &api, &informers, server_id.as_deref(), supervisor);
+    let (api, informers) = control_plane(config, &layout, listener, slot, server_id.as_deref(), supervisor).await?;
     supervisor.start("memory", Fate::Restarted, memory::run);
     let mut run_file = RunFile {
         pid: std::process::id().cast_signed(),
@@ -132,6 +123,45 @@ async fn build(
     api.keep_certificates(&layout, supervisor)?;
     run_file.ready_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     Ok(run_file)
+}
+
+/// The API with all that works on it but a node.
+async fn control_plane(
+    config: &Config,
+    layout: &Layout,
+    listener: TcpListener,
+    slot: Option<network::Slot>,
+    server_id: Option<&str>,
+    supervisor: &mut Supervisor,
+) -> Result<(api::Api, reconcile::Informers), Failure> {
+    let api = api::start(config, layout, listener, slot, supervisor).await?;
+    gateway_crds::install(api.administrator()).await?;
+    cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
+    let informers = informers(&api);
+    api.server.add_metrics(reconcile::render_metrics);
+    if config.store.is_none() {
+        api.server.add_metrics(store::size_metric(&layout.store()));
+    }
+    api.server.add_metrics(controllers::render_metrics);
+    elected::start(config, &api, &informers, server_id, supervisor);
+    Ok((api, informers))
+}
+
+/// A control plane for a command that tries something out and needs an administrator's client.
+///
+/// # Errors
+/// As of `up`.
+pub(crate) async fn aside(
+    config: &Config,
+    data: &DataDir,
+    supervisor: &mut Supervisor,
+) -> Result<kube::Client, Failure> {
+    let listener = address::bind(config.listen).await?;
+    let (api, _informers) = control_plane(config, &data.layout(), listener, None, None, supervisor).await?;
+    let client = api.administrator();
+    // with a node they are published with its other classes
+    cluster_objects::publish_storage_classes(&client).await.context("publish the classes of volumes")?;
+    Ok(client)
 }
 
 /// The informers of everything that runs here but the node. What they keep are the bytes that the store holds.

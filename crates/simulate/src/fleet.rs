@@ -255,7 +255,8 @@ impl Fleet {
                 let kept = all.entry(number).or_default();
                 kept.uid = new.uid().unwrap_or_default();
                 kept.told_down = is_told_down(new);
-                if !is_ready(new.status.as_ref()) {
+                let wrong = new.status.as_ref().map(|status| self.options().corrections(status)).unwrap_or_default();
+                if !is_ready(new.status.as_ref()) || !wrong.is_empty() {
                     kept.status_due = Some(Timestamp::UNIX_EPOCH);
                 }
                 kept.status.clone_from(&new.status);
@@ -338,7 +339,11 @@ impl Fleet {
     async fn write_status(&self, number: usize) {
         let now = Timestamp::now();
         let Some(old) = self.0.kept.lock().get(&number).map(|kept| kept.status.clone()) else { return };
-        let patch = Patch::Strategic(json!({"status": self.options().status(number, old.as_ref(), now)}));
+        let mut status = json!(self.options().status(number, old.as_ref(), now));
+        for (name, amount) in old.iter().flat_map(|old| self.options().corrections(old)) {
+            status["allocatable"][name] = json!(amount);
+        }
+        let patch = Patch::Strategic(json!({"status": status}));
         let name = self.options().name(number);
         match self.nodes().patch_status(&name, &PatchParams::default(), &patch).await {
             Ok(node) => {

@@ -9,6 +9,8 @@
 //! - `nodes` is what a node looks like; `fleet` makes the nodes, keeps their leases and statuses, and lets them fail
 //!   (`outage`).
 //! - `pod` is one pod as a pure state machine; `pods` steps all of them from one queue of times and writes what they say.
+//! - `claims` makes volumes for claims whose pods go to simulated nodes.
+//! - `plan` applies `manifests` and finds out what of them has a node; `fit` is what is told of that.
 //! - `load` creates pods at a rate and measures how they fare.
 //! - `behaviour` is how containers behave; `chance` draws what is left to it.
 //!
@@ -21,10 +23,14 @@
 mod addresses;
 mod behaviour;
 mod chance;
+mod claims;
+mod fit;
 mod fleet;
 mod load;
+mod manifests;
 mod nodes;
 mod outage;
+mod plan;
 mod pod;
 mod pods;
 mod span;
@@ -39,13 +45,17 @@ use tokio_util::sync::CancellationToken;
 
 pub use addresses::{Range, RangeError};
 pub use behaviour::{Behaviour, DOMAIN, RunFor, share};
+pub use fit::{Amounts, Fit, NodeFit, WorkloadFit};
 pub use load::Load;
+pub use manifests::{ManifestError, Manifests, Refused};
 pub use nodes::{NodeOptions, TaintError, taint};
 pub use outage::Outages;
 pub use span::{Span, SpanError};
-pub use summary::{Fared, Latency, LoadSummary, Summary};
+pub use summary::{Fared, Latency, LoadSummary, Reason, Summary};
 
+use claims::Volumes;
 use fleet::{Fleet, Standing};
+use plan::Planner;
 use pods::Pods;
 
 /// What to simulate.
@@ -61,6 +71,8 @@ pub struct Options {
     pub behaviour: Behaviour,
     /// Pods to create.
     pub load: Option<Load>,
+    /// Manifests to plan with, in a cluster that has nothing else: everything is theirs there.
+    pub manifests: Option<Manifests>,
     /// Ends by itself after this time; without it, when it is stopped.
     pub time: Option<Duration>,
     /// What the decisions depend on.
@@ -124,12 +136,22 @@ pub enum SimulateError {
         #[source]
         source: kube::Error,
     },
+    /// Manifests cannot be applied, or what became of them cannot be looked up.
+    #[error("cannot plan with the manifests")]
+    Plan(#[source] kube::Error),
     /// The informers ended.
     #[error("cannot watch")]
     Informers(#[from] InformersError),
     /// A part panicked.
     #[error("a part of the simulation failed")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// What was done besides keeping nodes and pods.
+#[derive(Default)]
+struct Done {
+    load: Option<LoadSummary>,
+    fit: Option<Fit>,
 }
 
 /// Simulates until `stop`, or for as long as the options say, and removes what it made.
@@ -149,6 +171,8 @@ pub async fn run(
     let fleet = Fleet::new(client.clone(), Arc::clone(&options), &informers, standing);
     let pods = Pods::new(client.clone(), Arc::clone(&options), &informers, seen);
     let counts = pods.counts();
+    let volumes = Volumes::new(client.clone(), Arc::clone(&options), &informers);
+    let planner = options.manifests.clone().map(|manifests| Planner::new(client.clone(), manifests, &informers));
     let load = options.load.clone().map(|load| load::Generator::new(client.clone(), load, &informers));
     let end = stop.child_token();
     let mut running = JoinSet::new();
@@ -161,7 +185,7 @@ pub async fn run(
     let simulated = match working {
         Ok(resumed) => {
             let fleet = fleet.clone();
-            let (beating, ended) = (end.clone(), end.clone());
+            let (beating, ended, providing) = (end.clone(), end.clone(), end.clone());
             running.spawn(async move {
                 fleet.run(beating).await;
                 Ok(())
@@ -170,10 +194,14 @@ pub async fn run(
                 pods.run(ended).await;
                 Ok(())
             });
+            running.spawn(async move {
+                volumes.run(providing).await;
+                Ok(())
+            });
             if !end.is_cancelled() {
                 progress(Progress::NodesReady { nodes: options.nodes.count, resumed, took: begun.elapsed() });
             }
-            go_on(&options, load.as_ref(), &mut running, &end).await
+            go_on(&options, load.as_ref(), planner.as_ref(), &mut running, &end).await
         }
         Err(error) => Err(error),
     };
@@ -190,33 +218,37 @@ pub async fn run(
         Ok(())
     };
     let removed: Result<(), SimulateError> = removed.await;
-    let load = simulated?;
+    let done = simulated?;
     removed?;
-    Ok(Summary::new(&options, begun.elapsed(), fleet.failures(), counts.read(), load))
+    Ok(Summary::new(&options, begun.elapsed(), fleet.failures(), counts.read(), done))
 }
 
-/// Lets it run until it is to end; the load's summary if there is one.
+/// Lets it run until it is to end; what was done meanwhile.
 async fn go_on(
     options: &Options,
     load: Option<&load::Generator>,
+    planner: Option<&Planner>,
     running: &mut JoinSet<Result<(), SimulateError>>,
     end: &CancellationToken,
-) -> Result<Option<LoadSummary>, SimulateError> {
+) -> Result<Done, SimulateError> {
     let work = async {
-        match (load, options.time) {
-            (Some(load), time) => load.run(time, end).await.map(Some),
-            (None, Some(time)) => {
-                tokio::select! {
-                    () = tokio::time::sleep(time) => {}
-                    () = end.cancelled() => {}
-                }
-                Ok(None)
-            }
-            (None, None) => {
-                end.cancelled().await;
-                Ok(None)
-            }
+        if let Some(planner) = planner {
+            return planner.run(options.time, end).await.map(|fit| Done { fit: Some(fit), ..Done::default() });
         }
+        if let Some(load) = load {
+            return load.run(options.time, end).await.map(|load| Done { load: Some(load), ..Done::default() });
+        }
+        let time = async {
+            match options.time {
+                Some(time) => tokio::time::sleep(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = time => {}
+            () = end.cancelled() => {}
+        }
+        Ok(Done::default())
     };
     tokio::pin!(work);
     loop {

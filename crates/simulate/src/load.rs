@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, ObjectMeta, PostParams},
@@ -13,22 +13,19 @@ use kube::{
 use reconcile::{Change, Informer, Informers};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     SimulateError,
     behaviour::DOMAIN,
+    manifests::account,
     summary::{Latencies, LoadSummary, Reason},
 };
 
 /// Requests under way at a time. A server that takes longer is asked later: the rate it keeps is what is to be found out.
 const REQUESTS_MAX: usize = 64;
-/// How long the namespace's service account is waited for; a server without controllers never makes one.
-const ACCOUNT_PATIENCE: Duration = Duration::from_secs(10);
-/// How often is looked whether it is there.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long after the last creation pods have to become ready.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Reasons shown for pods without a node.
@@ -174,15 +171,7 @@ impl Generator {
             Err(error) if code(&error) == 409 => {}
             created => drop(created.map_err(failed)?),
         }
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.load.namespace);
-        let there = async {
-            while !matches!(accounts.get_opt("default").await, Ok(Some(_))) {
-                sleep(LOOK_AGAIN).await;
-            }
-        };
-        if timeout(ACCOUNT_PATIENCE, there).await.is_err() {
-            tracing::warn!(namespace = self.load.namespace, "the namespace has no service account");
-        }
+        account(&self.client, &self.load.namespace).await;
         Ok(())
     }
 

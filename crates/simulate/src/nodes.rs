@@ -14,8 +14,12 @@ use k8s_openapi::{
     },
 };
 
+use pod_lifecycle::advertised::corrections;
+
 use crate::{addresses::Range, behaviour::DOMAIN};
 
+/// The label that says in which zone a node is.
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 /// How long a lease is good, as upstream.
 const LEASE_SECONDS: i32 = 40;
 /// What a simulated node says of its version, which tools read.
@@ -124,15 +128,19 @@ impl NodeOptions {
         Range::NODES.nth(u32::try_from(number).unwrap_or_default()).to_string()
     }
 
+    /// The zone of a node.
+    pub(crate) fn zone(&self, number: usize) -> String {
+        format!("{}-{}", self.region, number % self.zones.max(1) + 1)
+    }
+
     fn labels(&self, number: usize) -> BTreeMap<String, String> {
-        let zone = format!("{}-{}", self.region, number % self.zones.max(1) + 1);
         let own = [
             ("kubernetes.io/hostname".to_owned(), self.name(number)),
             ("kubernetes.io/os".to_owned(), "linux".to_owned()),
             ("kubernetes.io/arch".to_owned(), self.architecture.clone()),
             ("node.kubernetes.io/instance-type".to_owned(), "simulated".to_owned()),
             ("topology.kubernetes.io/region".to_owned(), self.region.clone()),
-            ("topology.kubernetes.io/zone".to_owned(), zone),
+            (ZONE.to_owned(), self.zone(number)),
             (Self::fleet_label(), self.prefix.clone()),
         ];
         own.into_iter().chain(self.labels.clone()).collect()
@@ -153,13 +161,22 @@ impl NodeOptions {
         }
     }
 
+    /// What a node has.
+    fn amounts(&self) -> BTreeMap<String, Quantity> {
+        let common = [("cpu", &self.cpu), ("memory", &self.memory), ("pods", &self.pods.to_string())]
+            .map(|(name, amount)| (name.to_owned(), amount.clone()));
+        common.into_iter().chain(self.resources.clone()).map(|(name, amount)| (name, Quantity(amount))).collect()
+    }
+
+    /// What has to change in the allocatable amounts of a node that somebody has told to have more.
+    pub(crate) fn corrections(&self, known: &NodeStatus) -> BTreeMap<String, Option<Quantity>> {
+        corrections(&self.amounts(), known)
+    }
+
     /// The status of a node that works; `old` is what the API has.
     pub(crate) fn status(&self, number: usize, old: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        let common = [("cpu", &self.cpu), ("memory", &self.memory), ("pods", &self.pods.to_string())]
-            .map(|(name, amount)| (name.to_owned(), amount.clone()));
-        let amounts: BTreeMap<String, Quantity> =
-            common.into_iter().chain(self.resources.clone()).map(|(name, amount)| (name, Quantity(amount))).collect();
+        let amounts = self.amounts();
         let address = |type_: &str, address| NodeAddress { type_: type_.to_owned(), address };
         let conditions = [
             ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),

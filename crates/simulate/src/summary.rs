@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{Options, pods::Counted};
+use crate::{Done, Options, fit::Fit, pods::Counted};
 
 /// Times kept of one kind; of more the newest stay. A million are four megabytes.
 const SAMPLES_MAX: usize = 1 << 20;
@@ -24,6 +24,9 @@ pub struct Summary {
     /// The pods that were created here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<LoadSummary>,
+    /// What of the manifests fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
 }
 
 /// What became of pods on simulated nodes.
@@ -124,22 +127,26 @@ impl Latencies {
 }
 
 impl Summary {
-    pub(crate) fn new(
-        options: &Options,
-        took: Duration,
-        node_failures: u64,
-        counted: Counted,
-        load: Option<LoadSummary>,
-    ) -> Self {
+    pub(crate) fn new(options: &Options, took: Duration, node_failures: u64, counted: Counted, done: Done) -> Self {
         let Counted { adopted, running, succeeded, failed, deleted, writes } = counted;
         let pods = Fared { begun: adopted, running, succeeded, failed, deleted, writes };
-        Self { nodes: options.nodes.count, seconds: took.as_secs_f64(), node_failures, pods, load }
+        Self {
+            nodes: options.nodes.count,
+            seconds: took.as_secs_f64(),
+            node_failures,
+            pods,
+            load: done.load,
+            fit: done.fit,
+        }
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, seconds, node_failures, pods, load } = self;
+        let Self { nodes, seconds, node_failures, pods, load, fit } = self;
+        if let Some(fit) = fit {
+            return write!(f, "{fit}");
+        }
         writeln!(f, "nodes     {nodes} for {seconds:.0} s, {node_failures} failures")?;
         let Fared { begun, running, succeeded, failed, deleted, writes } = pods;
         write!(f, "pods      {begun} begun, {running} came to run, {succeeded} succeeded, {failed} failed, ")?;

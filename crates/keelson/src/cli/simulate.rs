@@ -24,6 +24,15 @@ pub(crate) struct Simulate {
     /// Nodes to simulate
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub nodes: u32,
+    /// Plan with the manifests of this file or folder in a cluster of the simulated nodes alone, which is gone afterwards:
+    /// print what fits, where it goes, and why the rest does not; may be repeated
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        conflicts_with_all = ["data_dir", "kubeconfig", "pods_per_second", "keep", "node_fail_every"]
+    )]
+    pub filename: Vec<PathBuf>,
     /// Which cluster.
     #[command(flatten)]
     pub cluster: Cluster,

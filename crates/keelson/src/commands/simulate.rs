@@ -1,4 +1,7 @@
-//! `keelson simulate`: nodes without machines, in the running instance or any other cluster.
+//! `keelson simulate`: nodes without machines, in the running instance or any other cluster, or in one of their own to plan
+//! with.
+
+mod plan;
 
 use std::{path::Path, time::Duration};
 
@@ -28,8 +31,11 @@ const CLEAN_UP_MAX: Duration = Duration::from_secs(120);
 /// Simulates until a signal, or for as long as it was told to.
 ///
 /// # Errors
-/// [`Exit::Usage`] for a template that is none, [`Exit::NotRunning`] where no cluster answers.
+/// [`Exit::Usage`] for a template or manifests that are none, [`Exit::NotRunning`] where no cluster answers.
 pub(crate) fn main(flags: &Simulate) -> Result<(), Failure> {
+    if !flags.filename.is_empty() {
+        return plan::main(flags);
+    }
     let config = super::settings_at(&flags.cluster.at)?;
     crate::log::install_on_stderr(&config);
     let options = options(flags)?;
@@ -38,9 +44,13 @@ pub(crate) fn main(flags: &Simulate) -> Result<(), Failure> {
         let client = client(&flags.cluster, &Layout::new(&config.data_dir)).await?;
         run(client, options).await
     })?;
+    print(flags, &summary)
+}
+
+fn print(flags: &Simulate, summary: &Summary) -> Result<(), Failure> {
     match flags.output {
         Output::Text => println!("{summary}"),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&summary)?),
+        Output::Json => println!("{}", serde_json::to_string_pretty(summary)?),
     }
     Ok(())
 }
@@ -137,6 +147,7 @@ fn options(flags: &Simulate) -> Result<Options, Failure> {
             exit_code: 0,
         },
         load: load(&flags.load)?,
+        manifests: None,
         time: flags.time,
         seed: flags.seed,
         keep: flags.keep,

@@ -38,8 +38,13 @@ pub(super) async fn publish(api: &Api, slot: Option<Slot>) -> anyhow::Result<()>
     for class in classes() {
         apply(&client, class).await?;
     }
+    publish_storage_classes(&client).await
+}
+
+/// Creates the classes of volumes that are missing.
+pub(super) async fn publish_storage_classes(client: &kube::Client) -> anyhow::Result<()> {
     for class in storage_classes() {
-        create(&client, class).await?;
+        create(client, class).await?;
     }
     Ok(())
 }

@@ -119,6 +119,7 @@ fn options(nodes: usize) -> Options {
             ..Behaviour::default()
         },
         load: None,
+        manifests: None,
         time: None,
         seed: 1,
         keep: false,
@@ -194,5 +195,25 @@ async fn pods_and_nodes_of_an_earlier_run_go_on() {
     cluster.until_phase("later", "Running").await;
     assert!(cluster.nodes().get_opt("sim-0002").await.unwrap().is_none(), "the surplus goes");
     assert!(before.status.unwrap().pod_ip.is_some());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_is_written_into_a_nodes_capacity_is_for_pods() {
+    let cluster = Cluster::start().await;
+    let running = cluster.simulate(options(1)).await;
+    let until = async |wanted: Option<&str>| loop {
+        let status = cluster.nodes().get("sim-0000").await.unwrap().status.unwrap();
+        let found = status.allocatable.unwrap().get("example.com/dongle").map(|amount| amount.0.clone());
+        if found.as_deref() == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    for told in [Some("4"), None] {
+        let patch = Patch::Merge(json!({"status": {"capacity": {"example.com/dongle": told}}}));
+        cluster.nodes().patch_status("sim-0000", &PatchParams::default(), &patch).await.unwrap();
+        tokio::time::timeout(PATIENCE, until(told)).await.unwrap();
+    }
     running.end().await;
 }
