@@ -8,8 +8,8 @@
 //!
 //! - [`Slot`] claims this instance's share of the machine's address space, and keeps it.
 //! - [`Network`] sets the node up, and attaches and detaches pods ([`PodNetwork`]).
-//! - [`run_services`] keeps the rules in step with Services and EndpointSlices; [`run_load_balancer`] gives Services of
-//!   type LoadBalancer addresses of the machine; [`run_dns`] serves DNS.
+//! - [`run_services`] keeps the rules in step with Services, EndpointSlices and the ports of the node that pods ask for;
+//!   [`run_load_balancer`] gives Services of type LoadBalancer addresses of the machine; [`run_dns`] serves DNS.
 //! - [`down`] removes everything, also after a crash.
 //!
 //! Invariants: whatever is set up can be set up again without disturbing what lives; a changed Service costs what that

@@ -1,9 +1,10 @@
-//! Services: the loop that keeps the nftables table in step with Services and EndpointSlices.
+//! Services and host ports: the loop that keeps the nftables table in step with Services, EndpointSlices and the node's pods.
 //!
-//! `program` computes what a Service asks for, `ledger` the smallest change from what the table holds, `table` writes
+//! `program` computes what a Service asks for, `host_ports` what a pod does, `ledger` the smallest change from what the table holds, `table` writes
 //! it. All three are pure; only this module reads the caches and talks to the kernel.
 
 mod conntrack;
+mod host_ports;
 mod ledger;
 mod program;
 mod table;
@@ -11,7 +12,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use reconcile::{Change as Observed, Index, Informer, Informers, Selector, Subscription};
 use tokio::time::Interval;
@@ -20,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::netlink::{NetlinkError, Socket};
 use crate::nft::{self, Batch};
 use crate::slot::Slot;
+use host_ports::{host_ports, wants_ports};
 use ledger::{Ledger, Update};
-use program::{Here, ServiceKey, programs};
+use program::{Here, OwnerKey, OwnerKind, programs};
 pub(crate) use program::{Protocol, SERVICE_NAME_LABEL};
 
 /// How long the loop waits after a refused batch before it writes the whole table again.
@@ -61,17 +63,30 @@ pub(crate) fn remove_table(slot: Slot) -> Result<(), NetlinkError> {
 struct Caches {
     services: Informer<Service>,
     slices: Index<EndpointSlice>,
+    /// Those of this node.
+    pods: Informer<Pod>,
     here: Here,
 }
 
 impl Caches {
-    fn wanted(&self, key: &ServiceKey) -> BTreeMap<String, program::Program> {
-        let Some(service) = self.services.get(&key.namespace, &key.name) else { return BTreeMap::new() };
-        programs(&service, &self.slices.get(&index_key(&key.namespace, &key.name)), &self.here)
+    fn wanted(&self, key: &OwnerKey) -> BTreeMap<String, program::Program> {
+        match key.kind {
+            OwnerKind::Service => {
+                let Some(service) = self.services.get(&key.namespace, &key.name) else { return BTreeMap::new() };
+                programs(&service, &self.slices.get(&index_key(&key.namespace, &key.name)), &self.here)
+            }
+            OwnerKind::Pod => self.pods.get(&key.namespace, &key.name).map(|pod| host_ports(&pod)).unwrap_or_default(),
+        }
     }
 
-    fn everything(&self) -> BTreeSet<ServiceKey> {
+    fn services(&self) -> BTreeSet<OwnerKey> {
         self.services.list().iter().filter_map(|service| service_key(service)).collect()
+    }
+
+    fn everything(&self) -> BTreeSet<OwnerKey> {
+        let mut all = self.services();
+        all.extend(self.pods.list().iter().filter_map(|pod| pod_key(pod)));
+        all
     }
 }
 
@@ -86,7 +101,7 @@ struct Table {
 
 impl Table {
     /// Writes everything from scratch, in one atomic batch.
-    fn rewrite(&mut self, caches: &Caches, keys: BTreeSet<ServiceKey>) -> Result<(), NetlinkError> {
+    fn rewrite(&mut self, caches: &Caches, keys: BTreeSet<OwnerKey>) -> Result<(), NetlinkError> {
         let mut ledger = Ledger::default();
         let mut batch = Batch::new(&self.slot.table());
         table::replace(&mut batch, self.slot);
@@ -106,7 +121,7 @@ impl Table {
     }
 
     /// Writes what changed for the given Services, in one atomic batch.
-    fn apply(&mut self, caches: &Caches, keys: &BTreeSet<ServiceKey>) -> Result<(), NetlinkError> {
+    fn apply(&mut self, caches: &Caches, keys: &BTreeSet<OwnerKey>) -> Result<(), NetlinkError> {
         let mut total = Update::default();
         for key in keys {
             let update = self.ledger.update(key, caches.wanted(key));
@@ -134,8 +149,8 @@ impl Table {
 enum Wake {
     /// It was told to stop.
     Stop,
-    /// These Services changed.
-    Changed(BTreeSet<ServiceKey>),
+    /// These Services and pods changed.
+    Changed(BTreeSet<OwnerKey>),
     /// The node is in this zone now.
     Moved(Option<String>),
     /// It is time to see whether the table is still there.
@@ -146,6 +161,7 @@ enum Wake {
 struct Changes {
     services: Subscription<Service>,
     slices: Subscription<EndpointSlice>,
+    pods: Subscription<Pod>,
     node: Subscription<Node>,
     check: Interval,
 }
@@ -155,6 +171,7 @@ impl Changes {
     async fn next(&mut self, stop: &CancellationToken) -> Result<Wake, ServicesError> {
         let mut dirty = BTreeSet::new();
         while dirty.len() < BATCH_SERVICES_MAX {
+            // what concerns no rule is passed over, and the wait goes on
             let idle = dirty.is_empty();
             tokio::select! {
                 biased;
@@ -166,6 +183,10 @@ impl Changes {
                 change = self.slices.next() => match change {
                     Some(change) => dirty.extend(changed(&change, slice_owner)),
                     None => return Err(ServicesError::CacheEnded("EndpointSlices")),
+                },
+                change = self.pods.next() => match change {
+                    Some(change) => dirty.extend(changed(&change, pod_key)),
+                    None => return Err(ServicesError::CacheEnded("pods")),
                 },
                 () = std::future::ready(()), if !idle => break,
                 change = self.node.next() => match change {
@@ -180,7 +201,7 @@ impl Changes {
     }
 }
 
-/// Keeps the rules of the slot's table in step with the Services and EndpointSlices, until stopped. The rules stay when
+/// Keeps the rules of the slot's table in step with the Services, EndpointSlices and this node's pods, until stopped. The rules stay when
 /// the loop ends, so that pods can talk on while the process is away. `node` is the name of this node, for which endpoints
 /// may be meant.
 pub async fn run_services(
@@ -203,19 +224,22 @@ pub(crate) async fn keep_services(
     let services = informers.of::<Service>();
     let slices = informers.of::<EndpointSlice>();
     let nodes = informers.of_selected::<Node>(Selector::fields(format!("metadata.name={node}")));
+    let pods = informers.of_selected::<Pod>(Selector::fields(format!("spec.nodeName={node}")));
     let mut changes = Changes {
         services: services.subscribe(),
         slices: slices.subscribe(),
+        pods: pods.subscribe(),
         node: nodes.subscribe(),
         check: tokio::time::interval(check_interval),
     };
     let mut caches = Caches {
         services: services.clone(),
         slices: slices.index(SLICES_BY_SERVICE, |slice: &EndpointSlice| slice_service(slice).into_iter().collect()),
+        pods: pods.clone(),
         here: Here { node: node.clone(), zone: None },
     };
     let mut table = Table { socket: nft::socket()?, slot, ledger: Ledger::default(), handle: None };
-    let all = async { services.synced().await && slices.synced().await && nodes.synced().await };
+    let all = async { services.synced().await && slices.synced().await && nodes.synced().await && pods.synced().await };
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         synced = all => if !synced { return Ok(()) },
@@ -238,7 +262,7 @@ pub(crate) async fn keep_services(
             Wake::Moved(zone) if zone == caches.here.zone => Ok(()),
             Wake::Moved(zone) => {
                 caches.here.zone = zone;
-                table.apply(&caches, &caches.everything())
+                table.apply(&caches, &caches.services())
             }
             Wake::Check => match table.is_intact() {
                 Ok(true) => Ok(()),
@@ -256,7 +280,7 @@ pub(crate) async fn keep_services(
 }
 
 /// The Services that a change concerns: that of the object as it is, and as it was.
-fn changed<K>(change: &Observed<K>, key: impl Fn(&K) -> Option<ServiceKey>) -> Vec<ServiceKey> {
+fn changed<K>(change: &Observed<K>, key: impl Fn(&K) -> Option<OwnerKey>) -> Vec<OwnerKey> {
     match change {
         Observed::Applied { old, new } => old.iter().chain([new]).filter_map(|object| key(object)).collect(),
         Observed::Deleted(object) => key(object).into_iter().collect(),
@@ -267,13 +291,21 @@ fn zone(node: &Node) -> Option<String> {
     node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").filter(|zone| !zone.is_empty()).cloned()
 }
 
-fn service_key(service: &Service) -> Option<ServiceKey> {
-    Some(ServiceKey { namespace: service.metadata.namespace.clone()?, name: service.metadata.name.clone()? })
+fn service_key(service: &Service) -> Option<OwnerKey> {
+    let (namespace, name) = (service.metadata.namespace.clone()?, service.metadata.name.clone()?);
+    Some(OwnerKey { kind: OwnerKind::Service, namespace, name })
 }
 
-fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey> {
+/// The key of a pod that wants ports of its node; few do.
+fn pod_key(pod: &Pod) -> Option<OwnerKey> {
+    wants_ports(pod).then_some(())?;
+    let (namespace, name) = (pod.metadata.namespace.clone()?, pod.metadata.name.clone()?);
+    Some(OwnerKey { kind: OwnerKind::Pod, namespace, name })
+}
+
+fn slice_owner(slice: &EndpointSlice) -> Option<OwnerKey> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
-    Some(ServiceKey { namespace: slice.metadata.namespace.clone()?, name })
+    Some(OwnerKey { kind: OwnerKind::Service, namespace: slice.metadata.namespace.clone()?, name })
 }
 
 /// The key under which a slice is found by its Service.

@@ -193,6 +193,26 @@ fn a_balancers_address_is_reached_from_inside_and_from_outside_where_it_admits()
 }
 
 #[test]
+fn a_port_of_the_node_leads_to_the_pod_that_asked_for_it_while_it_lasts() {
+    on_a_node(async |mut node| {
+        let (a, b) = two_pods(&mut node).await;
+        let (loopback, bridge) = (Ipv4Addr::LOCALHOST, node.slot.bridge_ip());
+        let port = |host_ip: &str| json!({"containerPort": PORT, "hostPort": 54321, "hostIP": host_ip});
+        node.api.pod_object("a", a.address.ip, "Running", json!([port("127.0.0.1")]));
+        node.api.pod_object("b", b.address.ip, "Running", json!([port(&bridge.to_string())]));
+        let is_of = |uid: &'static str| move |answer: &io::Result<(String, String)>| matches!(answer, Ok((text, _)) if text == uid);
+        HOST.ask_until((loopback, 54321), is_of("a")).await;
+        HOST.ask_until((bridge, 54321), is_of("b")).await;
+        assert_eq!(a.place.ask((bridge, 54321)).await.unwrap().0, "b");
+        node.api.pod_object("b", b.address.ip, "Succeeded", json!([port(&bridge.to_string())]));
+        HOST.ask_until((bridge, 54321), refused).await;
+        node.api.pod_object("a", a.address.ip, "Running", json!([port("")]));
+        HOST.ask_until((bridge, 54321), is_of("a")).await;
+        assert_eq!(a.place.ask((bridge, 54321)).await.unwrap().0, "a", "a pod reaches itself by it");
+    });
+}
+
+#[test]
 fn the_kubernetes_service_leads_to_the_bridge_address() {
     on_a_node(async |mut node| {
         let pod = node.pod("a").await;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use super::program::{Action, Match, Program, Protocol, ServiceKey, Target};
+use super::program::{Action, Match, OwnerKey, Program, Protocol, Target};
 
 /// One change to the table. The order in which a list holds them is the order in which they must be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) struct Update {
 /// The table's content as last committed.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    services: HashMap<ServiceKey, BTreeMap<String, Program>>,
+    services: HashMap<OwnerKey, BTreeMap<String, Program>>,
     /// Which chain each match leads to. A Service that takes an address which another one, already deleted but not yet
     /// seen so, still holds here gets it at once.
     owners: HashMap<Match, String>,
@@ -53,7 +53,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Records what a Service now asks for, and returns how the table gets there. The cost is that of the Service.
-    pub(crate) fn update(&mut self, key: &ServiceKey, wanted: BTreeMap<String, Program>) -> Update {
+    pub(crate) fn update(&mut self, key: &OwnerKey, wanted: BTreeMap<String, Program>) -> Update {
         let current = self.services.remove(key).unwrap_or_default();
         let mut update = Update::default();
         let mut gone = Vec::new();

@@ -62,9 +62,20 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// A Service by namespace and name.
+/// Whose rules they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum OwnerKind {
+    /// A Service.
+    Service,
+    /// A pod of this node that wants ports of it.
+    Pod,
+}
+
+/// A Service or a pod by namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ServiceKey {
+pub(crate) struct OwnerKey {
+    /// Which of both.
+    pub(crate) kind: OwnerKind,
     /// The namespace.
     pub(crate) namespace: String,
     /// The name.
@@ -83,7 +94,7 @@ pub(crate) enum Match {
 /// An endpoint's address and port.
 pub(crate) type Target = (Ipv4Addr, u16);
 
-/// The rules of one chain, which serve one Service port.
+/// The rules of one chain, which serve one port of a Service or pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Program {
     /// The transport protocol.

@@ -9,6 +9,7 @@
 //! guard (before all)        drop loopback addresses coming from pods
 //! forward, local (filter)   refuse Service addresses that were not translated
 //! service/ns/name/tcp/port  dnat to a random (or client-chosen) endpoint; local/… knows those of this node only
+//! host-port/uid/tcp/ip:port dnat to the pod of this node that asked for the port
 //! admit/ns/name/tcp/port    goto one of them for the sources that a load balancer admits
 //! ```
 

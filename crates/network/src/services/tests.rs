@@ -176,7 +176,11 @@ fn cost_of_a_thousand_services() {
             let program = program::Program { protocol: Protocol::Tcp, matches, action };
             BTreeMap::from([(format!("service/default/s-{of}-{service}/tcp/80"), program)])
         };
-        let key = |service: u8, of: u8| ServiceKey { namespace: "default".into(), name: format!("s-{of}-{service}") };
+        let key = |service: u8, of: u8| OwnerKey {
+            kind: OwnerKind::Service,
+            namespace: "default".into(),
+            name: format!("s-{of}-{service}"),
+        };
         let mut ledger = Ledger::default();
         let start = Instant::now();
         let mut batch = Batch::new(&slot.table());

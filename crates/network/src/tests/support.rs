@@ -305,6 +305,13 @@ impl FakeApi {
         self.put("/api/v1/services", name, object);
     }
 
+    /// Writes a pod of this node.
+    pub(super) fn pod_object(&self, name: &str, address: Ipv4Addr, phase: &str, ports: Value) {
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "uid": name},
+            "spec": {"containers": [{"name": "c", "ports": ports}]}, "status": {"phase": phase, "podIP": address}});
+        self.put("/api/v1/pods", name, object);
+    }
+
     /// Writes a Service of type LoadBalancer that has an address.
     pub(super) fn balanced(&self, name: &str, spec: Value, address: Ipv4Addr) {
         let status = json!({"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}});

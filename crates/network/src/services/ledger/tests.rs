@@ -1,11 +1,12 @@
+use super::super::program::OwnerKind;
 use super::*;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 160, 128, 7);
 const A: Ipv4Addr = Ipv4Addr::new(10, 160, 0, 2);
 const B: Ipv4Addr = Ipv4Addr::new(10, 160, 0, 3);
 
-fn key(name: &str) -> ServiceKey {
-    ServiceKey { namespace: "default".into(), name: name.into() }
+fn key(name: &str) -> OwnerKey {
+    OwnerKey { kind: OwnerKind::Service, namespace: "default".into(), name: name.into() }
 }
 
 fn program(protocol: Protocol, targets: &[Ipv4Addr]) -> Program {
