@@ -105,7 +105,9 @@ impl Scheduler {
         }
         for victim in &preemption.victims {
             let (client, node) = (self.client.clone(), preemption.node.clone());
-            self.request(send_away(client, victim.clone(), Arc::clone(pod), node));
+            let known = self.caches.pods.get(&victim.key.namespace, &victim.key.name);
+            let generation = known.and_then(|known| known.metadata.generation);
+            self.request(send_away(client, victim.clone(), generation, Arc::clone(pod), node));
         }
     }
 }

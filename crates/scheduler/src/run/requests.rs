@@ -73,14 +73,20 @@ fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Sends a victim away: says why on it, then deletes it, with the time it asks for to end.
-pub(super) async fn send_away(client: Client, victim: Victim, by: Arc<PodInfo>, node: String) -> Done {
+/// Sends a victim away: says why on it, as of its `generation`, then deletes it, with the time it asks for to end.
+pub(super) async fn send_away(
+    client: Client,
+    victim: Victim,
+    generation: Option<i64>,
+    by: Arc<PodInfo>,
+    node: String,
+) -> Done {
     let api: Api<Pod> = Api::namespaced(client, &victim.key.namespace);
     let scheduler = &by.shape.scheduler;
     let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [{
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
         "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
-        "lastProbeTime": null, "lastTransitionTime": now(),
+        "lastProbeTime": null, "lastTransitionTime": now(), "observedGeneration": generation,
     }]}});
     let name = &victim.key.name;
     let delete = async {

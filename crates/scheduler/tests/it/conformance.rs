@@ -115,6 +115,8 @@ async fn a_preempted_pod_says_why_it_goes() {
     assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("True", Some("PreemptionByScheduler")));
     let expected = "default-scheduler: preempting to accommodate a higher priority pod";
     assert_eq!(condition.message.as_deref(), Some(expected));
+    // deleting is a change of its own
+    assert_eq!(condition.observed_generation, victim.metadata.generation.map(|generation| generation - 1));
     let waiting = cluster.until("preemptor", |pod| {
         pod.status.as_ref().is_some_and(|status| status.nominated_node_name.as_deref() == Some("a"))
     });
