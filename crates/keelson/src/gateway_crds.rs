@@ -41,6 +41,20 @@ mod tests {
     fn the_packed_definitions_are_the_ones_we_implement() {
         let definitions = super::unpack().unwrap();
         let names: Vec<_> = definitions.iter().map(|d| d["spec"]["names"]["plural"].as_str().unwrap()).collect();
-        assert_eq!(names, ["gatewayclasses", "gateways", "httproutes", "referencegrants"]);
+        assert_eq!(
+            names,
+            [
+                "backendtlspolicies",
+                "gatewayclasses",
+                "gateways",
+                "grpcroutes",
+                "httproutes",
+                "listenersets",
+                "referencegrants",
+                "tcproutes",
+                "tlsroutes",
+                "udproutes",
+            ]
+        );
     }
 }

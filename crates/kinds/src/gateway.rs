@@ -2,15 +2,25 @@
 //!
 //! Fields that the gateway neither reads nor writes are left out; decoding ignores them.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     ClusterResourceScope, ListableResource, Metadata, NamespaceResourceScope,
     apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta},
 };
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
+mod backend_tls;
+mod grpc_route;
 mod http_route;
+mod listener_set;
+mod stream_route;
 
+pub use backend_tls::*;
+pub use grpc_route::*;
 pub use http_route::*;
+pub use listener_set::*;
+pub use stream_route::*;
 
 /// The API group.
 pub const GROUP: &str = "gateway.networking.k8s.io";
@@ -87,7 +97,32 @@ kind!(
 );
 kind!(
     /// Rules for HTTP requests.
-    HTTPRoute, "HTTPRouteList", "httproutes", NamespaceResourceScope, HTTPRouteSpec, HTTPRouteStatus
+    HTTPRoute, "HTTPRouteList", "httproutes", NamespaceResourceScope, HTTPRouteSpec, RouteStatus
+);
+kind!(
+    /// Rules for gRPC calls.
+    GRPCRoute, "GRPCRouteList", "grpcroutes", NamespaceResourceScope, GRPCRouteSpec, RouteStatus
+);
+kind!(
+    /// Rules for TLS connections by server name.
+    TLSRoute, "TLSRouteList", "tlsroutes", NamespaceResourceScope, TLSRouteSpec, RouteStatus
+);
+kind!(
+    /// Where TCP connections go.
+    TCPRoute, "TCPRouteList", "tcproutes", NamespaceResourceScope, StreamRouteSpec, RouteStatus
+);
+kind!(
+    /// Where datagrams go.
+    UDPRoute, "UDPRouteList", "udproutes", NamespaceResourceScope, StreamRouteSpec, RouteStatus
+);
+kind!(
+    /// More listeners for a Gateway.
+    ListenerSet, "ListenerSetList", "listenersets", NamespaceResourceScope, ListenerSetSpec, ListenerSetStatus
+);
+kind!(
+    /// How connections to Services are encrypted and verified.
+    BackendTLSPolicy, "BackendTLSPolicyList", "backendtlspolicies", NamespaceResourceScope, BackendTLSPolicySpec,
+    PolicyStatus
 );
 kind!(
     /// Permission for references into its namespace.
@@ -124,10 +159,21 @@ pub struct ParametersReference {
 
 /// Observed state of a [`GatewayClass`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GatewayClassStatus {
-    /// `Accepted`.
+    /// `Accepted` and `SupportedVersion`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// What of the API is served beyond its core, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supported_features: Vec<SupportedFeature>,
+}
+
+/// A feature of the API that a class serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SupportedFeature {
+    /// Its name in upstream's conformance tests.
+    pub name: String,
 }
 
 /// Desired state of a [`Gateway`].
@@ -142,6 +188,123 @@ pub struct GatewaySpec {
     /// Requested addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<GatewayAddress>,
+    /// What is passed on to objects that are made for the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infrastructure: Option<GatewayInfrastructure>,
+    /// Certificates of the other sides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<GatewayTls>,
+    /// Which ListenerSets may add listeners; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_listeners: Option<AllowedListeners>,
+}
+
+/// What is passed on to objects that are made for a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayInfrastructure {
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Parameters, which this controller has none of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters_ref: Option<LocalReference>,
+}
+
+/// TLS of a whole gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewayTls {
+    /// Towards backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<GatewayBackendTls>,
+    /// Towards clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<FrontendTls>,
+}
+
+/// TLS of a gateway towards backends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayBackendTls {
+    /// The certificate by which backends know the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_ref: Option<SecretReference>,
+}
+
+/// TLS of a gateway towards clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendTls {
+    /// Of ports that are not named.
+    #[serde(default)]
+    pub default: FrontendPortTls,
+    /// Of single ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_port: Vec<FrontendPort>,
+}
+
+/// TLS of one port towards clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FrontendPort {
+    /// The port.
+    pub port: i32,
+    /// What counts there.
+    #[serde(default)]
+    pub tls: FrontendPortTls,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FrontendPortTls {
+    /// Their certificates; none are asked for when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<FrontendValidation>,
+}
+
+/// How certificates of clients are verified.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FrontendValidation {
+    /// ConfigMaps with the roots in `ca.crt`.
+    #[serde(rename = "caCertificateRefs", default, skip_serializing_if = "Vec::is_empty")]
+    pub ca_certificate_refs: Vec<ObjectReference>,
+    /// `AllowValidOnly` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<FrontendValidationMode>,
+}
+
+/// What becomes of clients without a valid certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FrontendValidationMode {
+    /// They are refused.
+    #[default]
+    AllowValidOnly,
+    /// They are served; backends have to tell.
+    AllowInsecureFallback,
+}
+
+/// A reference to an object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObjectReference {
+    /// API group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Namespace; the referrer's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// Which ListenerSets may add listeners to a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AllowedListeners {
+    /// From where; nowhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<RouteNamespaces>,
 }
 
 /// One port and hostname that a [`Gateway`] listens on.
@@ -154,6 +317,7 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// Network port.
+    #[serde(default)]
     pub port: i32,
     /// `HTTP`, `HTTPS`, `TLS`, `TCP`, `UDP`, or a domain-prefixed name.
     pub protocol: String,
@@ -233,6 +397,8 @@ pub enum FromNamespaces {
     Selector,
     /// The gateway's own.
     Same,
+    /// No namespace; for ListenerSets only.
+    None,
 }
 
 /// A kind of route.
@@ -258,6 +424,7 @@ pub struct GatewayAddress {
 
 /// Observed state of a [`Gateway`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
     /// Where it can be reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -268,6 +435,9 @@ pub struct GatewayStatus {
     /// One per listener.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ListenerStatus>,
+    /// Number of ListenerSets that added listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_listener_sets: Option<i32>,
 }
 
 /// Observed state of a [`Listener`].

@@ -118,11 +118,11 @@ impl Ipam {
 }
 
 impl Table {
-    /// The first free address after the one given last, around the circle. The network's own, the bridge's and the
-    /// range's last address are never given.
+    /// The first free address after the one given last, around the circle. The network's own, the bridge's and those of
+    /// Gateways are never given.
     fn next_free(&self, slot: Slot) -> Option<Ipv4Addr> {
         let first = slot.bridge_ip().to_bits() + 1;
-        let end = slot.service_cidr().network.to_bits() - 1;
+        let end = slot.gateway_cidr().network.to_bits();
         let start = if (first..end).contains(&(self.last + 1)) { self.last + 1 } else { first };
         (start..end).chain(first..start).map(Ipv4Addr::from_bits).find(|address| !self.owners.contains_key(address))
     }
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn the_circle_closes_and_ends_when_full() {
         let slot = Slot::new(0).unwrap();
-        let mut table = Table { last: Ipv4Addr::new(10, 160, 127, 254).to_bits(), ..Table::default() };
+        let mut table = Table { last: Ipv4Addr::new(10, 160, 126, 255).to_bits(), ..Table::default() };
         assert_eq!(table.next_free(slot), Some(Ipv4Addr::new(10, 160, 0, 2)));
-        for bits in Ipv4Addr::new(10, 160, 0, 2).to_bits()..Ipv4Addr::new(10, 160, 127, 255).to_bits() {
+        for bits in Ipv4Addr::new(10, 160, 0, 2).to_bits()..Ipv4Addr::new(10, 160, 127, 0).to_bits() {
             table.owners.insert(Ipv4Addr::from_bits(bits), "x".into());
         }
         assert_eq!(table.next_free(slot), None);

@@ -122,6 +122,8 @@ impl Network {
         // The /16 also gives the host a route to Service addresses, so that its own packets reach the translation.
         links.add_address(index, slot.bridge_ip(), slot.cidr().prefix)?;
         links.add_address(index, slot.dns_ip(), 32)?;
+        let gateways = slot.gateway_cidr();
+        links.add_local_range(index, gateways.network, gateways.prefix)?;
         pod::write_sysctl("net/ipv4/ip_forward", "1")?;
         // NodePorts on 127.0.0.1 leave through the bridge; the table drops loopback addresses that come in from it.
         pod::write_sysctl(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1")?;

@@ -39,10 +39,13 @@ const IFF_UP: u32 = 1;
 const IFINFO_LEN: usize = 16;
 const RTMSG_LEN: usize = 12;
 const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_HOST: u8 = 254;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
@@ -235,6 +238,19 @@ impl Links {
             message.attr(IFA_ADDRESS, &address.octets());
         });
         self.socket.request(&format!("add address {address}/{prefix}"), &messages)
+    }
+
+    /// Makes all addresses of a range this machine's, as long as the link is there.
+    pub(crate) fn add_local_range(&self, link: u32, network: Ipv4Addr, prefix: u8) -> Result<(), NetlinkError> {
+        let mut messages = Encoder::default();
+        messages.message(RTM_NEWROUTE, REQUEST | ACK | CREATE | REPLACE, |message| {
+            let mut header = rtmsg(prefix, RT_SCOPE_HOST);
+            (header[4], header[7]) = (RT_TABLE_LOCAL, RTN_LOCAL);
+            message.raw(&header);
+            message.attr(RTA_DST, &network.octets());
+            message.attr_u32(RTA_OIF, link);
+        });
+        self.socket.request(&format!("add the local range {network}/{prefix}"), &messages)
     }
 
     /// Sets a pod's routes: its gateway lies on the link, everything else behind the gateway.

@@ -96,6 +96,11 @@ impl Slot {
         Cidr { network: self.address(0, 0), prefix: 16 }
     }
 
+    /// The range of Gateways' own addresses, the end of the lower `/17`: not given to pods.
+    pub fn gateway_cidr(self) -> Cidr {
+        Cidr { network: self.address(127, 0), prefix: 24 }
+    }
+
     /// The range of the pods, the lower `/17`.
     pub fn pod_cidr(self) -> Cidr {
         Cidr { network: self.address(0, 0), prefix: 17 }

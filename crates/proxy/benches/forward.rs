@@ -3,7 +3,6 @@
 //! `cargo bench -p proxy`. All run one after the other on the same machine, against the same backend.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     error::Error,
     fs,
@@ -18,8 +17,8 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proxy::{
     routing::{
-        Action, Backend, HeaderEdits, PortBuilder, Rank, RequestMatch, Rewrite, RouteTable, Rule, Share, Target,
-        Timeouts,
+        Action, Backend, Entry, Filters, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable,
+        Rule, Share, Site, Spot, Timeouts, Transport,
     },
     server::{Server, ServerConfig},
 };
@@ -74,23 +73,21 @@ async fn start_backend(tasks: &mut JoinSet<()>) -> Outcome<SocketAddr> {
 async fn start_gateway(address: SocketAddr, tasks: &mut JoinSet<()>) -> Outcome<SocketAddr> {
     let backend = Backend::new("backend");
     backend.set_endpoints(vec![address]);
-    let share = Share {
-        weight: 1,
-        target: Target::Service(backend),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-    };
     let rule = Rule {
-        route: "bench/route".into(),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-        action: Action::Forward { shares: vec![share], rewrite: Rewrite::default() },
+        owner: Owner { kind: "HTTPRoute", name: "bench/route".into() },
+        name: None,
+        filters: Filters::default(),
+        action: Action::Forward(vec![Share::new(backend, 1)]),
         timeouts: Timeouts::default(),
     };
-    let mut port = PortBuilder::new(false);
-    port.rule(None, None, RequestMatch::prefix("/"), Rank::default(), Arc::new(rule));
+    let site = Site { place: Place::Shared, port: PORT, transport: Transport::Tcp };
+    let mut table = RouteTable::default();
+    let listener = ListenerConfig { hostname: None, mode: Mode::Http(None), identity: None };
+    table.listen(site, Protocol::Http, vec![listener]);
+    let entry = Entry { condition: RequestMatch::prefix("/"), rank: Rank::default(), rule: Arc::new(rule) };
+    table.insert(&Spot { site, listener: None, host: None }, Arc::new(entry));
     let server = Server::new(ServerConfig { addresses: vec![Ipv4Addr::LOCALHOST.into()], ephemeral: true });
-    server.install(RouteTable::new(BTreeMap::from([(PORT, port)])));
+    server.install(table);
     let mut bindings = server.bindings();
     tasks.spawn(async move { server.run(CancellationToken::new()).await });
     let bound = bindings.wait_for(|b| !b.is_empty()).await?.values().next().cloned();

@@ -1,94 +1,101 @@
 //! The control side of the gateway: watches Gateway API and Ingress objects, installs tables, writes status.
 //!
-//! One reconcile compiles everything that concerns routing and compares every status with what is there; changes that
-//! come in meanwhile are merged into the next. Endpoints change far more often than routes and take a shorter way: a
-//! change of an EndpointSlice only refills the backends of its Service.
+//! A change of an object compiles that object and what depends on it, changes the table in those places, and installs it:
+//! what it costs does not depend on how much else there is. Status follows in its own time. Endpoints change far more
+//! often than routes and take a shorter way: a change of an EndpointSlice only refills the backends of its Service.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Debug,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        core::v1::{Namespace, Secret, Service},
-        networking::v1::{Ingress, IngressClass},
-    },
+    api::core::v1::{ConfigMap, Namespace, Secret, Service},
 };
-use kinds::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
 };
 use parking_lot::Mutex;
-use reconcile::{EventType, Informer, Informers, Queue, Recorder, run_controller};
+use reconcile::{Change, EventType, Informer, Informers, Key, Object, Queue, Recorder, run_controller};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    compile::{Plan, compile},
-    endpoints::{Endpoints, service_of},
-    world::{Lookup, World},
+    addresses::Addresses,
+    core::Core,
+    endpoints::service_of,
+    item::{Dependency, Item, RouteKind},
+    lookup::{Lookup as _, Route},
+    view::{View, gateway_of},
 };
-use crate::{
-    routing::{Backend, Certificate},
-    server::{Bindings, Server, certificate},
-};
+use crate::server::Server;
 
-mod compile;
+mod addresses;
+mod attach;
+mod backends;
+mod compiled;
+mod core;
 mod endpoints;
-mod gateways;
+mod features;
+mod filters;
+mod grpc;
+mod http;
 mod ingresses;
-mod routes;
-mod rules;
+mod item;
+mod listeners;
+mod lookup;
+mod policies;
+mod sites;
 mod status;
+mod stream;
+mod termination;
 #[cfg(test)]
 mod tests;
 mod verdict;
-mod world;
+mod view;
 
-/// Changes within this time become one table: `kubectl apply` of a manifest sends one object after the other.
-const DEBOUNCE: Duration = Duration::from_millis(10);
+pub use addresses::Pool;
 
-/// How long opening ports may take before status says that it is pending. Binding is immediate unless the machine
-/// is overloaded.
-const BIND_WAIT: Duration = Duration::from_secs(1);
+/// Who serves a GatewayClass of ours.
+pub(crate) const CONTROLLER_NAME: &str = "keelson.dev/gateway";
+
+/// A status is written this long after the first change of it: a manifest with many routes changes that of their Gateway
+/// once per route.
+const STATUS_PAUSE: Duration = Duration::from_millis(20);
+
+/// Statuses that are written at once: each waits for an answer of the API server.
+const STATUS_WRITERS: usize = 8;
 
 /// Keeps tables and status in line with the cluster.
 pub(crate) struct Controller {
     server: Server,
     view: View,
-    classes: Informer<GatewayClass>,
-    gateways: Informer<Gateway>,
-    routes: Informer<HTTPRoute>,
-    grants: Informer<ReferenceGrant>,
-    ingresses: Informer<Ingress>,
-    ingress_classes: Informer<IngressClass>,
+    core: Mutex<Core>,
+    work: Queue<Work>,
+    told: Queue<Item>,
     client: kube::Client,
     recorder: Recorder,
 }
 
+/// What has to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Work {
+    /// Compile an item.
+    Item(Item),
+    /// Compile what was compiled from something.
+    Changed(Dependency),
+}
+
 impl Controller {
-    pub(crate) fn new(informers: &Informers, server: Server) -> Arc<Self> {
+    pub(crate) fn new(informers: &Informers, server: Server, pool: Option<Pool>) -> Arc<Self> {
+        let addresses = Addresses::new(server.addresses().to_vec(), pool);
         Arc::new(Controller {
             server,
-            view: View {
-                endpoints: Endpoints::new(informers),
-                secrets: informers.of(),
-                namespaces: informers.of(),
-                certificates: Mutex::default(),
-            },
-            classes: informers.of(),
-            gateways: informers.of(),
-            routes: informers.of(),
-            grants: informers.of(),
-            ingresses: informers.of(),
-            ingress_classes: informers.of(),
+            view: View::new(informers),
+            core: Mutex::new(Core::new(addresses)),
+            work: Queue::new(),
+            told: Queue::new(),
             client: informers.client().clone(),
             recorder: Recorder::new(informers.client().clone(), "gateway-controller"),
         })
@@ -96,133 +103,272 @@ impl Controller {
 
     /// Runs until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let queue = Queue::new();
-        let watching = Arc::clone(&self);
-        let work = run_controller("gateway", queue.clone(), 1, stop.clone(), move |()| {
-            let controller = Arc::clone(&watching);
-            async move { controller.reconcile().await.map(|()| None) }
+        let (working, telling) = (Arc::clone(&self), Arc::clone(&self));
+        let work = run_controller("gateway", self.work.clone(), 1, stop.clone(), move |work| {
+            let controller = Arc::clone(&working);
+            async move {
+                controller.compile(&work);
+                Ok::<_, kube::Error>(None)
+            }
+        });
+        let tell = run_controller("gateway-status", self.told.clone(), STATUS_WRITERS, stop.clone(), move |item| {
+            let controller = Arc::clone(&telling);
+            async move { controller.tell(&item).await.map(|()| None) }
         });
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.watch(&queue) => stop.cancelled().await,
+            () = self.watch() => stop.cancelled().await,
             () = async {
                 // A table out of half of the objects would refuse requests that the other half serves.
-                self.synced().await;
-                work.await;
+                self.view.synced().await;
+                self.start();
+                tokio::join!(work, tell);
             } => {}
         }
     }
 
-    async fn synced(&self) {
-        self.classes.synced().await;
-        self.gateways.synced().await;
-        self.routes.synced().await;
-        self.grants.synced().await;
-        self.ingresses.synced().await;
-        self.ingress_classes.synced().await;
-        self.view.secrets.synced().await;
-        self.view.namespaces.synced().await;
-        self.view.endpoints.services().synced().await;
-        self.view.endpoints.slices().synced().await;
+    /// Compiles everything that is there.
+    fn start(&self) {
+        let mut items = Vec::new();
+        items.extend(self.view.classes.list().iter().map(|o| Item::Class(Key::of(&**o).name)));
+        items.extend(self.view.gateways.list().iter().map(|o| Item::Gateway(Key::of(&**o))));
+        items.extend(self.view.http.list().iter().map(|o| Item::Route(RouteKind::Http, Key::of(&**o))));
+        items.extend(self.view.grpc.list().iter().map(|o| Item::Route(RouteKind::Grpc, Key::of(&**o))));
+        items.extend(self.view.tls.list().iter().map(|o| Item::Route(RouteKind::Tls, Key::of(&**o))));
+        items.extend(self.view.tcp.list().iter().map(|o| Item::Route(RouteKind::Tcp, Key::of(&**o))));
+        items.extend(self.view.udp.list().iter().map(|o| Item::Route(RouteKind::Udp, Key::of(&**o))));
+        items.extend(self.view.policies.list().iter().map(|o| Item::Policy(Key::of(&**o))));
+        items.extend(self.view.ingresses.list().iter().map(|o| Item::Ingress(Key::of(&**o))));
+        let mut core = self.core.lock();
+        for gateway in self.view.gateways.list() {
+            core.reserve(&gateway);
+        }
+        core.apply(items, &self.view);
+        self.finish(&mut core);
+    }
+
+    fn compile(&self, work: &Work) {
+        let mut core = self.core.lock();
+        let items = match work {
+            Work::Item(item) => vec![item.clone()],
+            Work::Changed(dependency) => core.dependents(dependency),
+        };
+        if items.is_empty() {
+            return;
+        }
+        core.apply(items, &self.view);
+        self.finish(&mut core);
+    }
+
+    /// Serves by what was compiled, and has it told.
+    fn finish(&self, core: &mut Core) {
+        self.server.install(core.table());
+        for item in core.take_told() {
+            self.told.add_after(item, STATUS_PAUSE);
+        }
     }
 
     /// Turns changes into work, until the informers stop.
-    async fn watch(&self, queue: &Queue<()>) {
+    async fn watch(&self) {
+        let view = &self.view;
         let slices = async {
-            let mut changes = self.view.endpoints.slices().subscribe();
+            let mut changes = view.endpoints.slices().subscribe();
             while let Some(change) = changes.next().await {
                 if let Some(service) = service_of(change.object()) {
-                    self.view.endpoints.refresh(&service);
+                    view.endpoints.refresh(&service);
                 }
             }
         };
-        let services = async {
-            let mut changes = self.view.endpoints.services().subscribe();
-            while let Some(change) = changes.next().await {
-                self.view.endpoints.refresh(&world::full_name(&change.object().metadata));
-                queue.add_after((), DEBOUNCE);
-            }
-        };
-        let bindings = async {
-            let mut bindings = self.server.bindings();
-            while bindings.changed().await.is_ok() {
-                queue.add_after((), DEBOUNCE);
-            }
-        };
+        let sets = self.feed(&view.sets, |change| {
+            let (set, gateway) = (Key::of(&**change.object()), gateway_of(change.object()));
+            let before = match change {
+                Change::Applied { old: Some(old), .. } => Some(gateway_of(old)).filter(|old| *old != gateway),
+                Change::Applied { old: None, .. } | Change::Deleted(_) => None,
+            };
+            let gateways = before.into_iter().chain([gateway]).map(|key| Work::Changed(Dependency::Sets(key)));
+            gateways.chain([Work::Changed(Dependency::Set(set))]).collect()
+        });
+        let policies = self.feed(&view.policies, |change| {
+            let old = match change {
+                Change::Applied { old: Some(old), .. } => policies::services(old),
+                Change::Applied { old: None, .. } | Change::Deleted(_) => Default::default(),
+            };
+            let services = old.into_iter().chain(policies::services(change.object()));
+            let mut work: Vec<_> = services.map(|service| Work::Changed(Dependency::Policies(service))).collect();
+            work.push(Work::Item(Item::Policy(Key::of(&**change.object()))));
+            work
+        });
+        let grants = self.feed(&view.grants, |change| {
+            vec![Work::Changed(Dependency::Grants(Key::of(&**change.object()).namespace))]
+        });
+        let classes = self.feed(&view.ingress_classes, |_| vec![Work::Changed(Dependency::IngressClasses)]);
         tokio::join!(
             slices,
-            services,
-            bindings,
-            requeue(&self.classes, queue),
-            requeue(&self.gateways, queue),
-            requeue(&self.routes, queue),
-            requeue(&self.grants, queue),
-            requeue(&self.ingresses, queue),
-            requeue(&self.ingress_classes, queue),
-            requeue(&self.view.secrets, queue),
-            requeue(&self.view.namespaces, queue),
+            sets,
+            policies,
+            grants,
+            classes,
+            self.watch_objects(),
+            self.watch_bindings(),
+            self.changed(&view.secrets, |old: &Secret, new| old.data == new.data, Dependency::Secret),
+            self.changed(&view.config_maps, |old: &ConfigMap, new| old.data == new.data, Dependency::ConfigMap),
+            self.changed(&view.namespaces, same_labels, |key| Dependency::Namespace(key.name)),
+            self.watch_services(),
         );
     }
 
-    async fn reconcile(&self) -> Result<(), kube::Error> {
-        let world = World {
-            classes: self.classes.list(),
-            gateways: self.gateways.list(),
-            routes: self.routes.list(),
-            grants: self.grants.list(),
-            ingresses: self.ingresses.list(),
-            ingress_classes: self.ingress_classes.list(),
-        };
-        let Plan { table, classes, gateways, routes, ingresses } = compile(world, &self.view);
-        let ports: Vec<u16> = table.ports().map(|(port, _)| port).collect();
-        self.server.install(table);
-        self.view.endpoints.prune();
-        self.view.certificates.lock().retain(|(namespace, name), _| self.view.secrets.get(namespace, name).is_some());
-        let bindings = self.bindings(&ports).await;
-        let now = Timestamp::now();
-        // Every status gets its turn, whatever became of the one before; a failure repeats the whole, which is cheap
-        // because only what differs is written.
-        let mut outcome = Ok(());
-        for (class, verdict) in &classes {
-            outcome = outcome
-                .and(self.write_cluster(&**class, class.status.as_ref(), &status::class(class, verdict, now)).await);
-        }
-        for plan in &gateways {
-            let (status, warnings) = status::gateway(plan, &bindings, now);
-            let written = self.write(&*plan.gateway, plan.gateway.status.as_ref(), &status).await;
-            if let Ok(true) = written {
-                for warning in warnings {
-                    self.recorder.about(&*plan.gateway, EventType::Warning, "PortUnavailable", warning);
-                }
-            }
-            outcome = outcome.and(written.map(|_| ()));
-        }
-        for report in &routes {
-            let status = status::route(report, now);
-            // A route that is nobody's business of ours gets no status at all.
-            if report.route.status.is_none() && status.parents.is_empty() {
-                continue;
-            }
-            let written = self.write(&*report.route, report.route.status.as_ref(), &status).await;
-            outcome = outcome.and(written.map(|_| ()));
-        }
-        for ingress in &ingresses {
-            let status = status::ingress(ingress, &bindings);
-            let written = self.write(&**ingress, ingress.status.as_ref(), &status).await;
-            outcome = outcome.and(written.map(|_| ()));
-        }
-        outcome
+    async fn watch_objects(&self) {
+        let view = &self.view;
+        tokio::join!(
+            self.items(&view.classes, |key| Item::Class(key.name), |old, new| old.spec == new.spec),
+            self.items(&view.gateways, Item::Gateway, |old, new| old.spec == new.spec),
+            self.items(&view.http, |key| Item::Route(RouteKind::Http, key), |old, new| old.spec == new.spec),
+            self.items(&view.grpc, |key| Item::Route(RouteKind::Grpc, key), |old, new| old.spec == new.spec),
+            self.items(&view.tls, |key| Item::Route(RouteKind::Tls, key), |old, new| old.spec == new.spec),
+            self.items(&view.tcp, |key| Item::Route(RouteKind::Tcp, key), |old, new| old.spec == new.spec),
+            self.items(&view.udp, |key| Item::Route(RouteKind::Udp, key), |old, new| old.spec == new.spec),
+            self.items(&view.ingresses, Item::Ingress, |old, new| {
+                old.spec == new.spec && old.metadata.annotations == new.metadata.annotations
+            }),
+        );
     }
 
-    /// What became of the ports, once the server has tried each.
-    async fn bindings(&self, ports: &[u16]) -> Bindings {
-        let mut bindings = self.server.bindings();
-        let tried = bindings.wait_for(|b| ports.iter().all(|port| b.keys().any(|(_, p)| p == port)));
-        let waited = tokio::time::timeout(BIND_WAIT, tried).await;
-        match waited {
-            Ok(Ok(bindings)) => bindings.clone(),
-            Ok(Err(_)) | Err(_) => self.server.bindings().borrow().clone(),
+    async fn watch_services(&self) {
+        let mut changes = self.view.endpoints.services().subscribe();
+        while let Some(change) = changes.next().await {
+            let key = Key::of(&**change.object());
+            self.view.endpoints.refresh(&key);
+            let ports = |service: &Service| service.spec.as_ref().and_then(|spec| spec.ports.clone());
+            if !is_same(&change, |old, new| ports(old) == ports(new)) {
+                self.work.add(Work::Changed(Dependency::Service(key)));
+            }
         }
+    }
+
+    /// Which ports are open is in the status of those that asked for them.
+    async fn watch_bindings(&self) {
+        let mut bindings = self.server.bindings();
+        while bindings.changed().await.is_ok() {
+            for gateway in self.view.gateways.list() {
+                self.told.add_after(Item::Gateway(Key::of(&*gateway)), STATUS_PAUSE);
+            }
+            for ingress in self.view.ingresses.list() {
+                self.told.add_after(Item::Ingress(Key::of(&*ingress)), STATUS_PAUSE);
+            }
+        }
+    }
+
+    async fn feed<K: Object>(&self, informer: &Informer<K>, work: impl Fn(&Change<K>) -> Vec<Work>) {
+        let mut changes = informer.subscribe();
+        while let Some(change) = changes.next().await {
+            for work in work(&change) {
+                self.work.add(work);
+            }
+        }
+    }
+
+    /// Compiles changed objects; where only their status changed it is told again, in case somebody else changed it.
+    async fn items<K: Object>(&self, informer: &Informer<K>, item: fn(Key) -> Item, same: fn(&K, &K) -> bool) {
+        let mut changes = informer.subscribe();
+        while let Some(change) = changes.next().await {
+            let item = item(Key::of(&**change.object()));
+            if is_same(&change, same) {
+                self.told.add_after(item, STATUS_PAUSE);
+            } else {
+                self.work.add(Work::Item(item));
+            }
+        }
+    }
+
+    /// Compiles what was compiled from changed objects.
+    async fn changed<K: Object>(
+        &self,
+        informer: &Informer<K>,
+        same: fn(&K, &K) -> bool,
+        dependency: fn(Key) -> Dependency,
+    ) {
+        let mut changes = informer.subscribe();
+        while let Some(change) = changes.next().await {
+            if !is_same(&change, same) {
+                self.work.add(Work::Changed(dependency(Key::of(&**change.object()))));
+            }
+        }
+    }
+
+    /// Writes the status of an item, where it differs from what is there.
+    async fn tell(&self, item: &Item) -> Result<(), kube::Error> {
+        let now = Timestamp::now();
+        match item {
+            Item::Class(name) => {
+                let Some(class) = self.view.classes.get("", name) else { return Ok(()) };
+                let Some(verdict) = self.core.lock().class(name).cloned() else { return Ok(()) };
+                let status = status::class(class.status.as_ref(), &verdict, class.metadata.generation, now);
+                self.write_cluster(&*class, class.status.as_ref(), &status).await
+            }
+            Item::Gateway(key) => self.tell_gateway(key, now).await,
+            Item::Route(kind, key) => self.tell_route(*kind, key, now).await,
+            Item::Policy(key) => {
+                let Some(policy) = self.view.policy(key) else { return Ok(()) };
+                let known = policy.status.as_ref();
+                let status = self.core.lock().policy(key).map(|plan| status::policy(known, plan, now));
+                let Some(status) = status else { return Ok(()) };
+                if known.is_none() && status.ancestors.is_empty() {
+                    return Ok(());
+                }
+                self.write(&*policy, known, &status).await.map(drop)
+            }
+            Item::Ingress(key) => {
+                let Some(ingress) = self.core.lock().ingress(key).cloned() else { return Ok(()) };
+                let Some(ingress) = self.view.ingress(&Key::of(&*ingress)) else { return Ok(()) };
+                let bindings = self.server.bindings().borrow().clone();
+                let status = status::ingress(&ingress, self.server.addresses(), &bindings);
+                self.write(&*ingress, ingress.status.as_ref(), &status).await.map(drop)
+            }
+            Item::Service(_) => Ok(()),
+        }
+    }
+
+    async fn tell_gateway(&self, key: &Key, now: Timestamp) -> Result<(), kube::Error> {
+        let Some(gateway) = self.view.gateway(key) else { return Ok(()) };
+        let known = gateway.status.clone().unwrap_or_default();
+        let known_set = |set: &Key| self.view.set(set).and_then(|set| set.status.clone()).unwrap_or_default();
+        let told = {
+            let (core, bindings) = (self.core.lock(), self.server.bindings());
+            let (shared, bindings) = (self.server.addresses(), &bindings.borrow());
+            status::gateway(status::Scene { core: &core, shared, bindings, now }, key, &known, &known_set)
+        };
+        // What is not known yet is told when the server has tried its ports.
+        let Some(status::Told { status, sets, warnings }) = told else { return Ok(()) };
+        if self.write(&*gateway, gateway.status.as_ref(), &status).await? {
+            for warning in warnings {
+                self.recorder.about(&*gateway, EventType::Warning, "PortUnavailable", warning);
+            }
+        }
+        for (key, status) in sets {
+            if let Some(set) = self.view.set(&key) {
+                self.write(&*set, set.status.as_ref(), &status).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_route(&self, kind: RouteKind, key: &Key, now: Timestamp) -> Result<(), kube::Error> {
+        let Some(route) = self.view.route(kind, key) else { return Ok(()) };
+        let known = route.status();
+        let status = self.core.lock().route(kind, key).map(|plan| status::route(known, plan, now));
+        let Some(status) = status else { return Ok(()) };
+        // A route that is nobody's business of ours gets no status at all.
+        if known.is_none() && status.parents.is_empty() {
+            return Ok(());
+        }
+        let written = match &route {
+            Route::Http(route) => self.write(&**route, known, &status).await,
+            Route::Grpc(route) => self.write(&**route, known, &status).await,
+            Route::Tls(route) => self.write(&**route, known, &status).await,
+            Route::Tcp(route) => self.write(&**route, known, &status).await,
+            Route::Udp(route) => self.write(&**route, known, &status).await,
+        };
+        written.map(drop)
     }
 
     /// Writes a status that differs from the one that is there; says whether it did.
@@ -266,58 +412,14 @@ where
     }
 }
 
-async fn requeue<K: reconcile::Object>(informer: &Informer<K>, queue: &Queue<()>) {
-    let mut changes = informer.subscribe();
-    while changes.next().await.is_some() {
-        queue.add_after((), DEBOUNCE);
+/// Whether a change leaves alone what matters.
+fn is_same<K>(change: &Change<K>, same: impl Fn(&K, &K) -> bool) -> bool {
+    match change {
+        Change::Applied { old: Some(old), new } => same(old, new),
+        Change::Applied { old: None, .. } | Change::Deleted(_) => false,
     }
 }
 
-/// A parsed Secret: its resource version and the outcome.
-type Parsed = (Option<String>, Result<Certificate, String>);
-
-/// The informers as the compiler's [`Lookup`].
-struct View {
-    endpoints: Endpoints,
-    secrets: Informer<Secret>,
-    namespaces: Informer<Namespace>,
-    /// Parsed certificates by Secret and its resource version: parsing a key costs more than the rest of a compilation.
-    certificates: Mutex<HashMap<(String, String), Parsed>>,
-}
-
-impl Lookup for View {
-    fn service(&self, namespace: &str, name: &str) -> Option<Arc<Service>> {
-        self.endpoints.services().get(namespace, name)
-    }
-
-    fn certificate(&self, namespace: &str, name: &str) -> Result<Certificate, String> {
-        let secret = self.secrets.get(namespace, name).ok_or("not found")?;
-        let version = secret.metadata.resource_version.clone();
-        let key = (namespace.to_owned(), name.to_owned());
-        if let Some((known, certificate)) = self.certificates.lock().get(&key)
-            && *known == version
-        {
-            return certificate.clone();
-        }
-        let parsed = parse(&secret);
-        self.certificates.lock().insert(key, (version, parsed.clone()));
-        parsed
-    }
-
-    fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
-        let namespace = self.namespaces.get("", name);
-        namespace.and_then(|n| n.metadata.labels.clone()).unwrap_or_default()
-    }
-
-    fn backend(&self, namespace: &str, service: &str, port: i32) -> Arc<Backend> {
-        self.endpoints.backend(namespace, service, port)
-    }
-}
-
-fn parse(secret: &Secret) -> Result<Certificate, String> {
-    let data = |key: &str| {
-        let value = secret.data.as_ref().and_then(|data| data.get(key));
-        value.map(|bytes| bytes.0.as_slice()).ok_or_else(|| format!("has no {key}"))
-    };
-    certificate(data("tls.crt")?, data("tls.key")?).map_err(|error| error.to_string())
+fn same_labels(old: &Namespace, new: &Namespace) -> bool {
+    old.metadata.labels == new.metadata.labels
 }

@@ -1,8 +1,9 @@
-//! The L7 proxy, in its position as gateway: client traffic from outside to the endpoints of Services.
+//! The proxy, in its position as gateway: client traffic from outside to the endpoints of Services.
 //!
 //! [`routing`] decides and is pure; [`server`] moves bytes; its controller compiles Gateway API and Ingress objects into
 //! a [`routing::RouteTable`], installs it, and writes what became of the objects into their status. [`run`] wires the
-//! three together. It is not a mesh and not a general load balancer: TCP, UDP and TLS pass-through are not served.
+//! three together. Requests are routed (HTTP, gRPC), connections and datagrams forwarded (TLS, TCP, UDP). It is not a
+//! mesh.
 //!
 //! Invariants: a request is served by one table from start to end; installing a table drops no connection and no
 //! request; no more is read from one side than the other takes; a request is sent again only where that is safe.
@@ -17,19 +18,22 @@ pub mod routing;
 pub mod server;
 
 use controller::Controller;
+pub use controller::Pool;
 use server::{Server, ServerConfig};
 
 /// How a gateway is set up.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// Local addresses on which listeners are opened; also the addresses that status announces.
+    /// Local addresses on which the listeners of all Gateways are opened.
     pub addresses: Vec<IpAddr>,
+    /// Addresses of this machine of which each Gateway gets one of its own.
+    pub pool: Option<Pool>,
 }
 
 /// Serves the Gateways and Ingresses of the cluster that `informers` watch, until `stop`; then lets requests under way
 /// end. Somebody else runs the informers.
 pub async fn run(informers: &Informers, config: GatewayConfig, stop: CancellationToken) {
     let server = Server::new(ServerConfig { addresses: config.addresses, ephemeral: false });
-    let controller = Controller::new(informers, server.clone());
+    let controller = Controller::new(informers, server.clone(), config.pool);
     tokio::join!(server.run(stop.clone()), controller.run(stop));
 }

@@ -1,24 +1,43 @@
-//! Which rule takes a request, and what happens to it: pure, no socket, no clock.
+//! Which rule takes a request or a connection, and what happens to it: pure, no socket, no clock.
 //!
-//! A [`RouteTable`] is compiled from Gateways, routes and Ingresses and never changes afterwards; [`RouteTable::route`]
-//! turns a request's head and a random number into a [`Decision`]. The order among rules that match is Gateway API's:
-//! the listener with the most specific hostname, then among its rules the most specific hostname, an exact path, the
-//! longest prefix, a method, the most headers, the most query parameters, the older route, the route's name, the order
-//! in the route.
+//! A [`RouteTable`] holds what Gateways, routes and Ingresses amount to, by place and port, listener, hostname and path.
+//! [`PortTable::route`] turns a request's head and a random number into a [`Decision`], [`Listener::stream`] does so for a
+//! connection. The order among rules that match is Gateway API's: the listener with the most specific hostname, then
+//! among its rules the most specific hostname, an exact path, the longest prefix, a method, the most headers, the most
+//! query parameters, the older route, the route's name, the order in the route.
+//!
+//! Tables are changed part by part: a change of one route copies the way to its rules and shares everything else with
+//! the table before, so that it costs the same among ten routes and among ten thousand.
 
 mod backend;
+mod cors;
+mod cow;
+mod decision;
 mod edit;
 mod hosts;
+mod listener;
 mod matching;
+mod mirror;
 mod redirect;
+mod rule;
+mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Share, Target};
+pub use backend::{Backend, Security, Share, Target, Wire};
+pub use cors::Cors;
+pub use decision::{Decision, Forward};
 pub use edit::HeaderEdits;
 pub use hosts::Hosts;
-pub(crate) use hosts::{covers, intersect};
+pub(crate) use hosts::{covers, intersect, overlap};
+pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
+pub use mirror::Mirror;
 pub use redirect::{PathChange, Redirect, Rewrite};
-pub use table::{Action, Certificate, Decision, ListenerRoutes, PortBuilder, PortTable, RouteTable, Rule, Timeouts};
+pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
+pub use rules::Entry;
+pub use table::{Place, RouteTable, Site, Spot, Transport};
+
+/// A certificate and its key.
+pub type Certificate = std::sync::Arc<rustls::sign::CertifiedKey>;

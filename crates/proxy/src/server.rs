@@ -1,33 +1,44 @@
-//! The data path: listeners, TLS, forwarding.
+//! The data path: listeners, TLS, forwarding of requests, connections and datagrams.
 //!
 //! [`Server::install`] swaps the table; [`Server::run`] binds and unbinds what it asks for, without touching accepted
 //! connections. Which addresses could be bound is told through [`Server::bindings`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use crate::routing::RouteTable;
+use crate::routing::{Place, RouteTable, Site, Transport};
 
+mod answer;
 mod body;
+mod datagram;
 mod forward;
 mod headers;
+mod hello;
 mod listener;
+mod mirror;
+mod origin;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod tunnel;
 mod upstream;
 
-pub use tls::{CertificateError, certificate};
+pub use origin::{Expected, verification};
+pub use tls::{CertificateError, Clients, certificate, roots, termination};
 
 use self::{listener::Binding, upstream::Pool};
 
@@ -43,14 +54,17 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Where the server listens.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Local addresses; each listener's port is bound on every one of them.
+    /// Local addresses that all Gateways share; each listener's port is bound on every one of them.
     pub addresses: Vec<IpAddr>,
     /// Lets the kernel choose each port instead of the listener: for tests, and where the ports belong to others.
     pub ephemeral: bool,
 }
 
+/// A port of an address.
+pub type Bind = (IpAddr, u16, Transport);
+
 /// What became of each address and port: where it is bound, or why it is not.
-pub type Bindings = BTreeMap<(IpAddr, u16), Result<SocketAddr, Arc<str>>>;
+pub type Bindings = BTreeMap<Bind, Result<SocketAddr, Arc<str>>>;
 
 /// The data path of a gateway. Cheap to clone.
 #[derive(Clone)]
@@ -62,9 +76,13 @@ pub(crate) struct Shared {
     config: ServerConfig,
     table: ArcSwap<RouteTable>,
     pool: Pool,
-    /// Upgraded connections and streams of HTTP/2, which outlive the future that accepted them.
+    /// Copies of requests that are under way.
+    mirrors: Arc<Semaphore>,
+    /// Upgraded connections, streams of HTTP/2 and copies of requests, which outlive the future that accepted them.
     tasks: TaskTracker,
-    /// Ends what is left when draining takes too long.
+    /// Connections to backends that several requests share; they have no end of their own.
+    lines: TaskTracker,
+    /// Ends what is left when draining takes too long, and the shared connections to backends when it is done.
     kill: CancellationToken,
     installed: watch::Sender<u64>,
     bindings: watch::Sender<Bindings>,
@@ -77,7 +95,9 @@ impl Server {
             config,
             table: ArcSwap::default(),
             pool: Pool::default(),
+            mirrors: Arc::new(Semaphore::new(mirror::AT_ONCE)),
             tasks: TaskTracker::new(),
+            lines: TaskTracker::new(),
             kill: CancellationToken::new(),
             installed: watch::Sender::new(0),
             bindings: watch::Sender::default(),
@@ -85,10 +105,17 @@ impl Server {
         Server { shared: Arc::new(shared) }
     }
 
+    /// The addresses that all Gateways share.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.shared.config.addresses
+    }
+
     /// Serves requests that begin from now on by this table.
     pub fn install(&self, table: RouteTable) {
-        self.shared.table.store(Arc::new(table));
-        self.shared.installed.send_modify(|generation| *generation += 1);
+        let before = self.shared.table.swap(Arc::new(table));
+        if !before.sites().eq(self.shared.table.load().sites()) {
+            self.shared.installed.send_modify(|generation| *generation += 1);
+        }
     }
 
     /// The addresses and ports of the table, and what became of them.
@@ -101,7 +128,7 @@ impl Server {
         let mut installed = self.shared.installed.subscribe();
         let mut reap = tokio::time::interval(REAP_INTERVAL);
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut bound: BTreeMap<(IpAddr, u16), Binding> = BTreeMap::new();
+        let mut bound: BTreeMap<Bind, Binding> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         loop {
             installed.mark_unchanged();
@@ -117,17 +144,39 @@ impl Server {
         self.drain(&mut tasks).await;
     }
 
+    /// What has to be bound for a table, and the addresses that another one's socket serves too: an unspecified address
+    /// takes its port on every address of the machine.
+    fn wanted(&self, table: &RouteTable) -> (BTreeSet<Bind>, BTreeMap<Bind, Bind>) {
+        let addresses = &self.shared.config.addresses;
+        let (mut wanted, mut covered) = (BTreeSet::new(), BTreeMap::new());
+        for Site { place, port, transport } in table.sites() {
+            match place {
+                Place::Shared => wanted.extend(addresses.iter().map(|address| (*address, port, transport))),
+                Place::Own(own) => {
+                    let shared = table.port(Site { place: Place::Shared, port, transport }).is_some();
+                    let any = addresses.iter().find(|a| a.is_unspecified() && (a.is_ipv6() || own.is_ipv4()));
+                    match any {
+                        Some(any) if shared => {
+                            covered.insert((own, port, transport), (*any, port, transport));
+                        }
+                        _ => {
+                            wanted.insert((own, port, transport));
+                        }
+                    }
+                }
+            }
+        }
+        (wanted, covered)
+    }
+
     /// Brings what is bound in line with the table; says whether an address could not be bound.
     async fn bind(
         &self,
-        bound: &mut BTreeMap<(IpAddr, u16), Binding>,
+        bound: &mut BTreeMap<Bind, Binding>,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) -> bool {
-        let table = self.shared.table.load_full();
-        let addresses = &self.shared.config.addresses;
-        let wanted = table.ports().flat_map(|(port, _)| addresses.iter().map(move |address| (*address, port)));
-        let wanted: Vec<_> = wanted.collect();
+        let (wanted, covered) = self.wanted(&self.shared.table.load_full());
         // Removed ones go first: their ports may be needed again.
         bound.retain(|key, binding| {
             let keep = wanted.contains(key);
@@ -143,7 +192,11 @@ impl Server {
                 report.insert(key, Ok(binding.local));
                 continue;
             }
-            match listener::bind(&self.shared, key, tasks, stop.child_token()).await {
+            let opened = match key.2 {
+                Transport::Tcp => listener::bind(&self.shared, (key.0, key.1), tasks, stop.child_token()).await,
+                Transport::Udp => datagram::bind(&self.shared, (key.0, key.1), tasks, stop.child_token()).await,
+            };
+            match opened {
                 Ok(binding) => {
                     info!(address = %binding.local, "gateway listener opened");
                     report.insert(key, Ok(binding.local));
@@ -159,6 +212,11 @@ impl Server {
             }
         }
         let failed = report.values().any(Result::is_err);
+        for (key, by) in covered {
+            if let Some(result) = report.get(&by).cloned() {
+                report.insert(key, result);
+            }
+        }
         self.shared.bindings.send_if_modified(|bindings| {
             let changed = *bindings != report;
             *bindings = report;
@@ -174,11 +232,14 @@ impl Server {
             while tasks.join_next().await.is_some() {}
             self.shared.tasks.wait().await;
         };
-        if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        let in_time = tokio::time::timeout(DRAIN, ended).await.is_ok();
+        self.shared.kill.cancel();
+        if !in_time {
             warn!("gateway connections did not end in time and are cut");
-            self.shared.kill.cancel();
             tasks.shutdown().await;
             self.shared.tasks.wait().await;
         }
+        self.shared.lines.close();
+        self.shared.lines.wait().await;
     }
 }

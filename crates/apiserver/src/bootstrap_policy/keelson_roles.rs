@@ -73,12 +73,22 @@ const ROLES: &[RoleRow] = &[
     RoleRow {
         name: GATEWAY,
         rules: &[
-            on(READ, "core", "namespaces secrets services"),
+            on(READ, "core", "configmaps namespaces secrets services"),
             on(READ, "discovery.k8s.io", "endpointslices"),
             on(READ, "networking.k8s.io", "ingressclasses ingresses"),
             on("patch update", "networking.k8s.io", "ingresses/status"),
-            on(READ, "gateway.networking.k8s.io", "gatewayclasses gateways httproutes referencegrants"),
-            on("patch update", "gateway.networking.k8s.io", "gatewayclasses/status gateways/status httproutes/status"),
+            on(
+                READ,
+                "gateway.networking.k8s.io",
+                "backendtlspolicies gatewayclasses gateways grpcroutes httproutes listenersets referencegrants \
+                 tcproutes tlsroutes udproutes",
+            ),
+            on(
+                "patch update",
+                "gateway.networking.k8s.io",
+                "backendtlspolicies/status gatewayclasses/status gateways/status grpcroutes/status httproutes/status \
+                 listenersets/status tcproutes/status tlsroutes/status udproutes/status",
+            ),
             EVENTS,
         ],
     },

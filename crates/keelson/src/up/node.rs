@@ -85,7 +85,8 @@ pub(super) async fn start(
     start_provisioner(config, layout, api, informers, supervisor);
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
-    start_gateway(&gateway_addresses, &informers.for_client(api.client("keelson:gateway")), supervisor);
+    let shared = informers.for_client(api.client("keelson:gateway"));
+    start_gateway(&gateway_addresses, slot, &shared, supervisor);
     start_load_balancer(config, slot, api, server_id, informers, supervisor);
     Ok(Ports { registry, gateway_addresses })
 }
@@ -213,10 +214,11 @@ fn start_provisioner(config: &Config, layout: &Layout, api: &Api, informers: &In
     });
 }
 
-fn start_gateway(addresses: &[IpAddr], informers: &Informers, supervisor: &mut Supervisor) {
-    let (shared, addresses) = (informers.clone(), addresses.to_vec());
+fn start_gateway(addresses: &[IpAddr], slot: Slot, informers: &Informers, supervisor: &mut Supervisor) {
+    let (shared, addresses, own) = (informers.clone(), addresses.to_vec(), slot.gateway_cidr());
+    let pool = Some(proxy::Pool { network: own.network, prefix: own.prefix });
     supervisor.start("gateway", Fate::Restarted, move |stop| {
-        let (informers, gateway) = (shared.clone(), proxy::GatewayConfig { addresses: addresses.clone() });
+        let (informers, gateway) = (shared.clone(), proxy::GatewayConfig { addresses: addresses.clone(), pool });
         async move {
             proxy::run(&informers, gateway, stop).await;
             anyhow::Ok(())

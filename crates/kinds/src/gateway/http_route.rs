@@ -144,6 +144,12 @@ pub struct HTTPRouteFilter {
     /// With [`FilterType::UrlRewrite`].
     #[serde(rename = "urlRewrite", default, skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<HTTPUrlRewriteFilter>,
+    /// With [`FilterType::RequestMirror`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_mirror: Option<HTTPRequestMirrorFilter>,
+    /// With [`FilterType::Cors`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<HTTPCorsFilter>,
 }
 
 /// What a filter does.
@@ -246,6 +252,54 @@ pub struct HTTPUrlRewriteFilter {
     pub path: Option<HTTPPathModifier>,
 }
 
+/// A copy of requests to another backend, whose answer nobody sees.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HTTPRequestMirrorFilter {
+    /// Where the copies go; weight and filters do not count.
+    pub backend_ref: HTTPBackendRef,
+    /// How many of 100 requests are copied; all when neither this nor a fraction is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i32>,
+    /// Which part of the requests is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fraction: Option<Fraction>,
+}
+
+/// A part of a whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fraction {
+    /// The part.
+    pub numerator: i32,
+    /// The whole; 100 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denominator: Option<i32>,
+}
+
+/// Which pages of other origins may read answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HTTPCorsFilter {
+    /// `scheme://host[:port]`, with `*` in the host, or `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_origins: Vec<String>,
+    /// Whether credentials may be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_credentials: Option<bool>,
+    /// Methods, or `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_methods: Vec<String>,
+    /// Request headers, or `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_headers: Vec<String>,
+    /// Response headers that pages may read, or `*`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose_headers: Vec<String>,
+    /// For how many seconds browsers keep the answer; 5 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<i32>,
+}
+
 /// A backend and its share of the requests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HTTPBackendRef {
@@ -283,9 +337,9 @@ pub struct HTTPRouteTimeouts {
     pub backend_request: Option<String>,
 }
 
-/// Observed state of an `HTTPRoute`.
+/// Observed state of a route.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HTTPRouteStatus {
+pub struct RouteStatus {
     /// One per parent and controller.
     #[serde(default)]
     pub parents: Vec<RouteParentStatus>,

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointSlice},
 };
 use parking_lot::Mutex;
-use reconcile::{Index, Informer, Informers};
+use reconcile::{Index, Informer, Informers, Key};
 use tracing::debug;
 
 use crate::routing::Backend;
@@ -24,13 +24,13 @@ pub(crate) struct Endpoints {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     by_service: Index<EndpointSlice>,
-    backends: Mutex<HashMap<String, HashMap<i32, Arc<Backend>>>>,
+    backends: Mutex<HashMap<Key, HashMap<i32, Arc<Backend>>>>,
 }
 
 impl Endpoints {
     pub(crate) fn new(informers: &Informers) -> Self {
         let slices = informers.of::<EndpointSlice>();
-        let by_service = slices.index("proxy/service", |slice| service_of(slice).into_iter().collect());
+        let by_service = slices.index("proxy/service", |slice| service_of(slice).iter().map(Key::to_string).collect());
         Endpoints { services: informers.of(), slices, by_service, backends: Mutex::default() }
     }
 
@@ -43,38 +43,39 @@ impl Endpoints {
     }
 
     /// The backend for a port of a Service, made and filled when it is new.
-    pub(crate) fn backend(&self, namespace: &str, name: &str, port: i32) -> Arc<Backend> {
-        let service = format!("{namespace}/{name}");
+    pub(crate) fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {
         let mut backends = self.backends.lock();
         let backend = backends.entry(service.clone()).or_default().entry(port).or_insert_with(|| {
             let backend = Backend::new(format!("{service}:{port}"));
-            self.fill(&service, port, &backend);
+            self.fill(service, port, &backend);
             backend
         });
         Arc::clone(backend)
     }
 
-    /// Brings the backends of a Service (`namespace/name`) up to date.
-    pub(crate) fn refresh(&self, service: &str) {
+    /// The backends of a Service that somebody refers to; forgets those that nobody refers to any more.
+    pub(crate) fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)> {
+        let mut backends = self.backends.lock();
+        let Some(ports) = backends.get_mut(service) else { return Vec::new() };
+        ports.retain(|_, backend| Arc::strong_count(backend) > 1);
+        let known = ports.iter().map(|(port, backend)| (*port, Arc::clone(backend))).collect();
+        if ports.is_empty() {
+            backends.remove(service);
+        }
+        known
+    }
+
+    /// Brings the backends of a Service up to date.
+    pub(crate) fn refresh(&self, service: &Key) {
         let backends = self.backends.lock();
         for (port, backend) in backends.get(service).into_iter().flatten() {
             self.fill(service, *port, backend);
         }
     }
 
-    /// Forgets the backends that no table refers to any more.
-    pub(crate) fn prune(&self) {
-        let mut backends = self.backends.lock();
-        backends.retain(|_, ports| {
-            ports.retain(|_, backend| Arc::strong_count(backend) > 1);
-            !ports.is_empty()
-        });
-    }
-
-    fn fill(&self, service: &str, port: i32, backend: &Backend) {
-        let found = service.split_once('/').and_then(|(namespace, name)| self.services.get(namespace, name));
-        let addresses = match found {
-            Some(service_object) => endpoints(&service_object, port, &self.by_service.get(service)),
+    fn fill(&self, service: &Key, port: i32, backend: &Backend) {
+        let addresses = match self.services.get(&service.namespace, &service.name) {
+            Some(object) => endpoints(&object, port, &self.by_service.get(&service.to_string())),
             None => Vec::new(),
         };
         if backend.set_endpoints(addresses) {
@@ -83,10 +84,10 @@ impl Endpoints {
     }
 }
 
-/// `namespace/name` of the Service that a slice belongs to.
-pub(crate) fn service_of(slice: &EndpointSlice) -> Option<String> {
+/// The Service that a slice belongs to.
+pub(crate) fn service_of(slice: &EndpointSlice) -> Option<Key> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(format!("{}/{name}", slice.metadata.namespace.as_deref().unwrap_or("")))
+    Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or(""), name))
 }
 
 /// The ready endpoints behind a port of a Service.
@@ -138,7 +139,7 @@ mod tests {
             ],
         }))
         .unwrap();
-        assert_eq!(service_of(&slice).as_deref(), Some("shop/web"));
+        assert_eq!(service_of(&slice), Some(Key::new("shop", "web")));
         let slices = [Arc::new(slice)];
         let found = |port| endpoints(&service, port, &slices).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(found(80), ["10.0.0.1:8080", "10.0.0.4:8080"]);

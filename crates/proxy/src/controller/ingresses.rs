@@ -1,17 +1,30 @@
-//! Ingresses in the same table: rules by host on the well-known ports.
+//! Ingresses in the same table: rules by host on the well-known ports of the shared addresses.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::{
     core::v1::Service,
     networking::v1::{Ingress, IngressBackend, IngressClass, IngressRule, ServiceBackendPort},
 };
+use reconcile::Key;
 use tracing::warn;
 
-use super::world::{Lookup, World, full_name, namespace, rank};
-use crate::routing::{
-    Action, Certificate, HeaderEdits, PathMatch, PortBuilder, Rank, RequestMatch, Rewrite, Rule, Share, Target,
-    Timeouts, covers,
+use super::{
+    attach::Placement,
+    item::Item,
+    listeners::Source,
+    lookup::{Seen, key_of, namespace, rank},
+    sites::Claim,
+};
+use crate::{
+    routing::{
+        Action, Certificate, Entry, Filters, ListenerConfig, Mode, Owner, PathMatch, Place, Protocol, Rank,
+        RequestMatch, Rule, Share, Site, Spot, Target, Timeouts, Transport, covers,
+    },
+    server::{Clients, termination},
 };
 
 /// Who serves an IngressClass of ours.
@@ -23,53 +36,83 @@ pub(crate) const PORTS: (u16, u16) = (80, 443);
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 
-/// Adds the Ingresses of our classes to the ports, and returns them.
-pub(crate) fn attach(world: &World, lookup: &dyn Lookup, ports: &mut BTreeMap<u16, PortBuilder>) -> Vec<Arc<Ingress>> {
-    let ours: Vec<_> = world.ingresses.iter().filter(|i| is_ours(i, &world.ingress_classes)).cloned().collect();
-    for ingress in &ours {
-        let tls = certificates(ingress, lookup);
-        if let Some(port) = port(ports, PORTS.0, false, ingress) {
-            port.listener(None, None);
-            for (host, condition, rank, rule) in rules(ingress, lookup) {
-                port.rule(None, host.as_deref(), condition, rank, rule);
-            }
-        }
-        if tls.is_empty() {
-            continue;
-        }
-        let Some(port) = port(ports, PORTS.1, true, ingress) else { continue };
-        for (host, certificate) in &tls {
-            port.listener(host.as_deref(), Some(Arc::clone(certificate)));
-        }
-        for (host, condition, rank, rule) in rules(ingress, lookup) {
-            // Behind the most specific certificate that covers the host; a host without one is not served over TLS.
-            let covering = tls.iter().filter(|(pattern, _)| match (pattern, &host) {
-                (None, _) => true,
-                (Some(pattern), Some(host)) => covers(pattern, host),
-                (Some(_), None) => false,
-            });
-            if let Some((pattern, _)) = covering.max_by_key(|(pattern, _)| pattern.as_ref().map_or(0, String::len)) {
-                port.rule(pattern.as_deref(), host.as_deref(), condition, rank, rule);
-            }
-        }
-    }
-    ours
+/// An Ingress of ours and its rules.
+pub(crate) struct IngressPlan {
+    pub(crate) ingress: Arc<Ingress>,
+    pub(crate) placements: Vec<Placement>,
+    /// The Services that it refers to.
+    pub(crate) services: BTreeSet<Key>,
 }
 
-/// The port's table; `None` when a Gateway already speaks the other protocol there.
-fn port<'a>(
-    ports: &'a mut BTreeMap<u16, PortBuilder>,
-    number: u16,
-    tls: bool,
-    ingress: &Ingress,
-) -> Option<&'a mut PortBuilder> {
-    let port = ports.entry(number).or_insert_with(|| PortBuilder::new(tls));
-    if port.tls() != tls {
-        let ingress = full_name(&ingress.metadata);
-        warn!(ingress, port = number, "a Gateway speaks another protocol on the port of an Ingress");
+impl IngressPlan {
+    /// Keeps the rules behind listeners that are served; they are named by their hostname.
+    pub(crate) fn retain(&mut self, served: impl Fn(Site, &str) -> bool) {
+        self.placements.retain(|placement| match placement {
+            Placement::Request(spot, _) | Placement::Stream(spot, ..) => {
+                served(spot.site, spot.listener.as_deref().unwrap_or(""))
+            }
+        });
+    }
+}
+
+/// The owner of an Ingress's rules.
+pub(crate) fn owner(key: &Key) -> Owner {
+    Owner { kind: "Ingress", name: key.to_string().into() }
+}
+
+/// Compiles an Ingress, with the listeners that it needs; `None` when it is not ours.
+pub(crate) fn plan(seen: &Seen<'_>, ingress: Arc<Ingress>) -> Option<(IngressPlan, BTreeMap<Site, Vec<Claim>>)> {
+    if !is_ours(&ingress, &seen.ingress_classes()) {
         return None;
     }
-    Some(port)
+    let clear = Site { place: Place::Shared, port: PORTS.0, transport: Transport::Tcp };
+    let secure = Site { port: PORTS.1, ..clear };
+    let certificates = certificates(seen, &ingress);
+    let mut placements = Vec::new();
+    for (host, condition, rank, rule) in rules(seen, &ingress) {
+        let host: Option<Box<str>> = host.as_deref().map(Into::into);
+        let entry = Arc::new(Entry { condition, rank, rule });
+        // Behind the most specific certificate that covers the host; a host without one is not served over TLS.
+        let covering = certificates.iter().map(|(pattern, _)| pattern).filter(|pattern| match (pattern, &host) {
+            (None, _) => true,
+            (Some(pattern), Some(host)) => covers(pattern, host),
+            (Some(_), None) => false,
+        });
+        if let Some(pattern) = covering.max_by_key(|pattern| pattern.as_ref().map_or(0, String::len)) {
+            let spot = Spot { site: secure, listener: pattern.as_deref().map(Into::into), host: host.clone() };
+            placements.push(Placement::Request(spot, Arc::clone(&entry)));
+        }
+        placements.push(Placement::Request(Spot { site: clear, listener: None, host }, entry));
+    }
+    let claims = claims(&ingress, certificates, (clear, secure));
+    Some((IngressPlan { ingress, placements, services: seen.services() }, claims))
+}
+
+fn claims(
+    ingress: &Ingress,
+    certificates: Vec<(Option<String>, Certificate)>,
+    (clear, secure): (Site, Site),
+) -> BTreeMap<Site, Vec<Claim>> {
+    let rank = rank(&ingress.metadata);
+    let claim = |order: usize, hostname: Option<String>, protocol: Protocol, mode: Mode| Claim {
+        rank: Rank { order: (order, 0), ..rank.clone() },
+        owner: Item::Ingress(key_of(&ingress.metadata)),
+        source: Source::Gateway,
+        name: hostname.clone().unwrap_or_default(),
+        protocol,
+        config: ListenerConfig { hostname: hostname.map(Into::into), mode, identity: None },
+    };
+    let mut claims = BTreeMap::from([(clear, vec![claim(0, None, Protocol::Http, Mode::Http(None))])]);
+    for (order, (hostname, certificate)) in certificates.into_iter().enumerate() {
+        match termination(vec![certificate], &Clients::Anybody, true) {
+            Ok(config) => {
+                let claim = claim(order, hostname, Protocol::Tls, Mode::Http(Some(config)));
+                claims.entry(secure).or_default().push(claim);
+            }
+            Err(error) => warn!(ingress = %key_of(&ingress.metadata), %error, "an Ingress has no usable certificate"),
+        }
+    }
+    claims
 }
 
 /// Whether an Ingress names a class of ours, or none while ours is the default.
@@ -89,22 +132,25 @@ fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
 }
 
 /// The certificates by host; `None` stands for every host.
-fn certificates(ingress: &Ingress, lookup: &dyn Lookup) -> Vec<(Option<String>, Certificate)> {
-    let own = namespace(&ingress.metadata);
-    let mut certificates = Vec::new();
+fn certificates(seen: &Seen<'_>, ingress: &Ingress) -> Vec<(Option<String>, Certificate)> {
+    let mut certificates: Vec<(Option<String>, Certificate)> = Vec::new();
     for tls in ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten()) {
         let Some(secret) = &tls.secret_name else { continue };
-        match lookup.certificate(own, secret) {
+        match seen.certificate(&Key::new(namespace(&ingress.metadata), secret)) {
             Ok(certificate) => {
-                let hosts = tls.hosts.iter().flatten().map(|h| Some(h.to_ascii_lowercase()));
-                let mut hosts: Vec<_> = hosts.collect();
+                let mut hosts: Vec<_> = tls.hosts.iter().flatten().map(|h| Some(h.to_ascii_lowercase())).collect();
                 if hosts.is_empty() {
                     hosts.push(None);
                 }
-                certificates.extend(hosts.into_iter().map(|host| (host, Arc::clone(&certificate))));
+                for host in hosts {
+                    // The first for a host stays.
+                    if certificates.iter().all(|(known, _)| *known != host) {
+                        certificates.push((host, Arc::clone(&certificate)));
+                    }
+                }
             }
             Err(error) => {
-                warn!(ingress = full_name(&ingress.metadata), secret, error, "an Ingress has no usable certificate");
+                warn!(ingress = %key_of(&ingress.metadata), secret, error, "an Ingress has no usable certificate");
             }
         }
     }
@@ -113,22 +159,22 @@ fn certificates(ingress: &Ingress, lookup: &dyn Lookup) -> Vec<(Option<String>, 
 
 type Compiled = (Option<String>, RequestMatch, Rank, Arc<Rule>);
 
-fn rules(ingress: &Ingress, lookup: &dyn Lookup) -> Vec<Compiled> {
+fn rules(seen: &Seen<'_>, ingress: &Ingress) -> Vec<Compiled> {
     let Some(spec) = &ingress.spec else { return Vec::new() };
-    let rank = rank(ingress);
+    let rank = rank(&ingress.metadata);
     let mut compiled = Vec::new();
     for (order, rule) in spec.rules.iter().flatten().enumerate() {
-        compiled.extend(paths(ingress, rule, order, &rank, lookup));
+        compiled.extend(paths(seen, ingress, rule, order, &rank));
     }
     if let Some(backend) = &spec.default_backend {
         // After everything else that takes every path of every host.
         let rank = Rank { created: i64::MAX, order: (usize::MAX, 0), ..rank };
-        compiled.push((None, RequestMatch::prefix("/"), rank, forward(ingress, backend, lookup)));
+        compiled.push((None, RequestMatch::prefix("/"), rank, forward(seen, ingress, backend)));
     }
     compiled
 }
 
-fn paths(ingress: &Ingress, rule: &IngressRule, order: usize, rank: &Rank, lookup: &dyn Lookup) -> Vec<Compiled> {
+fn paths(seen: &Seen<'_>, ingress: &Ingress, rule: &IngressRule, order: usize, rank: &Rank) -> Vec<Compiled> {
     let host = rule.host.as_ref().map(|h| h.to_ascii_lowercase()).filter(|h| !h.is_empty());
     let host_labels = host.as_ref().filter(|h| h.starts_with("*.")).map(|h| h.split('.').count());
     let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
@@ -141,35 +187,30 @@ fn paths(ingress: &Ingress, rule: &IngressRule, order: usize, rank: &Rank, looku
         };
         let condition = RequestMatch { host_labels, path: condition, ..RequestMatch::prefix("/") };
         let rank = Rank { order: (order, index), ..rank.clone() };
-        (host.clone(), condition, rank, forward(ingress, &path.backend, lookup))
+        (host.clone(), condition, rank, forward(seen, ingress, &path.backend))
     });
     compiled.collect()
 }
 
-fn forward(ingress: &Ingress, backend: &IngressBackend, lookup: &dyn Lookup) -> Arc<Rule> {
-    let share = Share {
-        weight: 1,
-        target: target(ingress, backend, lookup),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-    };
+fn forward(seen: &Seen<'_>, ingress: &Ingress, backend: &IngressBackend) -> Arc<Rule> {
+    let share = Share { weight: 1, target: target(seen, ingress, backend), filters: Filters::default() };
     Arc::new(Rule {
-        route: full_name(&ingress.metadata).into(),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-        action: Action::Forward { shares: vec![share], rewrite: Rewrite::default() },
+        owner: owner(&key_of(&ingress.metadata)),
+        name: None,
+        filters: Filters::default(),
+        action: Action::Forward(vec![share]),
         timeouts: Timeouts::default(),
     })
 }
 
 /// The backend's endpoints. A Service that is missing has none, and is answered with 503 until it is there.
-fn target(ingress: &Ingress, backend: &IngressBackend, lookup: &dyn Lookup) -> Target {
+fn target(seen: &Seen<'_>, ingress: &Ingress, backend: &IngressBackend) -> Target {
     let Some(reference) = &backend.service else { return Target::Invalid };
-    let own = namespace(&ingress.metadata);
-    let service = lookup.service(own, &reference.name);
+    let key = Key::new(namespace(&ingress.metadata), &reference.name);
+    let service = seen.service(&key);
     let port = reference.port.as_ref().and_then(|port| port_number(port, service.as_deref()));
     match port {
-        Some(port) => Target::Service(lookup.backend(own, &reference.name, port)),
+        Some(port) => Target::Service { backend: seen.backend(&key, port), http2: false },
         None => Target::Invalid,
     }
 }

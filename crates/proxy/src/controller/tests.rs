@@ -1,351 +1,298 @@
-//! What the specification says about attaching, references, conflicts and status, as tables.
+//! What the specification says about attaching, references, conflicts and status, as tables over a cluster in memory.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
-use http::{HeaderMap, Method};
-use serde::de::DeserializeOwned;
+use ::http::{HeaderMap, Method};
+use k8s_openapi::{
+    api::networking::v1::{Ingress, IngressClass},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
+use kinds::gateway::{BackendTLSPolicy, Gateway, GatewayClass, ListenerSet, ListenerSetStatus, ReferenceGrant};
+use rustls::RootCertStore;
 use serde_json::{Value, json};
 
-use super::*;
-use crate::routing::{Decision, RequestHead, RouteTable};
+use super::{listeners::ListenerId, lookup::Lookup, *};
+use crate::{
+    routing::{Backend, Certificate, Decision, Place, RequestHead, Site, Target, Transport},
+    server::{Bindings, certificate, roots},
+};
 
+mod cost;
+mod gateways;
+mod ingress;
 mod live;
+mod policies;
+mod routes;
+mod streams;
 
-/// A cluster with Services `web` and `api` (port 80) in `shop` and `other`, and one certificate in `shop/cert`.
-struct Cluster;
+/// A cluster: objects by kind and name, as JSON. Secrets called `cert` hold a certificate, ConfigMaps called `roots` the
+/// root of one.
+pub(super) struct Cluster {
+    objects: BTreeMap<(String, Key), Value>,
+    backends: Mutex<HashMap<(Key, i32), Arc<Backend>>>,
+    certificate: Certificate,
+    roots: Arc<RootCertStore>,
+}
 
-impl Lookup for Cluster {
-    fn service(&self, namespace: &str, name: &str) -> Option<Arc<Service>> {
-        let known = ["shop", "other"].contains(&namespace) && ["web", "api"].contains(&name);
-        let service = json!({"metadata": {"name": name, "namespace": namespace},
-            "spec": {"ports": [{"name": "http", "port": 80}, {"name": "h2", "port": 81, "appProtocol": "kubernetes.io/h2c"}]}});
-        known.then(|| Arc::new(of(service)))
+impl Cluster {
+    /// A class of ours and one of somebody else's, Services `web` and `api` in `shop` and `other`.
+    pub(super) fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).unwrap();
+        let certificate = certificate(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap();
+        let mut cluster = Cluster {
+            objects: BTreeMap::new(),
+            backends: Mutex::default(),
+            certificate,
+            roots: Arc::new(roots(made.cert.pem().as_bytes()).unwrap()),
+        };
+        for (name, controller) in [("keelson", CONTROLLER_NAME), ("foreign", "example.com/gateway")] {
+            cluster.put("GatewayClass", "", name, json!({"spec": {"controllerName": controller}}));
+        }
+        for (namespace, name) in [("shop", "web"), ("shop", "api"), ("other", "web"), ("other", "api")] {
+            let ports = json!([{"name": "http", "port": 80}, {"name": "h2", "port": 81, "appProtocol": "kubernetes.io/h2c"},
+                {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "ws", "port": 82, "appProtocol": "kubernetes.io/ws"}]);
+            cluster.put("Service", namespace, name, json!({"spec": {"ports": ports}}));
+        }
+        for namespace in ["shop", "other"] {
+            cluster.put("Namespace", "", namespace, json!({"metadata": {"labels": {"name": namespace}}}));
+        }
+        cluster.put("Secret", "shop", "cert", json!({}));
+        cluster.put("ConfigMap", "shop", "roots", json!({}));
+        cluster
     }
 
-    fn certificate(&self, namespace: &str, name: &str) -> Result<Certificate, String> {
-        if (namespace, name) != ("shop", "cert") {
-            return Err("not found".to_owned());
+    pub(super) fn put(&mut self, kind: &str, namespace: &str, name: &str, mut object: Value) {
+        object["metadata"]["name"] = name.into();
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = namespace.into();
         }
-        let made = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).unwrap();
-        Ok(certificate(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap())
+        if object["metadata"]["generation"].is_null() {
+            object["metadata"]["generation"] = 1.into();
+        }
+        self.objects.insert((kind.to_owned(), Key::new(namespace, name)), object);
+    }
+
+    pub(super) fn remove(&mut self, kind: &str, namespace: &str, name: &str) {
+        self.objects.remove(&(kind.to_owned(), Key::new(namespace, name)));
+    }
+
+    /// Gateway `shop/edge`.
+    pub(super) fn listen(&mut self, listeners: Value) {
+        self.put("Gateway", "shop", "edge", json!({"spec": {"gatewayClassName": "keelson", "listeners": listeners}}));
+    }
+
+    /// HTTPRoute `shop/route` to `shop/edge` and `web`, with these fields besides.
+    pub(super) fn http_route(&mut self, more: Value) {
+        let mut spec =
+            json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        self.put("HTTPRoute", "shop", "route", json!({"spec": spec}));
+    }
+
+    fn get<K: DeserializeOwned>(&self, kind: &str, key: &Key) -> Option<Arc<K>> {
+        let object = self.objects.get(&(kind.to_owned(), key.clone()))?;
+        Some(Arc::new(serde_json::from_value(object.clone()).unwrap()))
+    }
+
+    fn all<K: DeserializeOwned>(&self, kind: &str) -> Vec<Arc<K>> {
+        let keys = self.objects.keys().filter(|(of, _)| of == kind).map(|(_, key)| key);
+        keys.filter_map(|key| self.get(kind, key)).collect()
+    }
+
+    /// Everything, as items.
+    pub(super) fn items(&self) -> Vec<Item> {
+        let item = |(kind, key): &(String, Key)| match kind.as_str() {
+            "GatewayClass" => Some(Item::Class(key.name.clone())),
+            "Gateway" => Some(Item::Gateway(key.clone())),
+            "BackendTLSPolicy" => Some(Item::Policy(key.clone())),
+            "Ingress" => Some(Item::Ingress(key.clone())),
+            kind => RouteKind::of(kind).map(|kind| Item::Route(kind, key.clone())),
+        };
+        self.objects.keys().filter_map(item).collect()
+    }
+
+    /// All of it compiled, on loopback only.
+    pub(super) fn compile(&self) -> Core {
+        let mut core = Core::new(Addresses::new(vec![LOCAL], None));
+        core.apply(self.items(), self);
+        core
+    }
+}
+
+pub(super) const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+impl Lookup for Cluster {
+    fn class(&self, name: &str) -> Option<Arc<GatewayClass>> {
+        self.get("GatewayClass", &Key::cluster(name))
+    }
+
+    fn gateway(&self, key: &Key) -> Option<Arc<Gateway>> {
+        self.get("Gateway", key)
+    }
+
+    fn sets(&self, gateway: &Key) -> Vec<Arc<ListenerSet>> {
+        self.all("ListenerSet").into_iter().filter(|set| gateway_of(set) == *gateway).collect()
+    }
+
+    fn set(&self, key: &Key) -> Option<Arc<ListenerSet>> {
+        self.get("ListenerSet", key)
+    }
+
+    fn route(&self, kind: RouteKind, key: &Key) -> Option<Route> {
+        match kind {
+            RouteKind::Http => self.get(kind.name(), key).map(Route::Http),
+            RouteKind::Grpc => self.get(kind.name(), key).map(Route::Grpc),
+            RouteKind::Tls => self.get(kind.name(), key).map(Route::Tls),
+            RouteKind::Tcp => self.get(kind.name(), key).map(Route::Tcp),
+            RouteKind::Udp => self.get(kind.name(), key).map(Route::Udp),
+        }
+    }
+
+    fn grants(&self, namespace: &str) -> Vec<Arc<ReferenceGrant>> {
+        let grants = self.all::<ReferenceGrant>("ReferenceGrant").into_iter();
+        grants.filter(|grant| grant.metadata.namespace.as_deref() == Some(namespace)).collect()
+    }
+
+    fn service(&self, key: &Key) -> Option<Arc<Service>> {
+        self.get("Service", key)
+    }
+
+    fn certificate(&self, key: &Key) -> Result<Certificate, String> {
+        self.get::<Value>("Secret", key).ok_or("not found")?;
+        if key.name == "cert" { Ok(Arc::clone(&self.certificate)) } else { Err("has no tls.crt".to_owned()) }
+    }
+
+    fn roots(&self, key: &Key) -> Result<Arc<RootCertStore>, String> {
+        self.get::<Value>("ConfigMap", key).ok_or("not found")?;
+        if key.name == "roots" { Ok(Arc::clone(&self.roots)) } else { Err("has no ca.crt".to_owned()) }
     }
 
     fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
-        BTreeMap::from([("name".to_owned(), name.to_owned())])
+        let namespace = self.get::<Namespace>("Namespace", &Key::cluster(name));
+        namespace.and_then(|namespace| namespace.metadata.labels.clone()).unwrap_or_default()
     }
 
-    fn backend(&self, namespace: &str, service: &str, port: i32) -> Arc<Backend> {
-        Backend::new(format!("{namespace}/{service}:{port}"))
+    fn policies(&self, service: &Key) -> Vec<Arc<BackendTLSPolicy>> {
+        let policies = self.all::<BackendTLSPolicy>("BackendTLSPolicy").into_iter();
+        policies.filter(|policy| super::policies::services(policy).contains(service)).collect()
+    }
+
+    fn policy(&self, key: &Key) -> Option<Arc<BackendTLSPolicy>> {
+        self.get("BackendTLSPolicy", key)
+    }
+
+    fn ingress(&self, key: &Key) -> Option<Arc<Ingress>> {
+        self.get("Ingress", key)
+    }
+
+    fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {
+        self.all("IngressClass")
+    }
+
+    fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {
+        let mut backends = self.backends.lock();
+        let backend = backends.entry((service.clone(), port));
+        Arc::clone(backend.or_insert_with(|| Backend::new(format!("{service}:{port}"))))
+    }
+
+    fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)> {
+        let backends = self.backends.lock();
+        let of = backends.iter().filter(|((key, _), _)| key == service);
+        of.map(|((_, port), backend)| (*port, Arc::clone(backend))).collect()
     }
 }
 
-fn of<K: DeserializeOwned>(object: Value) -> K {
-    serde_json::from_value(object).unwrap()
-}
-
-fn class(name: &str, controller: &str) -> Arc<GatewayClass> {
-    Arc::new(of(json!({"metadata": {"name": name}, "spec": {"controllerName": controller}})))
-}
-
-/// Gateway `shop/edge`.
-fn gateway(listeners: Value) -> Arc<Gateway> {
-    Arc::new(of(json!({"metadata": {"name": "edge", "namespace": "shop", "generation": 3},
-        "spec": {"gatewayClassName": "keelson", "listeners": listeners}})))
-}
-
-fn route(namespace: &str, spec: Value) -> Arc<HTTPRoute> {
-    Arc::new(of(json!({"metadata": {"name": "route", "namespace": namespace, "generation": 2}, "spec": spec})))
-}
-
-/// A route of `shop` to `shop/edge` with this backend and these fields besides.
-fn to_backend(backend: Value, more: Value) -> Arc<HTTPRoute> {
-    let mut spec = json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [backend]}]});
-    for (key, value) in more.as_object().unwrap() {
-        spec[key] = value.clone();
-    }
-    route("shop", spec)
-}
-
-fn http() -> Value {
+pub(super) fn http() -> Value {
     json!([{"name": "http", "port": 80, "protocol": "HTTP"}])
 }
 
-fn world(listeners: Value, routes: Vec<Arc<HTTPRoute>>) -> World {
-    let classes = vec![class("keelson", "keelson.dev/gateway"), class("foreign", "example.com/gateway")];
-    World { classes, gateways: vec![gateway(listeners)], routes, ..World::default() }
+pub(super) fn edge() -> Key {
+    Key::new("shop", "edge")
 }
 
-/// Name of the backend that takes the request, or the status.
-fn taken(table: &RouteTable, port: u16, host: &str, path: &str) -> String {
+pub(super) fn shared(port: u16) -> Site {
+    Site { place: Place::Shared, port, transport: Transport::Tcp }
+}
+
+/// Name of the backend that takes a request at the shared addresses, or the status, or where it is sent.
+pub(super) fn taken(core: &Core, port: u16, host: &str, path: &str) -> String {
+    taken_at(core, shared(port), host, path)
+}
+
+pub(super) fn taken_at(core: &Core, site: Site, host: &str, path: &str) -> String {
     let (headers, method) = (HeaderMap::new(), Method::GET);
     let head = RequestHead { host, method: &method, path, query: None, headers: &headers };
-    match table.route(port, &head, 0) {
-        Decision::Forward { backend, .. } => backend.name().to_owned(),
+    let table = core.table();
+    let Some(port) = table.port(site) else { return "closed".to_owned() };
+    match port.route(site.port, None, &head, 0) {
+        Decision::Forward(way) => way.backend.name().to_owned(),
         Decision::Redirect { location, .. } => location,
         Decision::Fail(status) => status.as_u16().to_string(),
+        Decision::NotFound => "404".to_owned(),
+        Decision::Misdirected => "421".to_owned(),
+        Decision::Preflight(_) => "preflight".to_owned(),
     }
 }
 
-/// `Accepted` and `ResolvedRefs` of the first parent of the first route, as reasons.
-fn reasons(plan: &Plan) -> [&'static str; 2] {
-    let verdicts = &plan.routes[0].parents[0].verdicts;
-    for verdict in verdicts {
-        assert_eq!(verdict.holds, ["Accepted", "ResolvedRefs"].contains(&verdict.reason), "{verdict:?}");
-    }
-    [verdicts[0].reason, verdicts[1].reason]
-}
-
-#[test]
-fn route_says_why_it_is_not_attached() {
-    let web = || json!({"name": "web", "port": 80});
-    let parent = |parent: Value| json!({"parentRefs": [parent]});
-    let regex = json!({"rules": [{"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}]});
-    let mirror = json!({"rules": [{"filters": [{"type": "RequestMirror"}]}]});
-    for (more, namespace, accepted) in [
-        (json!({}), "shop", "Accepted"),
-        (json!({"hostnames": ["a.example.com"]}), "shop", "Accepted"),
-        (json!({"hostnames": ["example.org"]}), "shop", "NoMatchingListenerHostname"),
-        (parent(json!({"name": "edge", "sectionName": "http"})), "shop", "Accepted"),
-        (parent(json!({"name": "edge", "sectionName": "other"})), "shop", "NoMatchingParent"),
-        (parent(json!({"name": "edge", "port": 81})), "shop", "NoMatchingParent"),
-        (parent(json!({"name": "edge", "namespace": "shop"})), "other", "NotAllowedByListeners"),
-        (regex, "shop", "UnsupportedValue"),
-        (mirror, "shop", "UnsupportedValue"),
-    ] {
-        let mut route = HTTPRoute::clone(&to_backend(web(), more.clone()));
-        route.metadata.namespace = Some(namespace.to_owned());
-        let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP", "hostname": "*.example.com"}]);
-        let plan = compile(world(listeners, vec![Arc::new(route)]), &Cluster);
-        assert_eq!(reasons(&plan)[0], accepted, "{more}");
-        assert_eq!(plan.gateways[0].listeners[0].attached, i32::from(accepted == "Accepted"), "{more}");
+/// Name of the backend that takes a connection or datagrams.
+pub(super) fn carried(core: &Core, site: Site, server_name: &str) -> Option<String> {
+    let table = core.table();
+    match &table.port(site)?.listener(server_name)?.stream(server_name, 0)?.target {
+        Target::Service { backend, .. } => Some(backend.name().to_owned()),
+        Target::Invalid => None,
     }
 }
 
-#[test]
-fn listener_admits_namespaces_as_it_says() {
-    for (from, admitted) in [
-        (json!({"from": "All"}), true),
-        (json!({"from": "Same"}), false),
-        (json!({"from": "Selector", "selector": {"matchLabels": {"name": "other"}}}), true),
-        (json!({"from": "Selector", "selector": {"matchLabels": {"name": "shop"}}}), false),
-        (
-            json!({"from": "Selector", "selector": {"matchExpressions": [
-            {"key": "name", "operator": "In", "values": ["other", "third"]}]}}),
-            true,
-        ),
-    ] {
-        let listeners =
-            json!([{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": from}}]);
-        let spec = json!({"parentRefs": [{"name": "edge", "namespace": "shop"}],
-            "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]});
-        let plan = compile(world(listeners, vec![route("other", spec)]), &Cluster);
-        assert_eq!(reasons(&plan)[0] == "Accepted", admitted, "{from}");
-        let expected = if admitted { "other/web:80" } else { "404" };
-        assert_eq!(taken(&plan.table, 80, "h", "/"), expected);
-    }
-}
-
-#[test]
-fn reference_that_leads_nowhere_is_named_and_answered_with_500() {
-    let grant = |to: Value| -> Arc<ReferenceGrant> {
-        Arc::new(of(json!({"metadata": {"name": "g", "namespace": "other"}, "spec": {
-            "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop"}], "to": [to]}})))
-    };
-    let foreign = || json!({"name": "web", "namespace": "other", "port": 80});
-    for (backend, grants, reason) in [
-        (json!({"name": "web", "port": 80}), vec![], "ResolvedRefs"),
-        (json!({"name": "missing", "port": 80}), vec![], "BackendNotFound"),
-        (json!({"name": "web", "port": 99}), vec![], "BackendNotFound"),
-        (json!({"name": "web", "port": 81}), vec![], "UnsupportedProtocol"),
-        (json!({"name": "web", "kind": "Pod", "port": 80}), vec![], "InvalidKind"),
-        (foreign(), vec![], "RefNotPermitted"),
-        (foreign(), vec![grant(json!({"group": "", "kind": "Secret"}))], "RefNotPermitted"),
-        (foreign(), vec![grant(json!({"group": "", "kind": "Service", "name": "api"}))], "RefNotPermitted"),
-        (foreign(), vec![grant(json!({"group": "", "kind": "Service", "name": "web"}))], "ResolvedRefs"),
-        (foreign(), vec![grant(json!({"group": "", "kind": "Service"}))], "ResolvedRefs"),
-    ] {
-        let world = World { grants, ..world(http(), vec![to_backend(backend.clone(), json!({}))]) };
-        let plan = compile(world, &Cluster);
-        assert_eq!(reasons(&plan), ["Accepted", reason], "{backend}");
-        let answered = taken(&plan.table, 80, "h", "/");
-        assert_eq!(answered == "500", reason != "ResolvedRefs", "{backend}: {answered}");
-    }
-}
-
-#[test]
-fn listeners_say_what_is_wrong_with_them() {
-    let listener = |name: &str, port: u16, protocol: &str, more: Value| {
-        let mut listener = json!({"name": name, "port": port, "protocol": protocol});
-        for (key, value) in more.as_object().unwrap() {
-            listener[key] = value.clone();
-        }
-        listener
-    };
-    let tls = |reference: Value| json!({"tls": {"certificateRefs": [reference]}});
-    let listeners = json!([
-        listener("plain", 80, "HTTP", json!({})),
-        listener("named", 80, "HTTP", json!({"hostname": "a.test"})),
-        listener("twice", 82, "HTTP", json!({})),
-        listener("again", 82, "HTTP", json!({"hostname": ""})),
-        listener("once", 82, "HTTP", json!({"hostname": "a.test"})),
-        listener("clear", 83, "HTTP", json!({"hostname": "a.test"})),
-        listener("mixed", 83, "HTTPS", tls(json!({"name": "cert"}))),
-        listener("secure", 443, "HTTPS", tls(json!({"name": "cert"}))),
-        listener("lost", 8443, "HTTPS", tls(json!({"name": "missing"}))),
-        listener("bare", 8443, "HTTPS", json!({"hostname": "b.test"})),
-        listener("abroad", 8443, "HTTPS", tls(json!({"name": "cert", "namespace": "other"}))),
-        listener("raw", 9000, "TCP", json!({})),
-        listener("kinds", 81, "HTTP", json!({"allowedRoutes": {"kinds": [{"kind": "TCPRoute"}]}})),
-    ]);
-    let plan = compile(world(listeners, vec![]), &Cluster);
-    let found: Vec<_> = plan.gateways[0]
-        .listeners
-        .iter()
-        .map(|l| {
-            let reason = |r: &Result<(), verdict::Fault>| r.as_ref().err().map_or("", |f| f.reason);
-            (l.listener.name.as_str(), reason(&l.accepted), reason(&l.distinct), reason(&l.references), l.served)
+/// The reasons of the conditions of a route's parents, `Accepted` and `ResolvedRefs` of each.
+pub(super) fn reasons(core: &Core, kind: RouteKind) -> Vec<&'static str> {
+    let plan = core.route(kind, &Key::new("shop", "route")).unwrap();
+    let verdicts = plan.parents.iter().flat_map(|parent| &parent.verdicts[..2]);
+    verdicts
+        .map(|verdict| {
+            let good = ["Accepted", "ResolvedRefs"].contains(&verdict.reason);
+            assert_eq!(verdict.holds, good, "{verdict:?}");
+            verdict.reason
         })
-        .collect();
-    assert_eq!(
-        found,
-        [
-            ("plain", "", "", "", true),
-            ("named", "", "", "", true),
-            ("twice", "", "HostnameConflict", "", false),
-            ("again", "", "HostnameConflict", "", false),
-            ("once", "", "", "", true),
-            ("clear", "", "ProtocolConflict", "", false),
-            ("mixed", "", "ProtocolConflict", "", false),
-            ("secure", "", "", "", true),
-            ("lost", "", "HostnameConflict", "InvalidCertificateRef", false),
-            ("bare", "", "", "InvalidCertificateRef", false),
-            ("abroad", "", "HostnameConflict", "RefNotPermitted", false),
-            ("raw", "UnsupportedProtocol", "", "", false),
-            ("kinds", "", "", "InvalidRouteKinds", true),
-        ]
-    );
-    assert_eq!(plan.table.ports().collect::<Vec<_>>(), [(80, false), (81, false), (82, false), (443, true)]);
-    assert!(plan.table.certificate(443, "any.test").is_some());
+        .collect()
 }
 
-#[test]
-fn gateways_and_routes_of_others_are_left_alone() {
-    let mut foreign = Gateway::clone(&gateway(http()));
-    foreign.spec.gateway_class_name = "foreign".to_owned();
-    let mut world = world(http(), vec![to_backend(json!({"name": "web", "port": 80}), json!({}))]);
-    world.gateways = vec![Arc::new(foreign)];
-    let plan = compile(world, &Cluster);
-    assert_eq!((plan.gateways.len(), plan.routes[0].parents.len(), plan.table.ports().count()), (0, 0, 0));
-    assert_eq!(plan.classes.len(), 1);
+/// Every port of the table open on loopback.
+pub(super) fn open(core: &Core) -> Bindings {
+    let address = |site: Site| match site.place {
+        Place::Shared => LOCAL,
+        Place::Own(own) => own,
+    };
+    let table = core.table();
+    let sites = table.sites().map(|site| {
+        let address = address(site);
+        ((address, site.port, site.transport), Ok((address, site.port).into()))
+    });
+    sites.collect()
 }
 
-#[test]
-fn ingress_shares_the_table() {
-    let class = |name: &str, controller: &str, default: bool| -> Arc<IngressClass> {
-        let annotation = json!({"ingressclass.kubernetes.io/is-default-class": default.to_string()});
-        Arc::new(of(json!({"metadata": {"name": name, "annotations": annotation}, "spec": {"controller": controller}})))
-    };
-    let backend = |name: &str, port: Value| json!({"service": {"name": name, "port": port}});
-    let ingress = |name: &str, spec: Value| -> Arc<Ingress> {
-        Arc::new(of(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec})))
-    };
-    let paths = json!({"paths": [
-        {"path": "/api", "pathType": "Prefix", "backend": backend("api", json!({"number": 80}))},
-        {"path": "/api", "pathType": "Exact", "backend": backend("web", json!({"name": "http"}))},
-        {"path": "/gone", "pathType": "Prefix", "backend": backend("gone", json!({"number": 80}))},
-    ]});
-    let main = ingress(
-        "main",
-        json!({
-            "rules": [{"host": "shop.test", "http": paths}, {"host": "*.shop.test", "http": paths}],
-            "defaultBackend": backend("web", json!({"number": 80})),
-            "tls": [{"hosts": ["shop.test"], "secretName": "cert"}],
-        }),
-    );
-    let other =
-        ingress("other", json!({"ingressClassName": "nginx", "defaultBackend": backend("api", json!({"number": 80}))}));
-    let world = World {
-        ingresses: vec![main, other],
-        ingress_classes: vec![class("keelson", "keelson.dev/ingress", true), class("nginx", "k8s.io/nginx", false)],
-        ..World::default()
-    };
-    let plan = compile(world, &Cluster);
-    assert_eq!(plan.ingresses.len(), 1);
-    for (port, host, path, expected) in [
-        (80, "shop.test", "/api", "shop/web:80"),
-        (80, "shop.test", "/api/x", "shop/api:80"),
-        (80, "a.shop.test", "/api/x", "shop/api:80"),
-        (80, "b.a.shop.test", "/api/x", "shop/web:80"),
-        (80, "shop.test", "/other", "shop/web:80"),
-        (80, "shop.test", "/gone", "shop/gone:80"),
-        (80, "unknown.test", "/", "shop/web:80"),
-        (443, "shop.test", "/api/x", "shop/api:80"),
-        (443, "a.shop.test", "/api/x", "404"),
-    ] {
-        assert_eq!(taken(&plan.table, port, host, path), expected, "{port} {host}{path}");
-    }
-    assert!(plan.table.certificate(443, "shop.test").is_some() && plan.table.certificate(443, "a.shop.test").is_none());
-}
-
-fn bound(results: &[(&str, u16, bool)]) -> Bindings {
-    let entry = |(ip, port, open): &(&str, u16, bool)| {
-        let ip: IpAddr = ip.parse().unwrap();
-        let result = if *open { Ok((ip, *port).into()) } else { Err("Address already in use".into()) };
-        ((ip, *port), result)
-    };
-    results.iter().map(entry).collect()
+/// What is told about Gateway `shop/edge` with these ports open.
+pub(super) fn told(core: &Core, bindings: &Bindings, now: Timestamp) -> status::Told {
+    let scene = status::Scene { core, shared: &[LOCAL], bindings, now };
+    let known = core.gateway(&edge()).unwrap().gateway.status.clone().unwrap_or_default();
+    status::gateway(scene, &edge(), &known, &|_| ListenerSetStatus::default()).unwrap()
 }
 
 /// Type, status and reason of each condition.
-fn brief(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Vec<String> {
+pub(super) fn brief(conditions: &[Condition]) -> Vec<String> {
     conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
 }
 
-#[test]
-fn port_taken_on_one_address_is_told_and_on_all_is_fatal_for_the_listener() {
-    let plan = compile(world(http(), vec![]), &Cluster);
-    let now = Timestamp::now();
-    let (fine, warnings) = status::gateway(&plan.gateways[0], &bound(&[("127.0.0.1", 80, true)]), now);
-    assert_eq!(warnings, Vec::<String>::new());
-    assert_eq!(brief(&fine.conditions), ["Accepted=True Accepted", "Programmed=True Programmed"]);
-    assert_eq!(fine.addresses[0].value, "127.0.0.1");
-    let some = bound(&[("127.0.0.1", 80, false), ("10.160.0.1", 80, true)]);
-    let (partly, warnings) = status::gateway(&plan.gateways[0], &some, now);
-    assert_eq!(warnings, ["listener http: cannot listen on 127.0.0.1:80: Address already in use"]);
-    assert_eq!(partly.addresses.iter().map(|a| a.value.as_str()).collect::<Vec<_>>(), ["10.160.0.1"]);
-    assert_eq!(brief(&partly.listeners[0].conditions)[..2], ["Accepted=True Accepted", "Programmed=True Programmed"]);
-    assert!(partly.listeners[0].conditions[1].message.contains("127.0.0.1:80: Address already in use"));
-    let (none, _) = status::gateway(&plan.gateways[0], &bound(&[("127.0.0.1", 80, false)]), now);
-    assert_eq!(
-        brief(&none.listeners[0].conditions)[..2],
-        ["Accepted=False PortUnavailable", "Programmed=False Invalid"]
-    );
-    assert_eq!(brief(&none.conditions)[1], "Programmed=False Invalid");
+/// Those of one listener of `shop/edge`.
+pub(super) fn brief_listener(core: &Core, name: &str) -> Vec<String> {
+    let told = told(core, &open(core), Timestamp::now());
+    brief(&told.status.listeners.iter().find(|listener| listener.name == name).unwrap().conditions)
 }
 
-#[test]
-fn status_settles_and_keeps_what_others_wrote() {
-    let first: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-    let later: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
-    let open = bound(&[("127.0.0.1", 80, true)]);
-    let mut route = HTTPRoute::clone(&to_backend(json!({"name": "web", "port": 80}), json!({})));
-    let foreign = json!({"parentRef": {"name": "edge"}, "controllerName": "example.com/gateway", "conditions": []});
-    let ours = json!({"parentRef": {"name": "gone"}, "controllerName": "keelson.dev/gateway", "conditions": []});
-    route.status = Some(of(json!({"parents": [foreign, ours]})));
-    let plan = compile(world(http(), vec![Arc::new(route.clone())]), &Cluster);
-    let written = status::route(&plan.routes[0], first);
-    let names: Vec<_> =
-        written.parents.iter().map(|p| (p.parent_ref.name.as_str(), p.controller_name.as_str())).collect();
-    assert_eq!(names, [("edge", "example.com/gateway"), ("edge", "keelson.dev/gateway")]);
-    let (gateway_status, _) = status::gateway(&plan.gateways[0], &open, first);
-    // The same verdicts a day later are no change.
-    route.status = Some(written.clone());
-    let mut again = world(http(), vec![Arc::new(route)]);
-    let mut gateway = Gateway::clone(&again.gateways[0]);
-    gateway.status = Some(gateway_status.clone());
-    again.gateways = vec![Arc::new(gateway)];
-    let plan = compile(again, &Cluster);
-    assert_eq!(status::route(&plan.routes[0], later), written);
-    assert_eq!(status::gateway(&plan.gateways[0], &open, later).0, gateway_status);
-    assert_eq!(gateway_status.listeners[0].attached_routes, 1);
+pub(super) fn attached(core: &Core, listener: &str) -> usize {
+    core.attached(&ListenerId { gateway: edge(), source: listeners::Source::Gateway, name: listener.to_owned() })
 }

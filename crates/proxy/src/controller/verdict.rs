@@ -22,10 +22,10 @@ impl Verdict {
     }
 
     /// `Err` with reason and message is no, `Ok` is yes with the reason of upstream's positive case.
-    pub(crate) fn of(type_: &'static str, good: &'static str, result: &Result<(), Fault>) -> Self {
+    pub(crate) fn of(type_: &'static str, good: &'static str, result: Result<(), Fault>) -> Self {
         match result {
             Ok(()) => Verdict::yes(type_, good),
-            Err(fault) => Verdict::no(type_, fault.reason, fault.message.clone()),
+            Err(fault) => Verdict::no(type_, fault.reason, fault.message),
         }
     }
 }
@@ -43,7 +43,11 @@ impl Fault {
     }
 }
 
-/// The conditions of a status after these verdicts: those of other types stay, and a condition keeps its transition time
+/// Types of conditions that are there only while they hold.
+const PASSING: [&str; 4] =
+    ["InsecureFrontendValidationMode", "OverlappingTLSConfig", "PartiallyInvalid", "ResolvedRefs"];
+
+/// The conditions of a status after these verdicts: those of others stay, and a condition keeps its transition time
 /// while its status stays.
 pub(crate) fn conditions(
     known: &[Condition],
@@ -51,8 +55,10 @@ pub(crate) fn conditions(
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let mut conditions: Vec<_> =
-        known.iter().filter(|c| verdicts.iter().all(|v| v.type_ != c.type_)).cloned().collect();
+    let foreign = |known: &&Condition| {
+        !PASSING.contains(&known.type_.as_str()) && verdicts.iter().all(|verdict| verdict.type_ != known.type_)
+    };
+    let mut conditions: Vec<_> = known.iter().filter(foreign).cloned().collect();
     for verdict in verdicts {
         let status = if verdict.holds { "True" } else { "False" };
         let before = known.iter().find(|c| c.type_ == verdict.type_ && c.status == status);

@@ -4,31 +4,84 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use arc_swap::ArcSwap;
+use rustls::{ClientConfig, pki_types::ServerName};
 
-use super::edit::HeaderEdits;
+use super::rule::Filters;
 
-/// The endpoints behind one port of a Service. It outlives route tables, so that a change of endpoints recompiles none.
+/// The endpoints behind one port of a Service, and how to speak to them. It outlives route tables, so that a change of
+/// either recompiles none.
 #[derive(Debug)]
 pub struct Backend {
     name: Box<str>,
     endpoints: ArcSwap<Vec<SocketAddr>>,
     next: AtomicUsize,
+    wire: ArcSwap<Wire>,
+}
+
+/// How to speak to the endpoints of a backend.
+#[derive(Debug)]
+pub struct Wire {
+    /// Different for each way to speak, so that connections are not shared between two.
+    pub id: u64,
+    /// HTTP/2 with prior knowledge.
+    pub http2: bool,
+    /// Encryption.
+    pub security: Security,
+}
+
+/// Encryption towards endpoints.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// None.
+    Plain,
+    /// TLS.
+    Tls {
+        /// The name that is sent.
+        name: ServerName<'static>,
+        /// How certificates are verified; without protocols and client certificates, which depend on the request.
+        config: Arc<ClientConfig>,
+    },
+    /// A policy asks for TLS but cannot be followed, so that nothing may be sent.
+    Broken,
+}
+
+impl Wire {
+    /// A way to speak.
+    pub fn new(http2: bool, security: Security) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Wire { id: NEXT.fetch_add(1, Ordering::Relaxed), http2, security }
+    }
 }
 
 impl Backend {
-    /// A backend without endpoints.
+    /// A backend without endpoints, which would be spoken to in clear HTTP/1.1.
     pub fn new(name: impl Into<Box<str>>) -> Arc<Self> {
-        Arc::new(Backend { name: name.into(), endpoints: ArcSwap::default(), next: AtomicUsize::new(0) })
+        Arc::new(Backend {
+            name: name.into(),
+            endpoints: ArcSwap::default(),
+            next: AtomicUsize::new(0),
+            wire: ArcSwap::from_pointee(Wire::new(false, Security::Plain)),
+        })
     }
 
     /// `namespace/service:port`, for logs.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How to speak to the endpoints.
+    pub fn wire(&self) -> Arc<Wire> {
+        self.wire.load_full()
+    }
+
+    /// Changes how to speak to the endpoints; connections that are open are used no more.
+    pub fn set_wire(&self, wire: Wire) {
+        self.wire.store(Arc::new(wire));
     }
 
     /// Replaces the ready endpoints; says whether they differ from those before.
@@ -64,7 +117,12 @@ impl Backend {
 #[derive(Clone, Debug)]
 pub enum Target {
     /// A Service port; without ready endpoints its share is answered with 503.
-    Service(Arc<Backend>),
+    Service {
+        /// Its endpoints.
+        backend: Arc<Backend>,
+        /// Whether the route speaks HTTP/2 only, whatever the port says: gRPC does.
+        http2: bool,
+    },
     /// Nothing: the reference cannot be followed, and its share is answered with 500.
     Invalid,
 }
@@ -76,10 +134,15 @@ pub struct Share {
     pub weight: u32,
     /// Where the share goes.
     pub target: Target,
-    /// Header changes for this backend only.
-    pub request: HeaderEdits,
-    /// Header changes to its responses.
-    pub response: HeaderEdits,
+    /// What is changed for this backend only.
+    pub filters: Filters,
+}
+
+impl Share {
+    /// A share without changes of its own.
+    pub fn new(backend: Arc<Backend>, weight: u32) -> Self {
+        Share { weight, target: Target::Service { backend, http2: false }, filters: Filters::default() }
+    }
 }
 
 /// The share that a random number falls on; `None` when all weights are zero.

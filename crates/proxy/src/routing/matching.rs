@@ -1,6 +1,6 @@
 //! Conditions on a request, and how specific they are.
 
-use std::{borrow::Cow, cmp::Reverse};
+use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
@@ -49,15 +49,6 @@ impl PathMatch {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             PathMatch::Pattern(pattern) => pattern.is_match(path),
-        }
-    }
-
-    /// Exact before patterns before prefixes, longer before shorter.
-    fn rank(&self) -> (u8, Reverse<usize>) {
-        match self {
-            PathMatch::Exact(path) => (0, Reverse(path.len())),
-            PathMatch::Pattern(pattern) => (1, Reverse(pattern.as_str().len())),
-            PathMatch::Prefix(path) => (2, Reverse(path.len())),
         }
     }
 
@@ -131,13 +122,6 @@ impl RequestMatch {
             && self.method.as_ref().is_none_or(|method| method == head.method)
             && self.headers.iter().all(|(name, condition)| takes_header(head.headers, name, condition))
             && self.query.iter().all(|(name, condition)| takes_parameter(head.query, name, condition))
-    }
-
-    /// Its place among matches that take the same request; the smallest wins.
-    pub(crate) fn rank(&self, rank: Rank) -> impl Ord + use<> {
-        let (path, length) = self.path.rank();
-        let (headers, query) = (Reverse(self.headers.len()), Reverse(self.query.len()));
-        (path, length, self.method.is_none(), headers, query, rank)
     }
 }
 

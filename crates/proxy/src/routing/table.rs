@@ -1,202 +1,115 @@
-//! The compiled table: ports, listeners, rules.
+//! The compiled table: places and ports, changed part by part.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use http::StatusCode;
-use rustls::sign::CertifiedKey;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
-    backend::{Backend, Share, Target, choose},
-    edit::HeaderEdits,
-    hosts::Hosts,
-    matching::{Rank, RequestHead, RequestMatch},
-    redirect::{Origin, Redirect, Rewrite},
+    listener::{ListenerConfig, PortTable, Protocol},
+    matching::{PathMatch, Rank},
+    rule::{Owner, StreamRule},
+    rules::Entry,
 };
 
-/// A certificate and its key.
-pub type Certificate = Arc<CertifiedKey>;
-
-/// Everything that the gateway serves, by port. Immutable; a request sees one table from start to end.
-#[derive(Debug, Default)]
+/// Everything that the gateway serves. A clone is cheap and never changes under who holds it: a request sees one table
+/// from start to end, while the next table is made out of a clone by changing what differs.
+#[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    ports: BTreeMap<u16, PortTable>,
+    sites: BTreeMap<Site, Arc<PortTable>>,
 }
 
-/// One port.
-#[derive(Debug)]
-pub struct PortTable {
-    tls: bool,
-    listeners: Hosts<ListenerRoutes>,
+/// A port at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// Where.
+    pub place: Place,
+    /// The port.
+    pub port: u16,
+    /// Of what.
+    pub transport: Transport,
 }
 
-/// The routes of the listeners of one hostname on one port.
-#[derive(Debug, Default)]
-pub struct ListenerRoutes {
-    certificate: Option<Certificate>,
-    hosts: Hosts<Vec<(RequestMatch, Rank, Arc<Rule>)>>,
+/// Where a listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// At the addresses that all Gateways share.
+    Shared,
+    /// At an address of its Gateway's own.
+    Own(IpAddr),
 }
 
-/// What happens to the requests that one of its matches takes.
-#[derive(Debug)]
-pub struct Rule {
-    /// `namespace/name` of the route, for logs.
-    pub route: Box<str>,
-    /// Header changes to requests.
-    pub request: HeaderEdits,
-    /// Header changes to responses.
-    pub response: HeaderEdits,
-    /// What is done.
-    pub action: Action,
-    /// How long it may take.
-    pub timeouts: Timeouts,
+/// What ports are numbers of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
-/// What a rule does.
-#[derive(Debug)]
-pub enum Action {
-    /// Sends requests to backends.
-    Forward {
-        /// By weight.
-        shares: Vec<Share>,
-        /// Changed on the way.
-        rewrite: Rewrite,
-    },
-    /// Sends clients elsewhere.
-    Redirect(Redirect),
-    /// Answers with an error, for a rule that cannot be served as it was written.
-    Fail(StatusCode),
-}
-
-/// How long a request may take; `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timeouts {
-    /// From the request's head to the end of the answer.
-    pub request: Option<Duration>,
-    /// One attempt, from its start to the head of the answer.
-    pub backend: Option<Duration>,
-}
-
-/// What to do with a request.
-#[derive(Clone, Debug)]
-pub enum Decision<'a> {
-    /// Send it to an endpoint of the backend.
-    Forward {
-        /// The rule.
-        rule: &'a Rule,
-        /// The share that was drawn, with its own header changes.
-        share: &'a Share,
-        /// Its backend.
-        backend: &'a Arc<Backend>,
-        /// Changes of host and path.
-        rewrite: &'a Rewrite,
-        /// Length of the matched path prefix.
-        matched: usize,
-    },
-    /// Answer with a redirect.
-    Redirect {
-        /// The rule.
-        rule: &'a Rule,
-        /// The status.
-        status: StatusCode,
-        /// The `Location`.
-        location: String,
-    },
-    /// Answer with an error.
-    Fail(StatusCode),
+/// Where in the table a route's rules are: behind one listener, for one hostname.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Spot {
+    /// The port.
+    pub site: Site,
+    /// The listener's hostname pattern.
+    pub listener: Option<Box<str>>,
+    /// The hostname pattern of the rules.
+    pub host: Option<Box<str>>,
 }
 
 impl RouteTable {
-    /// A table of these ports.
-    pub fn new(ports: BTreeMap<u16, PortBuilder>) -> Self {
-        RouteTable { ports: ports.into_iter().map(|(port, builder)| (port, builder.build())).collect() }
+    /// The port at a place.
+    pub fn port(&self, site: Site) -> Option<&Arc<PortTable>> {
+        self.sites.get(&site)
     }
 
-    /// The ports to listen on, and whether they speak TLS.
-    pub fn ports(&self) -> impl Iterator<Item = (u16, bool)> {
-        self.ports.iter().map(|(port, table)| (*port, table.tls))
+    /// The port that a connection to an address is for: a Gateway's own before the shared one.
+    pub fn find(&self, local: IpAddr, port: u16, transport: Transport) -> Option<(Site, &Arc<PortTable>)> {
+        let own = Site { place: Place::Own(local.to_canonical()), port, transport };
+        let shared = Site { place: Place::Shared, port, transport };
+        [own, shared].into_iter().find_map(|site| Some((site, self.sites.get(&site)?)))
     }
 
-    /// The certificate for a server name on a port: that of the most specific listener.
-    pub fn certificate(&self, port: u16, server_name: &str) -> Option<Certificate> {
-        let listeners = &self.ports.get(&port)?.listeners;
-        let host = server_name.to_ascii_lowercase();
-        listeners.matching(&host).next().and_then(|listener| listener.certificate.clone())
+    /// The ports to listen on.
+    pub fn sites(&self) -> impl Iterator<Item = Site> {
+        self.sites.keys().copied()
     }
 
-    /// Decides about a request that came in on `port`. `random` draws among weighted backends.
-    pub fn route<'a>(&'a self, port: u16, head: &RequestHead<'_>, random: u64) -> Decision<'a> {
-        let Some(table) = self.ports.get(&port) else { return Decision::Fail(StatusCode::NOT_FOUND) };
-        // Only the most specific listener's routes count: a request never falls through to another listener.
-        let found = table.listeners.matching(head.host).next().and_then(|listener| listener.find(head));
-        let Some((condition, rule)) = found else { return Decision::Fail(StatusCode::NOT_FOUND) };
-        let matched = condition.path.prefix_len();
-        match &rule.action {
-            Action::Fail(status) => Decision::Fail(*status),
-            Action::Redirect(redirect) => {
-                let origin = Origin { tls: table.tls, host: head.host, port, path: head.path, query: head.query };
-                Decision::Redirect { rule, status: redirect.status, location: redirect.location(origin, matched) }
-            }
-            Action::Forward { shares, rewrite } => match choose(shares, random) {
-                Some(share) => match &share.target {
-                    Target::Service(backend) => Decision::Forward { rule, share, backend, rewrite, matched },
-                    Target::Invalid => Decision::Fail(StatusCode::INTERNAL_SERVER_ERROR),
-                },
-                // No backend at all, or none that may be sent anything.
-                None => Decision::Fail(StatusCode::INTERNAL_SERVER_ERROR),
-            },
+    /// Replaces the listeners of a port; routes behind those that stay, stay. Without listeners the port goes.
+    pub fn listen(&mut self, site: Site, protocol: Protocol, listeners: Vec<ListenerConfig>) {
+        if listeners.is_empty() {
+            self.sites.remove(&site);
+            return;
         }
-    }
-}
-
-impl ListenerRoutes {
-    fn find<'a>(&'a self, head: &RequestHead<'_>) -> Option<(&'a RequestMatch, &'a Rule)> {
-        let rules = self.hosts.matching(head.host).flatten();
-        rules.map(|(condition, _, rule)| (condition, &**rule)).find(|(condition, _)| condition.takes(head))
-    }
-}
-
-/// A port being compiled.
-#[derive(Debug)]
-pub struct PortBuilder {
-    table: PortTable,
-}
-
-impl PortBuilder {
-    /// A port without listeners.
-    pub fn new(tls: bool) -> Self {
-        PortBuilder { table: PortTable { tls, listeners: Hosts::default() } }
-    }
-
-    /// Whether the port speaks TLS.
-    pub fn tls(&self) -> bool {
-        self.table.tls
-    }
-
-    /// Adds a listener for a hostname pattern. The first certificate for a pattern stays.
-    pub fn listener(&mut self, hostname: Option<&str>, certificate: Option<Certificate>) {
-        let listener = self.table.listeners.entry(hostname, ListenerRoutes::default);
-        listener.certificate = listener.certificate.take().or(certificate);
-    }
-
-    /// Adds a rule for the requests of `host` that `condition` takes, behind the listener of pattern `listener`.
-    pub fn rule(
-        &mut self,
-        listener: Option<&str>,
-        host: Option<&str>,
-        condition: RequestMatch,
-        rank: Rank,
-        rule: Arc<Rule>,
-    ) {
-        let listener = self.table.listeners.entry(listener, ListenerRoutes::default);
-        listener.hosts.entry(host, Vec::new).push((condition, rank, rule));
-    }
-
-    fn build(mut self) -> PortTable {
-        for listener in self.table.listeners.values_mut() {
-            for rules in listener.hosts.values_mut() {
-                rules.sort_by_cached_key(|(condition, rank, _)| condition.rank(rank.clone()));
-            }
+        let port = self.sites.entry(site).or_insert_with(|| Arc::new(PortTable::new(protocol)));
+        if port.protocol() != protocol {
+            *port = Arc::new(PortTable::new(protocol));
         }
-        self.table
+        Arc::make_mut(port).configure(listeners);
+    }
+
+    /// Adds a rule for requests.
+    pub fn insert(&mut self, spot: &Spot, entry: Arc<Entry>) {
+        self.change(spot, |listener| listener.insert(spot.host.as_deref(), entry));
+    }
+
+    /// Removes the rules that an owner has for a path.
+    pub fn remove(&mut self, spot: &Spot, path: &PathMatch, owner: &Owner) {
+        self.change(spot, |listener| listener.remove(spot.host.as_deref(), path, owner));
+    }
+
+    /// Adds a rule for connections or datagrams.
+    pub fn insert_stream(&mut self, spot: &Spot, rank: Rank, rule: Arc<StreamRule>) {
+        self.change(spot, |listener| listener.insert_stream(spot.host.as_deref(), rank, rule));
+    }
+
+    /// Removes an owner's rule for connections or datagrams.
+    pub fn remove_stream(&mut self, spot: &Spot, owner: &Owner) {
+        self.change(spot, |listener| listener.remove_stream(spot.host.as_deref(), owner));
+    }
+
+    fn change(&mut self, spot: &Spot, change: impl FnOnce(&mut super::Listener)) {
+        if let Some(port) = self.sites.get_mut(&spot.site) {
+            Arc::make_mut(port).change(spot.listener.as_deref(), change);
+        }
     }
 }

@@ -6,7 +6,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
     hosts::{covers, intersect},
-    matching::Rank,
     *,
 };
 
@@ -42,50 +41,84 @@ fn header(name: &'static str, value: ValueMatch) -> (HeaderName, ValueMatch) {
     (HeaderName::from_static(name), value)
 }
 
-fn rule(name: &str, action: Action) -> Arc<Rule> {
-    Arc::new(Rule {
-        route: name.into(),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-        action,
-        timeouts: Timeouts::default(),
-    })
+fn owner(name: &str) -> Owner {
+    Owner { kind: "HTTPRoute", name: name.into() }
+}
+
+fn rule(name: &str, action: Action, filters: Filters) -> Arc<Rule> {
+    Arc::new(Rule { owner: owner(name), name: None, filters, action, timeouts: Timeouts::default() })
 }
 
 fn share(name: &str, weight: u32) -> Share {
     let backend = Backend::new(name);
     backend.set_endpoints(vec![SocketAddr::from(([127, 0, 0, 1], 1))]);
-    Share {
-        weight,
-        target: Target::Service(backend),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-    }
+    Share::new(backend, weight)
 }
 
 fn forward(name: &str) -> Arc<Rule> {
-    rule(name, Action::Forward { shares: vec![share(name, 1)], rewrite: Rewrite::default() })
+    rule("ns/route", Action::Forward(vec![share(name, 1)]), Filters::default())
+}
+
+fn site(port: u16) -> Site {
+    Site { place: Place::Shared, port, transport: Transport::Tcp }
+}
+
+fn spot(port: u16, listener: Option<&str>, host: Option<&str>) -> Spot {
+    Spot { site: site(port), listener: listener.map(Into::into), host: host.map(Into::into) }
+}
+
+/// A table of one plain port with these listeners.
+fn listening(port: u16, hostnames: &[Option<&str>]) -> RouteTable {
+    let mut table = RouteTable::default();
+    let config = |hostname: &Option<&str>| ListenerConfig {
+        hostname: hostname.map(Into::into),
+        mode: Mode::Http(None),
+        identity: None,
+    };
+    table.listen(site(port), Protocol::Http, hostnames.iter().map(config).collect());
+    table
+}
+
+/// A table of one plain port with one rule for a path.
+fn one(port: u16, path: &str, rule: Arc<Rule>) -> RouteTable {
+    let mut table = listening(port, &[None]);
+    let entry = Entry { condition: RequestMatch::prefix(path), rank: Rank::default(), rule };
+    table.insert(&spot(port, None, None), Arc::new(entry));
+    table
+}
+
+fn decide<'a>(table: &'a RouteTable, port: u16, head: &RequestHead<'_>, random: u64) -> Decision<'a> {
+    table.port(site(port)).unwrap().route(port, None, head, random)
+}
+
+fn told(decision: Decision<'_>) -> String {
+    match decision {
+        Decision::Forward(way) => way.backend.name().to_owned(),
+        Decision::Redirect { location, .. } => location,
+        Decision::Fail(status) => status.as_u16().to_string(),
+        Decision::NotFound => "404".to_owned(),
+        Decision::Misdirected => "421".to_owned(),
+        Decision::Preflight(_) => "preflight".to_owned(),
+    }
 }
 
 /// A table of one plain port out of listener, host, condition and name.
 fn table(rules: Vec<(Option<&str>, Option<&str>, RequestMatch, &str)>) -> RouteTable {
-    let mut port = PortBuilder::new(false);
+    let listeners: Vec<_> = rules.iter().map(|(listener, ..)| *listener).collect();
+    let mut table = listening(80, &listeners);
     for (order, (listener, host, condition, name)) in rules.into_iter().enumerate() {
         let rank = Rank { created: 0, name: "ns/route".into(), order: (order, 0) };
-        port.rule(listener, host, condition, rank, forward(name));
+        let entry = Entry { condition, rank, rule: forward(name) };
+        table.insert(&spot(80, listener, host), Arc::new(entry));
     }
-    RouteTable::new(BTreeMap::from([(80, port)]))
+    table
 }
 
 /// Name of the rule that takes the request, or the status it is refused with.
 fn taken(table: &RouteTable, sent: &Sent) -> String {
     let (path, query) = sent.target.split_once('?').map_or((sent.target, None), |(p, q)| (p, Some(q)));
     let head = RequestHead { host: sent.host, method: &sent.method, path, query, headers: &sent.headers };
-    match table.route(80, &head, 0) {
-        Decision::Forward { backend, .. } => backend.name().to_owned(),
-        Decision::Redirect { location, .. } => location,
-        Decision::Fail(status) => status.as_u16().to_string(),
-    }
+    told(decide(table, 80, &head, 0))
 }
 
 #[test]
@@ -159,14 +192,14 @@ fn precedence_is_exact_path_then_longest_prefix_then_method_headers_and_query() 
 
 #[test]
 fn ties_go_to_the_older_route_then_its_name_then_its_order() {
-    let mut port = PortBuilder::new(false);
+    let mut table = listening(80, &[None]);
     let ranks =
         [(20, "a/a", 0, "younger"), (10, "b/b", 0, "by name"), (10, "a/z", 1, "later rule"), (10, "a/z", 0, "winner")];
     for (created, name, order, label) in ranks {
         let rank = Rank { created, name: name.into(), order: (order, 0) };
-        port.rule(None, None, RequestMatch::prefix("/"), rank, forward(label));
+        let entry = Entry { condition: RequestMatch::prefix("/"), rank, rule: forward(label) };
+        table.insert(&spot(80, None, None), Arc::new(entry));
     }
-    let table = RouteTable::new(BTreeMap::from([(80, port)]));
     assert_eq!(taken(&table, &get("h", "/")), "winner");
 }
 
@@ -205,19 +238,12 @@ fn ingress_wildcard_stands_for_one_label() {
 fn shares_follow_their_weights_and_bad_references_take_theirs() {
     let invalid = Share { target: Target::Invalid, ..share("", 2) };
     let shares = vec![share("a", 3), share("never", 0), invalid, share("b", 5)];
-    let mut port = PortBuilder::new(false);
-    let action = Action::Forward { shares, rewrite: Rewrite::default() };
-    port.rule(None, None, RequestMatch::prefix("/"), Rank::default(), rule("r", action));
-    let table = RouteTable::new(BTreeMap::from([(80, port)]));
+    let table = one(80, "/", rule("r", Action::Forward(shares), Filters::default()));
     let (headers, method) = (HeaderMap::new(), Method::GET);
     let head = RequestHead { host: "h", method: &method, path: "/", query: None, headers: &headers };
     let mut counts = BTreeMap::new();
     for random in 0..1000 {
-        let name = match table.route(80, &head, random) {
-            Decision::Forward { backend, .. } => backend.name().to_owned(),
-            Decision::Fail(status) => status.as_u16().to_string(),
-            Decision::Redirect { .. } => unreachable!("no redirect in the table"),
-        };
+        let name = told(decide(&table, 80, &head, random));
         *counts.entry(name).or_insert(0) += 1;
     }
     assert_eq!(counts, BTreeMap::from([("a".into(), 300), ("b".into(), 500), ("500".into(), 200)]));
@@ -225,12 +251,11 @@ fn shares_follow_their_weights_and_bad_references_take_theirs() {
 
 #[test]
 fn rule_without_usable_backend_is_an_error_of_the_server() {
-    let mut port = PortBuilder::new(false);
-    let none = Action::Forward { shares: vec![share("a", 0)], rewrite: Rewrite::default() };
-    port.rule(None, None, RequestMatch::prefix("/zero"), Rank::default(), rule("r", none));
-    let fail = Action::Fail(StatusCode::INTERNAL_SERVER_ERROR);
-    port.rule(None, None, RequestMatch::prefix("/fail"), Rank::default(), rule("r", fail));
-    let table = RouteTable::new(BTreeMap::from([(80, port)]));
+    let none = Action::Forward(vec![share("a", 0)]);
+    let mut table = one(80, "/zero", rule("r", none, Filters::default()));
+    let fail = rule("r", Action::Fail(StatusCode::INTERNAL_SERVER_ERROR), Filters::default());
+    let entry = Entry { condition: RequestMatch::prefix("/fail"), rank: Rank::default(), rule: fail };
+    table.insert(&spot(80, None, None), Arc::new(entry));
     assert_eq!(taken(&table, &get("h", "/zero")), "500");
     assert_eq!(taken(&table, &get("h", "/fail")), "500");
 }
@@ -251,16 +276,15 @@ fn redirect_keeps_what_it_does_not_change() {
         (Redirect { path: prefix("/"), ..plain.clone() }, 80, "/old/a", "http://h/a"),
         (Redirect { path: prefix("/"), ..plain.clone() }, 80, "/old", "http://h/"),
     ] {
-        let mut builder = PortBuilder::new(false);
-        let rule = rule("r", Action::Redirect(redirect));
-        builder.rule(None, None, RequestMatch::prefix("/old"), Rank::default(), Arc::clone(&rule));
-        builder.rule(None, None, RequestMatch::prefix("/a"), Rank::default(), rule);
-        let table = RouteTable::new(BTreeMap::from([(port, builder)]));
+        let filters = Filters { redirect: Some(redirect), ..Filters::default() };
+        let rule = rule("r", Action::Forward(Vec::new()), filters);
+        let mut table = one(port, "/old", Arc::clone(&rule));
+        let entry = Entry { condition: RequestMatch::prefix("/a"), rank: Rank::default(), rule };
+        table.insert(&spot(port, None, None), Arc::new(entry));
         let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
         let (headers, method) = (HeaderMap::new(), Method::GET);
         let head = RequestHead { host: "h", method: &method, path, query, headers: &headers };
-        let Decision::Redirect { location, .. } = table.route(port, &head, 0) else { panic!("no redirect") };
-        assert_eq!(location, expected);
+        assert_eq!(told(decide(&table, port, &head, 0)), expected);
     }
 }
 
@@ -315,4 +339,110 @@ fn endpoints_are_picked_in_turn_and_around_the_ones_to_avoid() {
     assert_eq!(picks.iter().filter(|p| **p == address(1)).count(), 2);
     assert_eq!(backend.pick(&[address(1)]), Some(address(2)));
     assert_eq!(backend.pick(&[address(1), address(2)]), None);
+}
+
+#[test]
+fn a_change_of_one_route_is_seen_by_tables_made_after_it_only() {
+    let mut table = table(vec![
+        (None, None, RequestMatch::prefix("/a"), "a"),
+        (None, Some("x.test"), RequestMatch::prefix("/a"), "x"),
+    ]);
+    let before = table.clone();
+    let prefix = RequestMatch::prefix("/a");
+    table.remove(&spot(80, None, Some("x.test")), &prefix.path, &owner("ns/route"));
+    let entry = Entry { condition: exact("/a"), rank: Rank::default(), rule: forward("exact") };
+    table.insert(&spot(80, None, None), Arc::new(entry));
+    assert_eq!(
+        (taken(&before, &get("x.test", "/a")), taken(&table, &get("x.test", "/a"))),
+        ("x".into(), "exact".into())
+    );
+    assert_eq!((taken(&before, &get("y.test", "/a")), taken(&table, &get("y.test", "/a/b"))), ("a".into(), "a".into()));
+    table.remove(&spot(80, None, None), &prefix.path, &owner("ns/other"));
+    assert_eq!(taken(&table, &get("y.test", "/a/b")), "a", "what others have stays");
+}
+
+#[test]
+fn listeners_that_stay_keep_their_routes_and_those_that_go_lose_them() {
+    let condition = || RequestMatch::prefix("/");
+    let mut table = table(vec![(None, None, condition(), "any"), (Some("a.test"), Some("a.test"), condition(), "a")]);
+    let config = |hostname: Option<&str>| ListenerConfig {
+        hostname: hostname.map(Into::into),
+        mode: Mode::Http(None),
+        identity: None,
+    };
+    table.listen(site(80), Protocol::Http, vec![config(None)]);
+    assert_eq!(taken(&table, &get("a.test", "/")), "any");
+    table.listen(site(80), Protocol::Http, vec![config(None), config(Some("a.test"))]);
+    assert_eq!((taken(&table, &get("a.test", "/")), taken(&table, &get("b.test", "/"))), ("404".into(), "any".into()));
+    table.listen(site(80), Protocol::Http, Vec::new());
+    assert_eq!(table.sites().count(), 0);
+}
+
+#[test]
+fn own_places_come_before_the_shared_one() {
+    let mut table = one(80, "/", forward("shared"));
+    let own = Site { place: Place::Own([10, 0, 0, 1].into()), ..site(80) };
+    let config = ListenerConfig { hostname: None, mode: Mode::Http(None), identity: None };
+    table.listen(own, Protocol::Http, vec![config]);
+    let found = |local: [u8; 4]| table.find(local.into(), 80, Transport::Tcp).unwrap().0;
+    assert_eq!((found([10, 0, 0, 1]), found([127, 0, 0, 1])), (own, site(80)));
+    assert!(table.find([10, 0, 0, 1].into(), 80, Transport::Udp).is_none());
+}
+
+#[test]
+fn tls_connection_serves_only_the_listener_that_answered_its_handshake() {
+    let condition = || RequestMatch::prefix("/");
+    let table = table(vec![
+        (Some("a.test"), Some("a.test"), condition(), "a"),
+        (Some("*.test"), Some("*.test"), condition(), "wildcard"),
+    ]);
+    let (headers, method) = (HeaderMap::new(), Method::GET);
+    for (through, host, expected) in [
+        (Some("a.test"), "a.test", "a"),
+        (Some("*.test"), "a.test", "421"),
+        (Some("a.test"), "b.test", "421"),
+        (Some("*.test"), "b.test", "wildcard"),
+        (Some("a.test"), "other.org", "404"),
+    ] {
+        let head = RequestHead { host, method: &method, path: "/", query: None, headers: &headers };
+        let decision = table.port(site(80)).unwrap().route(80, Some(through), &head, 0);
+        assert_eq!(told(decision), expected, "{host} through {through:?}");
+    }
+}
+
+#[test]
+fn deep_paths_find_the_longest_prefix_without_trying_every_part() {
+    let table =
+        table(vec![(None, None, RequestMatch::prefix("/a/b"), "ab"), (None, None, RequestMatch::prefix("/a"), "a")]);
+    let deep: String = "/a".to_owned() + &"/x".repeat(20_000);
+    let deep: &'static str = deep.leak();
+    assert_eq!(taken(&table, &get("h", deep)), "a");
+    for (path, expected) in
+        [("/a/b/", "ab"), ("/a/b", "ab"), ("/a/bc", "a"), ("/a/", "a"), ("/", "404"), ("/ab", "404")]
+    {
+        assert_eq!(taken(&table, &get("h", path)), expected, "{path}");
+    }
+}
+
+#[test]
+fn connections_go_to_the_oldest_route_of_their_server_name() {
+    let mut table = RouteTable::default();
+    let config = ListenerConfig { hostname: None, mode: Mode::Passthrough, identity: None };
+    table.listen(site(443), Protocol::Tls, vec![config]);
+    let rank = |created| Rank { created, ..Rank::default() };
+    for (host, created, name) in [(Some("a.test"), 2, "younger"), (Some("a.test"), 1, "older"), (None, 1, "any")] {
+        let rule = StreamRule { owner: owner(name), shares: vec![share(name, 1)] };
+        table.insert_stream(&spot(443, None, host), rank(created), Arc::new(rule));
+    }
+    let name = |table: &RouteTable, server: &str| {
+        let listener = table.port(site(443)).unwrap().listener(server).unwrap();
+        match &listener.stream(server, 0)?.target {
+            Target::Service { backend, .. } => Some(backend.name().to_owned()),
+            Target::Invalid => None,
+        }
+    };
+    assert_eq!(name(&table, "a.test").as_deref(), Some("older"));
+    assert_eq!(name(&table, "b.test").as_deref(), Some("any"));
+    table.remove_stream(&spot(443, None, Some("a.test")), &owner("older"));
+    assert_eq!(name(&table, "a.test").as_deref(), Some("younger"));
 }

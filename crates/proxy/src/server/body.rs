@@ -12,9 +12,12 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep},
+};
 
-use super::upstream::{Connection, Pool};
+use super::upstream::{Connection, Line, Pool};
 
 /// Why a body broke off.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,23 +31,37 @@ pub(crate) enum RequestBody {
         body: Incoming,
         /// Set once it was read to its end: until then the backend's connection cannot take another request.
         ended: Arc<AtomicBool>,
+        /// Get what passes through; one that is too slow gets no more.
+        copies: Vec<mpsc::Sender<Piece>>,
     },
+    /// What passes through another body.
+    Copy(mpsc::Receiver<Piece>),
 }
+
+/// A part of a body that is copied.
+pub(crate) enum Piece {
+    Data(Bytes),
+    /// It was whole; without this it broke off.
+    End,
+}
+
+/// Pieces of a body that wait for a slow copy: 16 KiB each, as HTTP/1.1 reads them, are a megabyte.
+const WAITING_PIECES: usize = 64;
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming) -> Self {
         if body.is_end_stream() {
             RequestBody::Whole(None)
         } else {
-            RequestBody::Stream { body, ended: Arc::new(AtomicBool::new(false)) }
+            RequestBody::Stream { body, ended: Arc::new(AtomicBool::new(false)), copies: Vec::new() }
         }
     }
 
     /// Reads a body that says it is no longer than `limit` into memory; others stay streams.
     pub(crate) async fn keep(self, limit: u64) -> Result<Self, hyper::Error> {
-        let RequestBody::Stream { mut body, ended } = self else { return Ok(self) };
+        let RequestBody::Stream { mut body, ended, copies } = self else { return Ok(self) };
         if body.size_hint().exact().is_none_or(|len| len > limit) {
-            return Ok(RequestBody::Stream { body, ended });
+            return Ok(RequestBody::Stream { body, ended, copies });
         }
         let mut whole = Vec::new();
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
@@ -55,10 +72,23 @@ impl RequestBody {
         Ok(RequestBody::Whole(Some(whole.into())))
     }
 
+    /// A body that gets what passes through this one.
+    pub(crate) fn copy(&mut self) -> RequestBody {
+        match self {
+            RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
+            RequestBody::Stream { copies, .. } => {
+                let (sender, receiver) = mpsc::channel(WAITING_PIECES);
+                copies.push(sender);
+                RequestBody::Copy(receiver)
+            }
+            RequestBody::Copy(_) => RequestBody::Whole(None),
+        }
+    }
+
     /// Tells later whether the body was read to its end.
     pub(crate) fn ended(&self) -> Ended {
         match self {
-            RequestBody::Whole(_) => Ended(None),
+            RequestBody::Whole(_) | RequestBody::Copy(_) => Ended(None),
             RequestBody::Stream { ended, .. } => Ended(Some(Arc::clone(ended))),
         }
     }
@@ -75,18 +105,32 @@ impl Ended {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             RequestBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            RequestBody::Stream { body, ended } => {
+            RequestBody::Stream { body, ended, copies } => {
                 let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    copies.retain(|copy| copy.try_send(Piece::Data(data.clone())).is_ok());
+                }
                 if frame.is_none() || body.is_end_stream() {
                     ended.store(true, Ordering::Release);
+                    for copy in copies.drain(..) {
+                        // One that takes nothing more breaks off.
+                        let _ = copy.try_send(Piece::End);
+                    }
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
+            RequestBody::Copy(pieces) => Poll::Ready(match ready!(pieces.poll_recv(context)) {
+                Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Piece::End) => None,
+                None => Some(Err("the request broke off".into())),
+            }),
         }
     }
 
@@ -94,6 +138,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Whole(bytes) => bytes.is_none(),
             RequestBody::Stream { body, .. } => body.is_end_stream(),
+            RequestBody::Copy(_) => false,
         }
     }
 
@@ -101,6 +146,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             RequestBody::Stream { body, .. } => body.size_hint(),
+            RequestBody::Copy(_) => SizeHint::default(),
         }
     }
 }
@@ -113,10 +159,10 @@ pub(crate) enum ResponseBody {
     Backend(Box<BackendBody>),
 }
 
-/// A backend's body and the connection it comes over, which goes back to the pool at its end.
+/// A backend's body and the connection it comes over, which goes back to the pool at its end; none for a shared one.
 pub(crate) struct BackendBody {
     body: Incoming,
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     pool: Pool,
     request: Ended,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -126,13 +172,18 @@ impl ResponseBody {
     /// The backend's body; when it is empty the connection goes back at once.
     pub(crate) async fn backend(
         body: Incoming,
-        connection: Connection,
+        line: Line,
         pool: Pool,
         request: Ended,
         deadline: Option<Instant>,
     ) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let mut body = BackendBody { body, connection: Some(connection), pool, request, deadline };
+        let connection = match line {
+            Line::One(connection) => Some(connection),
+            // A shared one ends when nobody uses it.
+            Line::Many(..) => None,
+        };
+        let mut body = BackendBody { body, connection, pool, request, deadline };
         if body.body.is_end_stream() {
             poll_fn(|context| {
                 body.release(context);

@@ -1,24 +1,26 @@
 //! From a request to its answer.
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
 };
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{
     Shared,
+    answer::{Answer, is_grpc, own},
     body::{RequestBody, ResponseBody},
     headers,
     listener::Peer,
-    tunnel,
-    upstream::{CONNECT, CONNECT_ELSE, Connection},
+    mirror, tunnel,
+    upstream::{CONNECT, CONNECT_ELSE, Line, SendError, Way},
 };
-use crate::routing::{Backend, Decision, RequestHead, Rewrite, Rule, Share};
+use crate::routing::{Backend, Decision, Forward, RequestHead};
 
 /// Endpoints that one request is tried on. During a roll-out one or two may be gone; more would only delay the answer
 /// that the backend is unavailable.
@@ -31,16 +33,15 @@ const KEPT_BODY_BYTES: u64 = 64 << 10;
 /// With this header a client says that a repetition of its request does no harm (draft-ietf-httpapi-idempotency-key).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-type Answer = Response<ResponseBody>;
-
 /// Serves a request by the table of this moment.
-pub(crate) async fn handle(peer: &Peer, mut request: Request<Incoming>) -> Answer {
+pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
     if request.method() == Method::CONNECT {
         // A gateway leads to backends, not to wherever the client wants.
-        return own(StatusCode::METHOD_NOT_ALLOWED);
+        return own(StatusCode::METHOD_NOT_ALLOWED, false);
     }
     let table = peer.shared.table.load_full();
-    let Some(authority) = authority(&request) else { return own(StatusCode::BAD_REQUEST) };
+    let grpc = is_grpc(request.headers());
+    let Some(authority) = authority(&request) else { return own(StatusCode::BAD_REQUEST, grpc) };
     let host = host(authority.as_bytes());
     let head = RequestHead {
         host: &host,
@@ -49,26 +50,35 @@ pub(crate) async fn handle(peer: &Peer, mut request: Request<Incoming>) -> Answe
         query: request.uri().query(),
         headers: request.headers(),
     };
-    match table.route(peer.port, &head, rand::random()) {
-        Decision::Fail(status) => own(status),
+    let Some(port) = table.port(peer.site) else { return own(StatusCode::NOT_FOUND, grpc) };
+    match port.route(peer.site.port, peer.through(), &head, rand::random()) {
+        Decision::NotFound => own(StatusCode::NOT_FOUND, grpc),
+        Decision::Misdirected => own(StatusCode::MISDIRECTED_REQUEST, grpc),
+        Decision::Fail(status) => own(status, grpc),
+        Decision::Preflight(headers) => {
+            let mut answer = own(StatusCode::OK, false);
+            *answer.headers_mut() = headers;
+            answer
+        }
         Decision::Redirect { rule, status, location } => {
-            let mut answer = own(status);
+            let mut answer = own(status, false);
             if let Ok(location) = HeaderValue::try_from(location) {
                 answer.headers_mut().insert(header::LOCATION, location);
             }
-            rule.response.apply(answer.headers_mut());
+            rule.filters.response.apply(answer.headers_mut());
             answer
         }
-        Decision::Forward { rule, share, backend, rewrite, matched } => {
-            let upgrade = headers::upgrade(request.headers()).map(|name| (name, hyper::upgrade::on(&mut request)));
-            let Some(request) = outgoing(peer, request, authority, &upgrade, (rule, share), rewrite, matched) else {
-                return own(StatusCode::BAD_REQUEST);
+        Decision::Forward(way) => {
+            let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
+            let mut answer = match forward(peer, way, request, authority).await {
+                Ok(answer) => answer,
+                Err(status) => own(status, grpc),
             };
-            let Ok(request) = keep_body(request).await else { return own(StatusCode::BAD_REQUEST) };
-            let upgrade = upgrade.map(|(_, client)| client);
-            let mut answer = forward(&peer.shared, rule, backend, request, upgrade).await;
-            rule.response.apply(answer.headers_mut());
-            share.response.apply(answer.headers_mut());
+            if let Some(cors) = way.cors() {
+                cors.apply(origin.as_ref(), answer.headers_mut());
+            }
+            way.rule.filters.response.apply(answer.headers_mut());
+            way.share.filters.response.apply(answer.headers_mut());
             answer
         }
     }
@@ -101,36 +111,51 @@ fn outgoing(
     peer: &Peer,
     request: Request<Incoming>,
     authority: HeaderValue,
-    upgrade: &Option<(HeaderValue, OnUpgrade)>,
-    (rule, share): (&Rule, &Share),
-    rewrite: &Rewrite,
-    matched: usize,
+    upgrade: Option<&HeaderValue>,
+    way: &Forward<'_>,
+    reach: &Way,
 ) -> Option<Request<RequestBody>> {
     let (mut parts, body) = request.into_parts();
+    let trailers = reach.http2 && headers::takes_trailers(&parts.headers);
     headers::remove_hop_by_hop(&mut parts.headers);
     // The gateway has answered it by reading the body.
     parts.headers.remove(header::EXPECT);
     headers::set_forwarded(&mut parts.headers, peer.address.ip(), peer.tls, Some(authority.clone()));
-    parts.headers.insert(header::HOST, rewrite.host.clone().unwrap_or(authority));
-    if let Some((protocol, _)) = upgrade {
+    let filters = [&way.rule.filters, &way.share.filters];
+    let rewrites = || filters.iter().rev().filter_map(|filters| filters.rewrite.as_ref());
+    let host = rewrites().find_map(|rewrite| rewrite.host.clone()).unwrap_or(authority);
+    parts.headers.insert(header::HOST, host);
+    if let Some(protocol) = upgrade {
         headers::set_upgrade(&mut parts.headers, protocol.clone());
     }
-    rule.request.apply(&mut parts.headers);
-    share.request.apply(&mut parts.headers);
-    parts.uri = match &rewrite.path {
-        None => parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into(),
+    for filters in filters {
+        filters.request.apply(&mut parts.headers);
+    }
+    if trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let target = match rewrites().find_map(|rewrite| rewrite.path.as_ref()) {
+        None => parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
         Some(change) => {
-            let mut path = change.apply(parts.uri.path(), matched);
+            let mut path = change.apply(parts.uri.path(), way.matched);
             if let Some(query) = parts.uri.query() {
                 path.push('?');
                 path.push_str(query);
             }
-            Uri::try_from(path).ok()?
+            PathAndQuery::try_from(path).ok()?
         }
     };
-    parts.version = Version::HTTP_11;
+    parts.uri = if reach.http2 { absolute(&mut parts.headers, reach.scheme(), target)? } else { target.into() };
+    parts.version = if reach.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     parts.extensions.clear();
     Some(Request::from_parts(parts, RequestBody::new(body)))
+}
+
+/// In HTTP/2 the host is part of the target.
+fn absolute(headers: &mut HeaderMap, scheme: Scheme, target: PathAndQuery) -> Option<Uri> {
+    let host = headers.remove(header::HOST)?;
+    let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(target);
+    uri.build().ok()
 }
 
 /// Reads a small body into memory when its request may be sent again.
@@ -148,61 +173,80 @@ fn repeatable(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 async fn forward(
-    shared: &Arc<Shared>,
-    rule: &Rule,
-    backend: &Backend,
-    request: Request<RequestBody>,
-    upgrade: Option<OnUpgrade>,
-) -> Answer {
-    let deadline = rule.timeouts.request.map(|limit| Instant::now() + limit);
+    peer: &Peer,
+    way: Forward<'_>,
+    mut request: Request<Incoming>,
+    authority: HeaderValue,
+) -> Result<Answer, StatusCode> {
+    let (shared, timeouts) = (&peer.shared, way.rule.timeouts);
+    let deadline = timeouts.request.map(|limit| Instant::now() + limit);
+    let upgrade = headers::upgrade(request.headers()).map(|name| (name, hyper::upgrade::on(&mut request)));
+    let mut reach = Way::to(way.backend, way.http2, way.identity);
+    // Protocols are switched in HTTP/1.1 only.
+    reach.http2 &= upgrade.is_none();
+    if reach.is_broken() {
+        return Err(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    let protocol = upgrade.as_ref().map(|(name, _)| name);
+    let request = outgoing(peer, request, authority, protocol, &way, &reach).ok_or(StatusCode::BAD_REQUEST)?;
+    let mut request = keep_body(request).await.map_err(|_| StatusCode::BAD_REQUEST)?;
+    let upgrade = upgrade.map(|(_, client)| client);
+    let mirrors = || way.rule.filters.mirrors.iter().chain(&way.share.filters.mirrors);
+    if mirrors().next().is_some() {
+        mirror::start(shared, mirrors(), way.identity, &mut request);
+    }
     let ended = request.body().ended();
-    let exchange = Exchange { shared, rule, backend, fresh: upgrade.is_some() };
-    let outcome = match deadline {
-        None => exchange.run(request).await,
-        Some(deadline) => match timeout_at(deadline, exchange.run(request)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StatusCode::GATEWAY_TIMEOUT),
-        },
-    };
-    let (response, connection) = match outcome {
-        Ok(answered) => answered,
-        Err(status) => return own(status),
+    let exchange =
+        Exchange { shared, backend: way.backend, way: reach, limit: timeouts.backend, fresh: upgrade.is_some() };
+    let (response, line) = match deadline {
+        None => exchange.run(request).await?,
+        Some(deadline) => {
+            timeout_at(deadline, exchange.run(request)).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)??
+        }
     };
     let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     headers::remove_hop_by_hop(&mut parts.headers);
+    parts.version = Version::HTTP_11;
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let (Some(client), Some(protocol)) = (upgrade, protocol) else { return own(StatusCode::BAD_GATEWAY) };
+        let (Some(client), Some(protocol), Line::One(connection)) = (upgrade, protocol, line) else {
+            return Err(StatusCode::BAD_GATEWAY);
+        };
         headers::set_upgrade(&mut parts.headers, protocol);
         tunnel::open(shared, client, connection);
-        return Response::from_parts(parts, ResponseBody::Own(None));
+        return Ok(Response::from_parts(parts, ResponseBody::Own(None)));
     }
-    parts.version = Version::HTTP_11;
-    let body = ResponseBody::backend(body, connection, shared.pool.clone(), ended, deadline).await;
-    Response::from_parts(parts, body)
+    let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, deadline).await;
+    Ok(Response::from_parts(parts, body))
 }
 
-/// One request and its attempts.
-struct Exchange<'a> {
-    shared: &'a Shared,
-    rule: &'a Rule,
-    backend: &'a Backend,
+/// One request and its attempts. What decides on a further attempt is [`Exchange::run`]'s loop: budgets and pauses between
+/// attempts belong there.
+pub(crate) struct Exchange<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) backend: &'a Backend,
+    pub(crate) way: Way,
+    /// How long one attempt may take.
+    pub(crate) limit: Option<Duration>,
     /// Whether only a new connection will do.
-    fresh: bool,
+    pub(crate) fresh: bool,
 }
 
 impl Exchange<'_> {
     /// Tries endpoints until one answers. A request is sent again only when nothing of it was sent, or when it is
     /// repeatable and its body is at hand.
-    async fn run(&self, mut request: Request<RequestBody>) -> Result<(Response<Incoming>, Connection), StatusCode> {
+    pub(crate) async fn run(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Line), StatusCode> {
         let mut avoid: Vec<SocketAddr> = Vec::new();
         let mut fresh = self.fresh;
         for _ in 0..ATTEMPTS {
             let Some(address) = self.backend.pick(&avoid).or_else(|| self.backend.pick(&[])) else {
                 return Err(StatusCode::SERVICE_UNAVAILABLE);
             };
-            let mut connection = match self.connection(address, fresh).await {
-                Ok(connection) => connection,
+            let mut line = match self.line(address, fresh).await {
+                Ok(line) => line,
                 Err(error) => {
                     debug!(backend = self.backend.name(), %address, %error, "cannot connect to an endpoint");
                     avoid.push(address);
@@ -210,8 +254,8 @@ impl Exchange<'_> {
                 }
             };
             let spare = Spare::of(&request);
-            let failed = match self.send(&mut connection, request).await? {
-                Ok(response) => return Ok((response, connection)),
+            let failed = match self.send(&mut line, request).await? {
+                Ok(response) => return Ok((response, line)),
                 Err(failed) => failed,
             };
             debug!(backend = self.backend.name(), %address, error = %failed.error, "an endpoint gave no answer");
@@ -220,7 +264,7 @@ impl Exchange<'_> {
                 None => return Err(StatusCode::BAD_GATEWAY),
             };
             // An idle connection that the backend had closed says nothing about the backend.
-            if !connection.reused {
+            if !line.reused() {
                 avoid.push(address);
             }
             fresh = true;
@@ -228,23 +272,20 @@ impl Exchange<'_> {
         Err(StatusCode::BAD_GATEWAY)
     }
 
-    async fn connection(&self, address: SocketAddr, fresh: bool) -> std::io::Result<Connection> {
-        if !fresh && let Some(idle) = self.shared.pool.take(address).await {
-            return Ok(idle);
-        }
+    async fn line(&self, address: SocketAddr, fresh: bool) -> std::io::Result<Line> {
         let others = self.backend.endpoints().len() > 1;
-        Connection::open(address, if others { CONNECT_ELSE } else { CONNECT }).await
+        Line::get(self.shared, &self.way, address, fresh, if others { CONNECT_ELSE } else { CONNECT }).await
     }
 
     async fn send(
         &self,
-        connection: &mut Connection,
+        line: &mut Line,
         request: Request<RequestBody>,
-    ) -> Result<Result<Response<Incoming>, super::upstream::SendError>, StatusCode> {
-        match self.rule.timeouts.backend {
-            None => Ok(connection.send(request).await),
+    ) -> Result<Result<Response<Incoming>, SendError>, StatusCode> {
+        match self.limit {
+            None => Ok(line.send(request).await),
             Some(limit) => {
-                tokio::time::timeout(limit, connection.send(request)).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)
+                tokio::time::timeout(limit, line.send(request)).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)
             }
         }
     }
@@ -255,6 +296,7 @@ struct Spare {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    version: Version,
     body: Option<Bytes>,
 }
 
@@ -266,28 +308,17 @@ impl Spare {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
+            version: request.version(),
             body: body.clone(),
         })
     }
 
     fn request(self) -> Request<RequestBody> {
         let mut request = Request::new(RequestBody::Whole(self.body));
+        *request.version_mut() = self.version;
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
         request
     }
-}
-
-/// An answer in the gateway's own words.
-fn own(status: StatusCode) -> Answer {
-    let text = match status.canonical_reason() {
-        Some(reason) if status.is_client_error() || status.is_server_error() => {
-            Some(Bytes::from_static(reason.as_bytes()))
-        }
-        _ => None,
-    };
-    let mut answer = Response::new(ResponseBody::Own(text));
-    *answer.status_mut() = status;
-    answer
 }

@@ -1,4 +1,4 @@
-//! One bound address: accepting, TLS, and HTTP connections.
+//! One bound address: accepting, TLS, and HTTP connections; connections that are not HTTP are handed on.
 
 use std::{
     convert::Infallible,
@@ -19,11 +19,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::{DRAIN, Shared, forward, tls};
+use super::{
+    DRAIN, Shared, forward,
+    hello::{self, Rewound},
+    stream,
+};
+use crate::routing::{Mode, PortTable, Protocol, Site, Transport};
 
 /// Connections of one bound address. Each may cost two descriptors and some 50 KiB.
 const CONNECTIONS: usize = 16 << 10;
@@ -51,9 +56,18 @@ pub(crate) struct Binding {
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) address: SocketAddr,
-    /// The listener's port in the table.
-    pub(crate) port: u16,
+    /// The port in the table.
+    pub(crate) site: Site,
     pub(crate) tls: bool,
+    /// With TLS, the hostname pattern of the listener that answered the handshake.
+    listener: Option<Box<str>>,
+}
+
+impl Peer {
+    /// The hostname pattern of the listener that the connection is bound to by its handshake.
+    pub(crate) fn through(&self) -> Option<Option<&str>> {
+        self.tls.then_some(self.listener.as_deref())
+    }
 }
 
 /// Binds and starts to accept.
@@ -65,15 +79,13 @@ pub(crate) async fn bind(
 ) -> io::Result<Binding> {
     let listener = TcpListener::bind((address, if shared.config.ephemeral { 0 } else { port })).await?;
     let local = listener.local_addr()?;
-    let acceptor = tls::acceptor(shared, port).map_err(io::Error::other)?;
-    let server = Arc::new(Accepted { shared: Arc::clone(shared), acceptor, port, stop: stop.clone() });
+    let server = Arc::new(Accepted { shared: Arc::clone(shared), port, stop: stop.clone() });
     tasks.spawn(accept(listener, server));
     Ok(Binding { local, stop })
 }
 
 struct Accepted {
     shared: Arc<Shared>,
-    acceptor: TlsAcceptor,
     port: u16,
     stop: CancellationToken,
 }
@@ -108,15 +120,48 @@ impl Accepted {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot disable delayed sending");
         }
-        let tls = self.shared.table.load().ports().any(|(port, tls)| port == self.port && tls);
-        let peer = Peer { shared: Arc::clone(&self.shared), address, port: self.port, tls };
-        if !tls {
-            return self.http(stream, peer).await;
+        let Ok(local) = stream.local_addr() else { return };
+        let table = self.shared.table.load_full();
+        let Some((site, port)) = table.find(local.ip(), self.port, Transport::Tcp) else { return };
+        let served = match port.protocol() {
+            Protocol::Http => {
+                let peer = Peer { shared: Arc::clone(&self.shared), address, site, tls: false, listener: None };
+                self.http(stream, peer).await;
+                Ok(())
+            }
+            Protocol::Tls => self.tls(stream, address, site, port).await,
+            Protocol::Tcp => match port.listener("") {
+                Some(listener) => stream::carry(&self.shared, Rewound::new(stream), listener, "").await,
+                None => Ok(()),
+            },
+            Protocol::Udp => Ok(()),
+        };
+        if let Err(error) = served {
+            debug!(%error, %address, "connection ended with an error");
         }
-        match tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.http(stream, peer).await,
-            Ok(Err(error)) => debug!(%error, %address, "TLS handshake failed"),
-            Err(_) => debug!(%address, "TLS handshake took too long"),
+    }
+
+    /// The listener for the server name decides what becomes of a connection.
+    async fn tls(&self, stream: TcpStream, address: SocketAddr, site: Site, port: &PortTable) -> io::Result<()> {
+        let hello = tokio::time::timeout(HANDSHAKE, hello::read(stream)).await;
+        let (name, stream) = hello.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let Some(listener) = port.listener(&name) else {
+            return Err(io::Error::other(format!("no listener for the server name {name:?}")));
+        };
+        match &listener.config.mode {
+            Mode::Passthrough | Mode::Stream(None) => stream::carry(&self.shared, stream, listener, &name).await,
+            Mode::Stream(Some(config)) => {
+                let stream = handshake(stream, config).await?;
+                stream::carry(&self.shared, stream, listener, &name).await
+            }
+            Mode::Http(Some(config)) => {
+                let stream = handshake(stream, config).await?;
+                let hostname = listener.config.hostname.clone();
+                let peer = Peer { shared: Arc::clone(&self.shared), address, site, tls: true, listener: hostname };
+                self.http(stream, peer).await;
+                Ok(())
+            }
+            Mode::Http(None) => Err(io::Error::other("the listener has no certificate")),
         }
     }
 
@@ -158,9 +203,14 @@ impl Accepted {
     }
 }
 
-/// Runs the streams of HTTP/2 connections where the server can wait for them.
+async fn handshake(stream: Rewound, config: &Arc<rustls::ServerConfig>) -> io::Result<TlsStream<Rewound>> {
+    let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(Arc::clone(config)).accept(stream)).await;
+    accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Runs parts of HTTP/2 connections where the server can wait for them.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+pub(crate) struct Tracked(pub(crate) TaskTracker);
 
 impl<F> Executor<F> for Tracked
 where

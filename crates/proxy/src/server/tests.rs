@@ -1,7 +1,6 @@
 //! The data path over real sockets.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -26,11 +25,13 @@ use tokio::{
 use self::harness::*;
 use super::*;
 use crate::routing::{
-    Action, Certificate, HeaderEdits, PathChange, PortBuilder, Rank, Redirect, RequestMatch, Rewrite, RouteTable,
-    Timeouts,
+    Certificate, Filters, HeaderEdits, Mode, PathChange, Protocol, Redirect, Rewrite, RouteTable, Timeouts,
 };
 
+mod encrypted;
+mod filters;
 mod harness;
+mod protocols;
 
 fn name(name: &'static str) -> HeaderName {
     HeaderName::from_static(name)
@@ -58,14 +59,14 @@ async fn backends_get_their_share_of_the_requests() {
 async fn request_arrives_changed_only_as_a_proxy_and_its_rule_should() {
     let upstream = echo().await;
     let mut share = share(&backend(&[upstream.address]), 1);
-    share.request.set.push((name("x-share"), value("1")));
+    share.filters.request.set.push((name("x-share"), value("1")));
     let mut rule = forward(vec![share]);
-    rule.request = HeaderEdits {
+    rule.filters.request = HeaderEdits {
         remove: vec![name("x-secret")],
         set: vec![(name("x-set"), value("new"))],
         add: vec![(name("x-add"), value("two"))],
     };
-    rule.response.set.push((name("x-backend"), value("changed")));
+    rule.filters.response.set.push((name("x-backend"), value("changed")));
     let gateway = Gateway::start(table(rule)).await;
     let request = Request::post("/path?q=1")
         .header("host", "Shop.example.com:8080")
@@ -103,10 +104,10 @@ async fn request_arrives_changed_only_as_a_proxy_and_its_rule_should() {
 async fn path_and_host_are_rewritten() {
     let upstream = echo().await;
     let rewrite = Rewrite { host: Some(value("inner.example.com")), path: Some(PathChange::Prefix("/v2".into())) };
-    let rule = rule(Action::Forward { shares: vec![share(&backend(&[upstream.address]), 1)], rewrite });
-    let mut port = PortBuilder::new(false);
-    port.rule(None, None, RequestMatch::prefix("/api"), Rank::default(), Arc::new(rule));
-    let gateway = Gateway::start(RouteTable::new(BTreeMap::from([(PORT, port)]))).await;
+    let filters = Filters { rewrite: Some(rewrite), ..Filters::default() };
+    let mut table = listening(Protocol::Http, vec![config(None, Mode::Http(None))]);
+    insert(&mut table, None, "/api", rule(vec![share(&backend(&[upstream.address]), 1)], filters));
+    let gateway = Gateway::start(table).await;
     let answer = gateway.get("/api/orders?q=1").await;
     assert!(answer.body.starts_with("GET /v2/orders?q=1\n"), "{}", answer.body);
     assert!(answer.body.contains("\nhost: inner.example.com\n") && answer.body.contains("\nx-forwarded-host: h\n"));
@@ -122,7 +123,8 @@ async fn redirect_is_answered_by_the_gateway() {
         port: None,
         path: None,
     };
-    let gateway = Gateway::start(table(rule(Action::Redirect(redirect)))).await;
+    let filters = Filters { redirect: Some(redirect), ..Filters::default() };
+    let gateway = Gateway::start(table(rule(Vec::new(), filters))).await;
     let answer = gateway.get("/a?b=c").await;
     assert_eq!(
         (answer.status, &answer.headers["location"]),
@@ -387,13 +389,15 @@ async fn certificates_follow_the_server_name_and_the_table() {
     let upstream = echo().await;
     let target = backend(&[upstream.address]);
     let secure = |certificates: &[(&str, &Certificate)]| {
-        let mut port = PortBuilder::new(true);
-        for (host, certificate) in certificates {
-            port.listener(Some(host), Some(Arc::clone(certificate)));
-            let rule = Arc::new(forward(vec![share(&target, 1)]));
-            port.rule(Some(host), None, RequestMatch::prefix("/"), Rank::default(), rule);
+        let listener = |(host, certificate): &(&str, &Certificate)| {
+            let mode = termination(vec![Arc::clone(certificate)], &Clients::Anybody, true).unwrap();
+            config(Some(host), Mode::Http(Some(mode)))
+        };
+        let mut table = listening(Protocol::Tls, certificates.iter().map(listener).collect());
+        for (host, _) in certificates {
+            insert(&mut table, Some(host), "/", forward(vec![share(&target, 1)]));
         }
-        RouteTable::new(BTreeMap::from([(PORT, port)]))
+        table
     };
     let ((a, a_root), (b, b_root), (newer, newer_root)) = (issue("a.test"), issue("b.test"), issue("a.test"));
     let gateway = Gateway::start(secure(&[("a.test", &a), ("b.test", &b)])).await;
@@ -412,16 +416,17 @@ async fn taken_port_is_reported_and_opened_once_it_is_free() {
     let port = holder.local_addr().unwrap().port();
     let other: IpAddr = [127, 0, 0, 2].into();
     let server = Server::new(ServerConfig { addresses: vec![LOCAL, other], ephemeral: false });
-    let mut builder = PortBuilder::new(false);
-    builder.listener(None, None);
-    server.install(RouteTable::new(BTreeMap::from([(port, builder)])));
+    let mut table = RouteTable::default();
+    let site = Site { place: Place::Shared, port, transport: Transport::Tcp };
+    table.listen(site, Protocol::Http, vec![config(None, Mode::Http(None))]);
+    server.install(table);
     let (mut bindings, stop) = (server.bindings(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let (running, stopped) = (server.clone(), stop.clone());
     tasks.spawn(async move { running.run(stopped).await });
     let bound = bindings.wait_for(|b| b.len() == 2).await.unwrap().clone();
-    assert!(bound[&(LOCAL, port)].is_err(), "{bound:?}");
-    assert!(bound[&(other, port)].is_ok(), "the other address works: {bound:?}");
+    assert!(bound[&(LOCAL, port, Transport::Tcp)].is_err(), "{bound:?}");
+    assert!(bound[&(other, port, Transport::Tcp)].is_ok(), "the other address works: {bound:?}");
     drop(holder);
     bindings.wait_for(|b| b.values().all(Result::is_ok)).await.unwrap();
     stop.cancel();

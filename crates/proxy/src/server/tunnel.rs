@@ -10,7 +10,7 @@ use tracing::debug;
 use super::{Shared, upstream::Connection};
 
 /// Carries bytes both ways once the client's side has switched too.
-pub(crate) fn open(shared: &Arc<Shared>, client: OnUpgrade, backend: Connection) {
+pub(crate) fn open(shared: &Arc<Shared>, client: OnUpgrade, backend: Box<Connection>) {
     let kill = shared.kill.clone();
     shared.tasks.spawn(async move {
         let carried = async {

@@ -1,30 +1,38 @@
 //! Connections to backends.
 //!
-//! A connection has no task of its own: whoever uses it polls it, so that a request costs no switch between tasks. An
-//! idle one is looked at when it is taken out again, which is when a close by the backend is noticed.
+//! A connection in HTTP/1.1 has no task of its own: whoever uses it polls it, so that a request costs no switch between
+//! tasks. An idle one is looked at when it is taken out again, which is when a close by the backend is noticed. A
+//! connection in HTTP/2 serves many requests at once and has a task.
 
 use std::{
     collections::HashMap,
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use http::{Request, Response, uri::Scheme};
 use hyper::{
-    Request, Response,
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use rustls::sign::SingleCertAndKey;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tracing::debug;
 
-use super::body::RequestBody;
+use super::{Shared, body::RequestBody, listener::Tracked};
+use crate::routing::{Backend, Identity, Security, Wire};
 
 /// How long a backend may take to accept a connection. Inside a cluster it takes microseconds; a lost packet is sent
 /// again after one and three seconds.
@@ -40,17 +48,215 @@ const IDLE_PER_ENDPOINT: usize = 256;
 /// with a request.
 const IDLE: Duration = Duration::from_secs(30);
 
-type Driver = http1::Connection<TokioIo<TcpStream>, RequestBody>;
+/// How often a silent backend is asked whether it is still there, on connections in HTTP/2.
+const PING: Duration = Duration::from_secs(20);
 
-/// A connection to an endpoint.
-pub(crate) struct Connection {
+/// Bytes that a backend may send ahead on one stream of HTTP/2: those of a fast network within a millisecond or two.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// How to reach the endpoints of a backend for one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) http2: bool,
+    pub(crate) identity: Option<Arc<Identity>>,
+}
+
+/// What connections must have in common to be used for the same request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
     address: SocketAddr,
-    sender: SendRequest<RequestBody>,
+    wire: u64,
+    http2: bool,
+    identity: Option<u64>,
+}
+
+impl Way {
+    pub(crate) fn to(backend: &Backend, http2: bool, identity: Option<&Arc<Identity>>) -> Way {
+        let wire = backend.wire();
+        let http2 = http2 || wire.http2;
+        Way { wire, http2, identity: identity.cloned() }
+    }
+
+    /// Whether nothing may be sent, because a policy asks for what cannot be done.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.wire.security, Security::Broken)
+    }
+
+    /// What HTTP/2 calls the protocol.
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self.wire.security {
+            Security::Tls { .. } => Scheme::HTTPS,
+            Security::Plain | Security::Broken => Scheme::HTTP,
+        }
+    }
+
+    fn key(&self, address: SocketAddr) -> Key {
+        let identity = match self.wire.security {
+            Security::Tls { .. } => self.identity.as_ref().map(|identity| identity.id),
+            Security::Plain | Security::Broken => None,
+        };
+        Key { address, wire: self.wire.id, http2: self.http2, identity }
+    }
+
+    /// A connection on which nothing was sent; `http` says whether HTTP will be.
+    pub(crate) async fn connect(&self, address: SocketAddr, limit: Duration, http: bool) -> io::Result<Io> {
+        let connect = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            match &self.wire.security {
+                Security::Plain => Ok(Io::Plain(stream)),
+                Security::Broken => Err(io::Error::other("the BackendTLSPolicy of the backend is not valid")),
+                Security::Tls { name, config } => {
+                    let mut config = rustls::ClientConfig::clone(config);
+                    if http {
+                        config.alpn_protocols = vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+                    }
+                    if let Some(identity) = &self.identity {
+                        let key = SingleCertAndKey::from(Arc::clone(&identity.key));
+                        config.client_auth_cert_resolver = Arc::new(key);
+                    }
+                    let stream = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream).await?;
+                    Ok(Io::Tls(Box::new(stream)))
+                }
+            }
+        };
+        tokio::time::timeout(limit, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+}
+
+/// A connection, encrypted or not.
+pub(crate) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// What a request is sent on.
+pub(crate) enum Line {
+    /// A connection of its own.
+    One(Box<Connection>),
+    /// A connection that it shares; whether it was used before.
+    Many(http2::SendRequest<RequestBody>, bool),
+}
+
+impl Line {
+    /// A line that is there already, unless only a `fresh` one will do; else a new one.
+    pub(crate) async fn get(
+        shared: &Arc<Shared>,
+        way: &Way,
+        address: SocketAddr,
+        fresh: bool,
+        limit: Duration,
+    ) -> io::Result<Line> {
+        let key = way.key(address);
+        if !fresh && let Some(line) = shared.pool.take(&key).await {
+            return Ok(line);
+        }
+        let io = TokioIo::new(way.connect(address, limit, true).await?);
+        if !way.http2 {
+            let (sender, driver) = http1::handshake(io).await.map_err(io::Error::other)?;
+            return Ok(Line::One(Box::new(Connection { key, sender, driver, ended: false, reused: false })));
+        }
+        let mut builder = http2::Builder::new(Tracked(shared.lines.clone()));
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING);
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let (sender, driver) = builder.handshake(io).await.map_err(io::Error::other)?;
+        let kill = shared.kill.clone();
+        shared.lines.spawn(async move {
+            tokio::select! {
+                () = kill.cancelled() => {}
+                ended = driver => if let Err(error) = ended {
+                    debug!(%error, %address, "a connection to a backend ended with an error");
+                }
+            }
+        });
+        shared.pool.share(key, &sender);
+        Ok(Line::Many(sender, false))
+    }
+
+    /// Whether it already served a request: then a failure says nothing about the backend.
+    pub(crate) fn reused(&self) -> bool {
+        match self {
+            Line::One(connection) => connection.reused,
+            Line::Many(_, reused) => *reused,
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+        match self {
+            Line::One(connection) => connection.send(request).await,
+            Line::Many(sender, _) => {
+                if let Err(error) = sender.ready().await {
+                    return Err(SendError { error, unsent: Some(request) });
+                }
+                sender.try_send_request(request).await.map_err(SendError::of)
+            }
+        }
+    }
+}
+
+type Driver = http1::Connection<TokioIo<Io>, RequestBody>;
+
+/// A connection to an endpoint in HTTP/1.1.
+pub(crate) struct Connection {
+    key: Key,
+    sender: http1::SendRequest<RequestBody>,
     driver: Driver,
     /// The driver is done: the connection is closed, or was upgraded.
     ended: bool,
     /// Whether it already served a request.
-    pub(crate) reused: bool,
+    reused: bool,
 }
 
 /// Why no answer came.
@@ -60,15 +266,14 @@ pub(crate) struct SendError {
     pub(crate) unsent: Option<Request<RequestBody>>,
 }
 
-impl Connection {
-    pub(crate) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Self> {
-        let stream = tokio::time::timeout(limit, TcpStream::connect(address)).await;
-        let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Connection { address, sender, driver, ended: false, reused: false })
+impl SendError {
+    fn of(mut failed: TrySendError<Request<RequestBody>>) -> Self {
+        let unsent = failed.take_message();
+        SendError { error: failed.into_error(), unsent }
     }
+}
 
+impl Connection {
     /// Lets the connection read and write.
     pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
         if !self.ended && self.driver.poll_without_shutdown(context).is_ready() {
@@ -83,8 +288,7 @@ impl Connection {
         !self.ended && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+    async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
         let mut answer = pin!(self.sender.try_send_request(request));
         let (driver, ended) = (&mut self.driver, &mut self.ended);
         let answer = poll_fn(|context| {
@@ -93,14 +297,11 @@ impl Connection {
             }
             answer.as_mut().poll(context)
         });
-        answer.await.map_err(|mut failed| {
-            let unsent = failed.take_message();
-            SendError { error: failed.into_error(), unsent }
-        })
+        answer.await.map_err(SendError::of)
     }
 
     /// The bare stream after an answer that switched protocols, and what was read of it already.
-    pub(crate) async fn into_stream(mut self) -> (TcpStream, Bytes) {
+    pub(crate) async fn into_stream(mut self) -> (Io, Bytes) {
         poll_fn(|context| {
             self.drive(context);
             if self.ended { Poll::Ready(()) } else { Poll::Pending }
@@ -112,30 +313,48 @@ impl Connection {
 }
 
 /// Idle connections of an endpoint and since when they are idle, the most recent last.
-type Idle = Vec<(Instant, Connection)>;
+type Idle = Vec<(Instant, Box<Connection>)>;
 
-/// Idle connections by endpoint. Cheap to clone.
+/// Connections by endpoint and way. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Pool {
-    idle: Arc<Mutex<HashMap<SocketAddr, Idle>>>,
+    idle: Arc<Mutex<HashMap<Key, Idle>>>,
+    shared: Arc<Mutex<HashMap<Key, Used>>>,
 }
 
+/// A connection in HTTP/2, and when it was last asked for.
+type Used = (Instant, http2::SendRequest<RequestBody>);
+
 impl Pool {
-    /// An idle connection that is still open, the most recently used first.
-    pub(crate) async fn take(&self, address: SocketAddr) -> Option<Connection> {
+    /// A line that is still open, the most recently used first.
+    async fn take(&self, key: &Key) -> Option<Line> {
+        if key.http2 {
+            let mut shared = self.shared.lock();
+            let (used, sender) = shared.get_mut(key)?;
+            if sender.is_closed() {
+                shared.remove(key);
+                return None;
+            }
+            *used = Instant::now();
+            return Some(Line::Many(sender.clone(), true));
+        }
         loop {
-            let (since, mut connection) = self.idle.lock().get_mut(&address)?.pop()?;
+            let (since, mut connection) = self.idle.lock().get_mut(key)?.pop()?;
             let open = poll_fn(|context| Poll::Ready(connection.poll_reusable(context))).await;
             if open && since.elapsed() < IDLE {
-                return Some(connection);
+                return Some(Line::One(connection));
             }
         }
     }
 
-    pub(crate) fn put(&self, mut connection: Connection) {
+    fn share(&self, key: Key, sender: &http2::SendRequest<RequestBody>) {
+        self.shared.lock().insert(key, (Instant::now(), sender.clone()));
+    }
+
+    pub(crate) fn put(&self, mut connection: Box<Connection>) {
         connection.reused = true;
         let mut idle = self.idle.lock();
-        let connections = idle.entry(connection.address).or_default();
+        let connections = idle.entry(connection.key).or_default();
         if connections.len() < IDLE_PER_ENDPOINT {
             connections.push((Instant::now(), connection));
         }
@@ -148,5 +367,7 @@ impl Pool {
             connections.retain(|(since, _)| since.elapsed() < IDLE);
         }
         idle.retain(|_, connections| !connections.is_empty());
+        // What is under way on one holds it open.
+        self.shared.lock().retain(|_, (used, sender)| used.elapsed() < IDLE && !sender.is_closed());
     }
 }

@@ -5,8 +5,8 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
+use ::http::{Request, Response};
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use tokio::{
@@ -109,9 +109,9 @@ async fn objects_become_a_table_and_their_status() {
     let (patches, mut patched) = mpsc::unbounded_channel();
     let informers = Informers::new(client(Arc::new(objects(backend)), patches));
     let stop = CancellationToken::new();
-    let config = GatewayConfig { addresses: vec![Ipv4Addr::LOCALHOST.into()] };
+    let config = GatewayConfig { addresses: vec![Ipv4Addr::LOCALHOST.into()], pool: None };
     let server = Server::new(ServerConfig { addresses: config.addresses.clone(), ephemeral: true });
-    let controller = Controller::new(&informers, server.clone());
+    let controller = Controller::new(&informers, server.clone(), config.pool);
     let mut bindings = server.bindings();
     let (running, stopped) = (server.clone(), stop.clone());
     tasks.spawn(async move { running.run(stopped).await });

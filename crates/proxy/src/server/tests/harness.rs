@@ -1,7 +1,6 @@
 //! A gateway on ports of the kernel's choice, backends that answer as told, and a client.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -21,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     routing::{
-        Action, Backend, HeaderEdits, PortBuilder, Rank, RequestMatch, Rewrite, RouteTable, Rule, Share, Target,
-        Timeouts,
+        Action, Backend, Entry, Filters, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable,
+        Rule, Share, Site, Spot, Timeouts, Transport,
     },
     server::{Server, ServerConfig},
 };
@@ -48,8 +47,8 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         let (running, stopped) = (server.clone(), stop.clone());
         tasks.spawn(async move { running.run(stopped).await });
-        let bound = bindings.wait_for(|b| b.contains_key(&(LOCAL, PORT))).await.unwrap().clone();
-        let address = bound[&(LOCAL, PORT)].clone().unwrap();
+        let bound = bindings.wait_for(|b| !b.is_empty()).await.unwrap().clone();
+        let address = bound.values().next().unwrap().clone().unwrap();
         Gateway { server, stop, address, tasks }
     }
 
@@ -168,33 +167,46 @@ pub(super) fn backend(addresses: &[SocketAddr]) -> Arc<Backend> {
 }
 
 pub(super) fn share(backend: &Arc<Backend>, weight: u32) -> Share {
-    Share {
-        weight,
-        target: Target::Service(Arc::clone(backend)),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-    }
+    Share::new(Arc::clone(backend), weight)
 }
 
 pub(super) fn forward(shares: Vec<Share>) -> Rule {
-    rule(Action::Forward { shares, rewrite: Rewrite::default() })
+    rule(shares, Filters::default())
 }
 
-pub(super) fn rule(action: Action) -> Rule {
-    Rule {
-        route: "ns/route".into(),
-        request: HeaderEdits::default(),
-        response: HeaderEdits::default(),
-        action,
-        timeouts: Timeouts::default(),
-    }
+pub(super) fn rule(shares: Vec<Share>, filters: Filters) -> Rule {
+    let owner = Owner { kind: "HTTPRoute", name: "ns/route".into() };
+    Rule { owner, name: None, filters, action: Action::Forward(shares), timeouts: Timeouts::default() }
+}
+
+pub(super) const SITE: Site = Site { place: Place::Shared, port: PORT, transport: Transport::Tcp };
+
+pub(super) fn config(hostname: Option<&str>, mode: Mode) -> ListenerConfig {
+    ListenerConfig { hostname: hostname.map(Into::into), mode, identity: None }
+}
+
+/// A table of one port with these listeners.
+pub(super) fn listening(protocol: Protocol, listeners: Vec<ListenerConfig>) -> RouteTable {
+    let mut table = RouteTable::default();
+    table.listen(SITE, protocol, listeners);
+    table
+}
+
+/// Adds a rule for a path behind a listener.
+pub(super) fn insert(table: &mut RouteTable, listener: Option<&str>, path: &str, rule: Rule) {
+    let entry = Entry { condition: RequestMatch::prefix(path), rank: Rank::default(), rule: Arc::new(rule) };
+    table.insert(&spot(listener), Arc::new(entry));
+}
+
+pub(super) fn spot(listener: Option<&str>) -> Spot {
+    Spot { site: SITE, listener: listener.map(Into::into), host: None }
 }
 
 /// A table with one rule for every request.
 pub(super) fn table(rule: Rule) -> RouteTable {
-    let mut port = PortBuilder::new(false);
-    port.rule(None, None, RequestMatch::prefix("/"), Rank::default(), Arc::new(rule));
-    RouteTable::new(BTreeMap::from([(PORT, port)]))
+    let mut table = listening(Protocol::Http, vec![config(None, Mode::Http(None))]);
+    insert(&mut table, None, "/", rule);
+    table
 }
 
 /// A table that sends everything to one backend.

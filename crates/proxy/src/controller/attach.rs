@@ -1,0 +1,171 @@
+//! Attaching routes to the listeners that their parents name and that admit them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use kinds::gateway::{self, FromNamespaces, ParentReference};
+use reconcile::Key;
+
+use super::{
+    compiled::{self, Compiled, Rules},
+    item::{Dependency, RouteKind},
+    listeners::{ListenerId, Offer, Source, is_allowed},
+    lookup::{Route, Seen, is, namespace, rank},
+    verdict::{Fault, Verdict},
+};
+use crate::routing::{Entry, Rank, Spot, StreamRule, intersect};
+
+/// A route and what became of it.
+pub(crate) struct RoutePlan {
+    pub(crate) route: Route,
+    /// What is said about its parents that are ours.
+    pub(crate) parents: Vec<ParentReport>,
+    /// Its listeners.
+    pub(crate) attached: Vec<ListenerId>,
+    /// Its rules, by place in the table.
+    pub(crate) placements: Vec<Placement>,
+    /// The Services that it refers to.
+    pub(crate) services: BTreeSet<Key>,
+}
+
+/// What is said about one parent.
+pub(crate) struct ParentReport {
+    pub(crate) parent: ParentReference,
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// A rule at its place in the table.
+pub(crate) enum Placement {
+    Request(Spot, Arc<Entry>),
+    Stream(Spot, Rank, Arc<StreamRule>),
+}
+
+/// What Gateways of ours offer to routes.
+pub(crate) type Offers = HashMap<Key, Vec<Offer>>;
+
+/// Compiles a route and attaches it.
+pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers) -> RoutePlan {
+    let (mut parents, mut attached, mut placements) = (Vec::new(), Vec::new(), Vec::new());
+    let mut compiled = None;
+    for parent in route.parents() {
+        let Some((gateway, source)) = parent_of(seen, &route, parent) else { continue };
+        seen.note(Dependency::Offers(gateway.clone()));
+        let Some(offered) = offers.get(&gateway) else { continue };
+        let compiled = compiled.get_or_insert_with(|| compiled::compile(seen, &route));
+        let offered = offered.iter().filter(|offer| offer.source == source);
+        let found = attachments(seen, offered.collect(), &route, parent).and_then(|found| {
+            compiled.accepted.clone()?;
+            Ok(found)
+        });
+        parents.push(ParentReport { parent: parent.clone(), verdicts: verdicts(compiled, &found) });
+        for (offer, hosts) in found.into_iter().flatten() {
+            let id = ListenerId { gateway: gateway.clone(), source: source.clone(), name: offer.name.clone() };
+            if !attached.contains(&id) {
+                place(&mut placements, offer, &hosts, &route, compiled);
+                attached.push(id);
+            }
+        }
+    }
+    RoutePlan { route, parents, attached, placements, services: seen.services() }
+}
+
+fn verdicts<T>(compiled: &Compiled, found: &Result<T, Fault>) -> Vec<Verdict> {
+    let mut verdicts = vec![
+        Verdict::of("Accepted", "Accepted", found.as_ref().map(|_| ()).map_err(Clone::clone)),
+        Verdict::of("ResolvedRefs", "ResolvedRefs", compiled.references.clone()),
+    ];
+    if let (Some(fault), Ok(_)) = (&compiled.partially, found) {
+        let message = format!("Dropped Rule: {}", fault.message);
+        verdicts.push(Verdict { message, ..Verdict::yes("PartiallyInvalid", fault.reason) });
+    }
+    verdicts
+}
+
+/// The Gateway that a parent reference leads to, and whose listeners there it means.
+fn parent_of(seen: &Seen<'_>, route: &Route, parent: &ParentReference) -> Option<(Key, Source)> {
+    let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
+    let key = Key::new(parent.namespace.as_deref().unwrap_or(namespace(route.meta())), &parent.name);
+    if is(group, kind, (gateway::GROUP, "Gateway")) {
+        return Some((key, Source::Gateway));
+    }
+    if kind != Some("ListenerSet") || !is(group, kind, (gateway::GROUP, "ListenerSet")) {
+        return None;
+    }
+    let set = seen.set(&key)?;
+    let reference = &set.spec.parent_ref;
+    let own = namespace(&set.metadata);
+    let gateway = Key::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
+    Some((gateway, Source::Set(key)))
+}
+
+type Attachment<'a> = (&'a Offer, Vec<Option<String>>);
+
+/// The listeners that a route attaches to, and under which hostnames; each step of the way has its own reason when none
+/// is left.
+fn attachments<'a>(
+    seen: &Seen<'_>,
+    offered: Vec<&'a Offer>,
+    route: &Route,
+    parent: &ParentReference,
+) -> Result<Vec<Attachment<'a>>, Fault> {
+    let named: Vec<_> = { offered.into_iter() }
+        .filter(|offer| {
+            parent.section_name.as_ref().is_none_or(|section| *section == offer.name)
+                && parent.port.is_none_or(|port| port == i32::from(offer.port))
+        })
+        .collect();
+    if named.is_empty() {
+        return Err(Fault::new("NoMatchingParent", "no listener of the parent has this sectionName and port"));
+    }
+    let (from, kind) = (namespace(route.meta()), route.kind());
+    let admitting: Vec<_> = { named.into_iter() }
+        .filter(|offer| {
+            offer.kinds.contains(&kind)
+                && is_allowed(seen, offer.namespaces.as_ref(), FromNamespaces::Same, &offer.own, from)
+        })
+        .collect();
+    if admitting.is_empty() {
+        let message = format!("no listener admits {}s of namespace {from}", kind.name());
+        return Err(Fault::new("NotAllowedByListeners", message));
+    }
+    let hosts = |offer: &Offer| match kind {
+        RouteKind::Http | RouteKind::Grpc | RouteKind::Tls => intersect(offer.hostname.as_deref(), route.hostnames()),
+        RouteKind::Tcp | RouteKind::Udp => vec![None],
+    };
+    let attachments = admitting.into_iter().map(|offer| (offer, hosts(offer)));
+    let attachments: Vec<_> = attachments.filter(|(_, hosts)| !hosts.is_empty()).collect();
+    if attachments.is_empty() {
+        return Err(Fault::new("NoMatchingListenerHostname", "no hostname of the route is one of a listener"));
+    }
+    Ok(attachments)
+}
+
+/// Where in the table the rules of a route are, behind one listener.
+fn place(placements: &mut Vec<Placement>, offer: &Offer, hosts: &[Option<String>], route: &Route, compiled: &Compiled) {
+    let rank = rank(route.meta());
+    let listener: Option<Box<str>> = offer.hostname.as_deref().map(|host| host.to_ascii_lowercase().into());
+    for site in &offer.sites {
+        for host in hosts {
+            let spot = Spot { site: *site, listener: listener.clone(), host: host.as_deref().map(Into::into) };
+            match &compiled.rules {
+                Rules::Stream(rule) => {
+                    placements.extend(
+                        rule.iter().map(|rule| Placement::Stream(spot.clone(), rank.clone(), Arc::clone(rule))),
+                    );
+                }
+                Rules::Requests(rules) => {
+                    for (order, (matches, rule)) in rules.iter().enumerate() {
+                        for (index, condition) in matches.iter().enumerate() {
+                            let rank = Rank { order: (order, index), ..rank.clone() };
+                            let (condition, rule) = (condition.clone(), Arc::clone(rule));
+                            placements
+                                .push(Placement::Request(spot.clone(), Arc::new(Entry { condition, rank, rule })));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! What everything amounts to, item by item: a change compiles what it concerns, and nothing else.
+//!
+//! Every item remembers what it was compiled from ([`Dependency`]); a change of one thing therefore finds the items to
+//! compile again without a search. Nothing here waits or writes: the table and the verdicts are taken out by others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use k8s_openapi::api::networking::v1::Ingress;
+use reconcile::Key;
+
+use super::{
+    CONTROLLER_NAME,
+    addresses::Addresses,
+    attach::{self, Offers, Placement, RoutePlan},
+    ingresses::{self, IngressPlan},
+    item::{Dependency, Item, RouteKind},
+    listeners::{self, GatewayPlan, ListenerId, Offer, Source},
+    lookup::{Lookup, Seen, namespace, rank},
+    policies::{self, PolicyPlan, Spoken},
+    sites::{Claim, Sites},
+    verdict::Verdict,
+};
+use crate::routing::{Owner, Rank, RouteTable, Site};
+
+/// Everything compiled.
+pub(crate) struct Core {
+    table: RouteTable,
+    addresses: Addresses,
+    sites: Sites,
+    classes: HashMap<String, Verdict>,
+    gateways: HashMap<Key, GatewayPlan>,
+    offers: Offers,
+    routes: HashMap<(RouteKind, Key), RoutePlan>,
+    ingresses: HashMap<Key, IngressPlan>,
+    policies: HashMap<Key, PolicyPlan>,
+    /// How many routes each listener has.
+    attached: HashMap<ListenerId, usize>,
+    /// How each backend is spoken to, by Service and port.
+    spoken: HashMap<Key, Vec<(i32, Spoken)>>,
+    /// The Gateways that lead to each Service, and through how many routes.
+    users: HashMap<Key, BTreeMap<Key, usize>>,
+    dependencies: HashMap<Item, BTreeSet<Dependency>>,
+    dependents: HashMap<Dependency, BTreeSet<Item>>,
+    /// Items whose status may have changed.
+    told: BTreeSet<Item>,
+}
+
+impl Core {
+    pub(crate) fn new(addresses: Addresses) -> Self {
+        Core {
+            table: RouteTable::default(),
+            addresses,
+            sites: Sites::default(),
+            classes: HashMap::new(),
+            gateways: HashMap::new(),
+            offers: Offers::new(),
+            routes: HashMap::new(),
+            ingresses: HashMap::new(),
+            policies: HashMap::new(),
+            attached: HashMap::new(),
+            spoken: HashMap::new(),
+            users: HashMap::new(),
+            dependencies: HashMap::new(),
+            dependents: HashMap::new(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Keeps the addresses that Gateways had.
+    pub(crate) fn reserve(&mut self, gateway: &kinds::gateway::Gateway) {
+        self.addresses.reserve(gateway);
+    }
+
+    /// The table as it is now.
+    pub(crate) fn table(&self) -> RouteTable {
+        self.table.clone()
+    }
+
+    /// The items that were compiled from something.
+    pub(crate) fn dependents(&self, dependency: &Dependency) -> Vec<Item> {
+        self.dependents.get(dependency).into_iter().flatten().cloned().collect()
+    }
+
+    /// Takes the items whose status may have changed.
+    pub(crate) fn take_told(&mut self) -> BTreeSet<Item> {
+        std::mem::take(&mut self.told)
+    }
+
+    pub(crate) fn class(&self, name: &str) -> Option<&Verdict> {
+        self.classes.get(name)
+    }
+
+    pub(crate) fn gateway(&self, key: &Key) -> Option<&GatewayPlan> {
+        self.gateways.get(key)
+    }
+
+    pub(crate) fn route(&self, kind: RouteKind, key: &Key) -> Option<&RoutePlan> {
+        self.routes.get(&(kind, key.clone()))
+    }
+
+    pub(crate) fn policy(&self, key: &Key) -> Option<&PolicyPlan> {
+        self.policies.get(key)
+    }
+
+    pub(crate) fn ingress(&self, key: &Key) -> Option<&Arc<Ingress>> {
+        self.ingresses.get(key).map(|plan| &plan.ingress)
+    }
+
+    /// How many routes a listener has.
+    pub(crate) fn attached(&self, id: &ListenerId) -> usize {
+        self.attached.get(id).copied().unwrap_or(0)
+    }
+
+    /// The sites where a listener of a Gateway is served.
+    pub(crate) fn served(&self, gateway: &Key, source: &Source, name: &str) -> Vec<Site> {
+        let offers = self.offers.get(gateway).into_iter().flatten();
+        let offer = { offers }.find(|offer| offer.source == *source && offer.name == name);
+        offer.map(|offer| offer.sites.clone()).unwrap_or_default()
+    }
+
+    /// Compiles items, and everything that depends on what came out. The table is whole again afterwards.
+    pub(crate) fn apply(&mut self, items: impl IntoIterator<Item = Item>, cluster: &dyn Lookup) {
+        let mut todo: BTreeSet<Item> = items.into_iter().collect();
+        while let Some(item) = todo.pop_first() {
+            let seen = Seen::new(cluster);
+            let again = match &item {
+                Item::Class(name) => self.apply_class(name, cluster),
+                Item::Gateway(key) => self.apply_gateway(key, &seen, cluster),
+                Item::Route(kind, key) => self.apply_route(*kind, key, &seen, cluster),
+                Item::Service(key) => self.apply_service(key, &seen, cluster),
+                Item::Policy(key) => self.apply_policy(key, &seen, cluster),
+                Item::Ingress(key) => self.apply_ingress(key, &seen, cluster),
+            };
+            self.depend(&item, seen.dependencies());
+            self.told.insert(item);
+            todo.extend(again);
+        }
+    }
+
+    fn depend(&mut self, item: &Item, on: BTreeSet<Dependency>) {
+        let before = match on.is_empty() {
+            true => self.dependencies.remove(item).unwrap_or_default(),
+            false => self.dependencies.insert(item.clone(), on.clone()).unwrap_or_default(),
+        };
+        for dependency in before.difference(&on) {
+            if let Some(items) = self.dependents.get_mut(dependency) {
+                items.remove(item);
+                if items.is_empty() {
+                    self.dependents.remove(dependency);
+                }
+            }
+        }
+        for dependency in on.difference(&before) {
+            self.dependents.entry(dependency.clone()).or_default().insert(item.clone());
+        }
+    }
+
+    fn apply_class(&mut self, name: &str, cluster: &dyn Lookup) -> Vec<Item> {
+        let class = cluster.class(name).filter(|class| class.spec.controller_name == CONTROLLER_NAME);
+        let verdict = class.map(|class| match &class.spec.parameters_ref {
+            None => Verdict::yes("Accepted", "Accepted"),
+            Some(reference) => {
+                let (kind, name) = (&reference.kind, &reference.name);
+                let message = format!("parametersRef {kind} {name}: this controller has no parameters");
+                Verdict::no("Accepted", "InvalidParameters", message)
+            }
+        });
+        match verdict {
+            Some(verdict) => self.classes.insert(name.to_owned(), verdict),
+            None => self.classes.remove(name),
+        };
+        self.dependents(&Dependency::Class(name.to_owned()))
+    }
+
+    fn apply_gateway(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let gateway = cluster.gateway(key);
+        let plan = gateway.as_ref().and_then(|gateway| listeners::plan(seen, gateway, &mut self.addresses));
+        if plan.is_none() {
+            self.addresses.release(key);
+        }
+        let claims = plan.as_ref().map(|plan| claims(key, plan)).unwrap_or_default();
+        match plan {
+            Some(plan) => self.gateways.insert(key.clone(), plan),
+            None => self.gateways.remove(key),
+        };
+        let owner = Item::Gateway(key.clone());
+        let mut changed = self.sites.claim(&owner, claims, &mut self.table);
+        changed.insert(owner);
+        self.regranted(changed)
+    }
+
+    /// Offers anew what was granted to others, or no more; gives back what has to follow.
+    fn regranted(&mut self, owners: BTreeSet<Item>) -> Vec<Item> {
+        let mut again = Vec::new();
+        for owner in owners {
+            let Item::Gateway(key) = &owner else {
+                again.push(owner);
+                continue;
+            };
+            let offers = self.gateways.get(key).map(|plan| offers(key, plan, &self.sites));
+            if self.offers.get(key) == offers.as_ref() {
+                continue;
+            }
+            match offers {
+                Some(offers) => self.offers.insert(key.clone(), offers),
+                None => self.offers.remove(key),
+            };
+            again.extend(self.dependents(&Dependency::Offers(key.clone())));
+            self.told.insert(owner);
+        }
+        again
+    }
+
+    fn apply_route(&mut self, kind: RouteKind, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let plan = cluster.route(kind, key).map(|route| attach::plan(seen, route, &self.offers));
+        let before = match plan {
+            Some(plan) => self.routes.insert((kind, key.clone()), plan),
+            None => self.routes.remove(&(kind, key.clone())),
+        };
+        let (owner, mut again) = (kind.owner(key), Vec::new());
+        if let Some(before) = before {
+            remove(&mut self.table, &before.placements, &owner);
+            for id in &before.attached {
+                self.count(id, false);
+            }
+            self.use_services(&before, false, &mut again);
+        }
+        if let Some(plan) = self.routes.remove(&(kind, key.clone())) {
+            insert(&mut self.table, &plan.placements);
+            for id in &plan.attached {
+                self.count(id, true);
+            }
+            self.use_services(&plan, true, &mut again);
+            self.routes.insert((kind, key.clone()), plan);
+        }
+        again
+    }
+
+    fn count(&mut self, id: &ListenerId, more: bool) {
+        let count = self.attached.entry(id.clone()).or_default();
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.attached.remove(id);
+        }
+        self.told.insert(Item::Gateway(id.gateway.clone()));
+    }
+
+    /// Remembers through which Gateways a Service is reached, which is what a policy about it is told about.
+    fn use_services(&mut self, plan: &RoutePlan, more: bool, again: &mut Vec<Item>) {
+        let gateways: BTreeSet<_> = plan.attached.iter().map(|id| &id.gateway).collect();
+        for service in &plan.services {
+            let users = self.users.entry(service.clone()).or_default();
+            for gateway in &gateways {
+                let count = users.entry((*gateway).clone()).or_default();
+                *count = if more { *count + 1 } else { count.saturating_sub(1) };
+            }
+            users.retain(|_, count| *count > 0);
+            if users.is_empty() {
+                self.users.remove(service);
+            }
+            again.push(Item::Service(service.clone()));
+            again.extend(self.dependents(&Dependency::Users(service.clone())));
+        }
+    }
+
+    fn apply_service(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let backends = cluster.backends(key);
+        if backends.is_empty() {
+            self.spoken.remove(key);
+            return Vec::new();
+        }
+        let numbers: Vec<_> = backends.iter().map(|(number, _)| *number).collect();
+        let spoken = policies::spoken(seen, key, &numbers);
+        let before = self.spoken.insert(key.clone(), spoken.clone()).unwrap_or_default();
+        for (number, spoken) in spoken {
+            if !before.contains(&(number, spoken.clone()))
+                && let Some((_, backend)) = backends.iter().find(|(of, _)| *of == number)
+            {
+                backend.set_wire(spoken.wire());
+            }
+        }
+        Vec::new()
+    }
+
+    fn apply_policy(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let users = |service: &Key| self.users.get(service).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+        let plan = cluster.policy(key).map(|policy| policies::plan(seen, policy, &users));
+        match plan {
+            Some(plan) => self.policies.insert(key.clone(), plan),
+            None => self.policies.remove(key),
+        };
+        Vec::new()
+    }
+
+    fn apply_ingress(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let owner = Item::Ingress(key.clone());
+        if let Some(before) = self.ingresses.remove(key) {
+            remove(&mut self.table, &before.placements, &ingresses::owner(key));
+        }
+        let compiled = cluster.ingress(key).and_then(|ingress| ingresses::plan(seen, ingress));
+        let (plan, claims) = compiled.unzip();
+        let mut changed = self.sites.claim(&owner, claims.unwrap_or_default(), &mut self.table);
+        changed.remove(&owner);
+        let mut again = self.regranted(changed);
+        if let Some(mut plan) = plan {
+            let sites = &self.sites;
+            plan.retain(|site, name| sites.is_granted(site, &(owner.clone(), Source::Gateway, name.to_owned())));
+            insert(&mut self.table, &plan.placements);
+            again.extend(plan.services.iter().cloned().map(Item::Service));
+            self.ingresses.insert(key.clone(), plan);
+        }
+        again
+    }
+}
+
+fn insert(table: &mut RouteTable, placements: &[Placement]) {
+    for placement in placements {
+        match placement {
+            Placement::Request(spot, entry) => table.insert(spot, Arc::clone(entry)),
+            Placement::Stream(spot, rank, rule) => table.insert_stream(spot, rank.clone(), Arc::clone(rule)),
+        }
+    }
+}
+
+fn remove(table: &mut RouteTable, placements: &[Placement], owner: &Owner) {
+    for placement in placements {
+        match placement {
+            Placement::Request(spot, entry) => table.remove(spot, &entry.condition.path, owner),
+            Placement::Stream(spot, ..) => table.remove_stream(spot, owner),
+        }
+    }
+}
+
+/// What a Gateway wants to serve where.
+fn claims(key: &Key, plan: &GatewayPlan) -> BTreeMap<Site, Vec<Claim>> {
+    let mut claims: BTreeMap<Site, Vec<Claim>> = BTreeMap::new();
+    let rank = rank(&plan.gateway.metadata);
+    for (order, listener) in plan.listeners.iter().enumerate() {
+        let (Some(config), Ok(protocol)) = (&listener.config, &listener.protocol) else { continue };
+        let claim = Claim {
+            rank: Rank { order: (order, 0), ..rank.clone() },
+            owner: Item::Gateway(key.clone()),
+            source: listener.source.clone(),
+            name: listener.listener.name.clone(),
+            protocol: *protocol,
+            config: config.clone(),
+        };
+        for site in listener.sites(&plan.located.places) {
+            claims.entry(site).or_default().push(claim.clone());
+        }
+    }
+    claims
+}
+
+/// What a Gateway offers to routes, now that it is known what it may serve.
+fn offers(key: &Key, plan: &GatewayPlan, sites: &Sites) -> Vec<Offer> {
+    let owner = Item::Gateway(key.clone());
+    let offers = plan.listeners.iter().map(|listener| {
+        let grant = (owner.clone(), listener.source.clone(), listener.listener.name.clone());
+        let own = match &listener.source {
+            Source::Gateway => namespace(&plan.gateway.metadata).to_owned(),
+            Source::Set(set) => set.namespace.clone(),
+        };
+        let wanted = listener.sites(&plan.located.places).into_iter();
+        Offer {
+            source: listener.source.clone(),
+            name: listener.listener.name.clone(),
+            port: listener.port,
+            protocol: listener.protocol.as_ref().ok().copied(),
+            hostname: listener.hostname().map(str::to_owned),
+            kinds: listener.kinds.clone(),
+            namespaces: listener.listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.clone()),
+            own,
+            sites: wanted.filter(|site| sites.is_granted(*site, &grant)).collect(),
+        }
+    });
+    offers.collect()
+}

@@ -1,0 +1,231 @@
+//! The cluster as the informers know it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Namespace, Secret, Service},
+    networking::v1::{Ingress, IngressClass},
+};
+use kinds::gateway::{
+    BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
+    UDPRoute,
+};
+use parking_lot::Mutex;
+use reconcile::{Index, Informer, Informers, Key};
+use rustls::RootCertStore;
+
+use super::{
+    endpoints::Endpoints,
+    item::RouteKind,
+    lookup::{Lookup, Route, namespace},
+    policies,
+};
+use crate::{
+    routing::{Backend, Certificate},
+    server::{certificate, roots},
+};
+
+/// Everything that is watched.
+pub(crate) struct View {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) classes: Informer<GatewayClass>,
+    pub(crate) gateways: Informer<Gateway>,
+    pub(crate) sets: Informer<ListenerSet>,
+    pub(crate) http: Informer<HTTPRoute>,
+    pub(crate) grpc: Informer<GRPCRoute>,
+    pub(crate) tls: Informer<TLSRoute>,
+    pub(crate) tcp: Informer<TCPRoute>,
+    pub(crate) udp: Informer<UDPRoute>,
+    pub(crate) grants: Informer<ReferenceGrant>,
+    pub(crate) policies: Informer<BackendTLSPolicy>,
+    pub(crate) ingresses: Informer<Ingress>,
+    pub(crate) ingress_classes: Informer<IngressClass>,
+    pub(crate) secrets: Informer<Secret>,
+    pub(crate) config_maps: Informer<ConfigMap>,
+    pub(crate) namespaces: Informer<Namespace>,
+    sets_by_gateway: Index<ListenerSet>,
+    policies_by_service: Index<BackendTLSPolicy>,
+    certificates: Parsed<Certificate>,
+    roots: Parsed<Arc<RootCertStore>>,
+}
+
+impl View {
+    pub(crate) fn new(informers: &Informers) -> Self {
+        let (sets, policies) = (informers.of::<ListenerSet>(), informers.of::<BackendTLSPolicy>());
+        View {
+            endpoints: Endpoints::new(informers),
+            classes: informers.of(),
+            gateways: informers.of(),
+            http: informers.of(),
+            grpc: informers.of(),
+            tls: informers.of(),
+            tcp: informers.of(),
+            udp: informers.of(),
+            grants: informers.of(),
+            ingresses: informers.of(),
+            ingress_classes: informers.of(),
+            secrets: informers.of(),
+            config_maps: informers.of(),
+            namespaces: informers.of(),
+            sets_by_gateway: sets.index("proxy/gateway", |set| vec![gateway_of(set).to_string()]),
+            policies_by_service: policies
+                .index("proxy/service", |policy| policies::services(policy).iter().map(Key::to_string).collect()),
+            sets,
+            policies,
+            certificates: Parsed::default(),
+            roots: Parsed::default(),
+        }
+    }
+
+    pub(crate) async fn synced(&self) {
+        self.classes.synced().await;
+        self.gateways.synced().await;
+        self.sets.synced().await;
+        self.http.synced().await;
+        self.grpc.synced().await;
+        self.tls.synced().await;
+        self.tcp.synced().await;
+        self.udp.synced().await;
+        self.grants.synced().await;
+        self.policies.synced().await;
+        self.ingresses.synced().await;
+        self.ingress_classes.synced().await;
+        self.secrets.synced().await;
+        self.config_maps.synced().await;
+        self.namespaces.synced().await;
+        self.endpoints.services().synced().await;
+        self.endpoints.slices().synced().await;
+    }
+}
+
+/// The Gateway that a ListenerSet names.
+pub(crate) fn gateway_of(set: &ListenerSet) -> Key {
+    let reference = &set.spec.parent_ref;
+    Key::new(reference.namespace.as_deref().unwrap_or(namespace(&set.metadata)), &reference.name)
+}
+
+impl Lookup for View {
+    fn class(&self, name: &str) -> Option<Arc<GatewayClass>> {
+        self.classes.get("", name)
+    }
+
+    fn gateway(&self, key: &Key) -> Option<Arc<Gateway>> {
+        self.gateways.get(&key.namespace, &key.name)
+    }
+
+    fn sets(&self, gateway: &Key) -> Vec<Arc<ListenerSet>> {
+        self.sets_by_gateway.get(&gateway.to_string())
+    }
+
+    fn set(&self, key: &Key) -> Option<Arc<ListenerSet>> {
+        self.sets.get(&key.namespace, &key.name)
+    }
+
+    fn route(&self, kind: RouteKind, key: &Key) -> Option<Route> {
+        let (namespace, name) = (&key.namespace, &key.name);
+        match kind {
+            RouteKind::Http => self.http.get(namespace, name).map(Route::Http),
+            RouteKind::Grpc => self.grpc.get(namespace, name).map(Route::Grpc),
+            RouteKind::Tls => self.tls.get(namespace, name).map(Route::Tls),
+            RouteKind::Tcp => self.tcp.get(namespace, name).map(Route::Tcp),
+            RouteKind::Udp => self.udp.get(namespace, name).map(Route::Udp),
+        }
+    }
+
+    fn grants(&self, namespace: &str) -> Vec<Arc<ReferenceGrant>> {
+        self.grants.namespace(namespace)
+    }
+
+    fn service(&self, key: &Key) -> Option<Arc<Service>> {
+        self.endpoints.services().get(&key.namespace, &key.name)
+    }
+
+    fn certificate(&self, key: &Key) -> Result<Certificate, String> {
+        let secret = self.secrets.get(&key.namespace, &key.name);
+        let version = secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone());
+        self.certificates.get(key, version, || {
+            let secret = secret.ok_or("not found")?;
+            let data = |key: &str| {
+                let value = secret.data.as_ref().and_then(|data| data.get(key));
+                value.map(|bytes| bytes.0.as_slice()).ok_or_else(|| format!("has no {key}"))
+            };
+            certificate(data("tls.crt")?, data("tls.key")?).map_err(|error| error.to_string())
+        })
+    }
+
+    fn roots(&self, key: &Key) -> Result<Arc<RootCertStore>, String> {
+        let map = self.config_maps.get(&key.namespace, &key.name);
+        let version = map.as_ref().and_then(|map| map.metadata.resource_version.clone());
+        self.roots.get(key, version, || {
+            let map = map.ok_or("not found")?;
+            let pem = map.data.as_ref().and_then(|data| data.get("ca.crt")).ok_or("has no ca.crt")?;
+            roots(pem.as_bytes()).map(Arc::new).map_err(|error| error.to_string())
+        })
+    }
+
+    fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
+        let namespace = self.namespaces.get("", name);
+        namespace.and_then(|n| n.metadata.labels.clone()).unwrap_or_default()
+    }
+
+    fn policies(&self, service: &Key) -> Vec<Arc<BackendTLSPolicy>> {
+        self.policies_by_service.get(&service.to_string())
+    }
+
+    fn policy(&self, key: &Key) -> Option<Arc<BackendTLSPolicy>> {
+        self.policies.get(&key.namespace, &key.name)
+    }
+
+    fn ingress(&self, key: &Key) -> Option<Arc<Ingress>> {
+        self.ingresses.get(&key.namespace, &key.name)
+    }
+
+    fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {
+        self.ingress_classes.list()
+    }
+
+    fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {
+        self.endpoints.backend(service, port)
+    }
+
+    fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)> {
+        self.endpoints.backends(service)
+    }
+}
+
+/// What was parsed, by object and its resource version: parsing a key costs more than the rest of a compilation, and who
+/// compares outcomes sees that nothing changed.
+struct Parsed<T> {
+    known: Mutex<HashMap<Key, Versioned<T>>>,
+}
+
+/// The resource version of an object, and what was parsed from it.
+type Versioned<T> = (Option<String>, Result<T, String>);
+
+impl<T> Default for Parsed<T> {
+    fn default() -> Self {
+        Parsed { known: Mutex::default() }
+    }
+}
+
+impl<T: Clone> Parsed<T> {
+    /// An object that is gone is parsed to an error, and not kept.
+    fn get(&self, key: &Key, version: Option<String>, parse: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        let mut known = self.known.lock();
+        if version.is_none() {
+            known.remove(key);
+            return parse();
+        }
+        if let Some((at, outcome)) = known.get(key)
+            && *at == version
+        {
+            return outcome.clone();
+        }
+        let outcome = parse();
+        known.insert(key.clone(), (version, outcome.clone()));
+        outcome
+    }
+}

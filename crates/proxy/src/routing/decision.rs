@@ -1,0 +1,107 @@
+//! What to do with a request.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use super::{
+    backend::{Backend, Share, Target, choose},
+    cors::Cors,
+    listener::Identity,
+    matching::RequestHead,
+    redirect::{Origin, Redirect},
+    rule::{Action, Rule},
+    rules::Entry,
+};
+
+/// What to do with a request.
+#[derive(Clone, Debug)]
+pub enum Decision<'a> {
+    /// Send it to an endpoint of the backend.
+    Forward(Forward<'a>),
+    /// Answer with a redirect.
+    Redirect {
+        /// The rule.
+        rule: &'a Rule,
+        /// The status.
+        status: StatusCode,
+        /// The `Location`.
+        location: String,
+    },
+    /// Answer a browser's question whether it may send a request.
+    Preflight(HeaderMap),
+    /// No rule takes it.
+    NotFound,
+    /// Its connection was made for another listener.
+    Misdirected,
+    /// A rule takes it that cannot be served.
+    Fail(StatusCode),
+}
+
+/// How a request is forwarded.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The share that was drawn, with its own changes.
+    pub share: &'a Share,
+    /// Its backend.
+    pub backend: &'a Arc<Backend>,
+    /// Whether only HTTP/2 will do.
+    pub http2: bool,
+    /// Length of the matched path prefix.
+    pub matched: usize,
+    /// By which certificate the backend knows the gateway.
+    pub identity: Option<&'a Arc<Identity>>,
+}
+
+impl Forward<'_> {
+    /// Who may read the answer.
+    pub fn cors(&self) -> Option<&Cors> {
+        self.share.filters.cors.as_deref().or(self.rule.filters.cors.as_deref())
+    }
+}
+
+pub(super) fn decide<'a>(
+    entry: &'a Entry,
+    head: &RequestHead<'_>,
+    origin: Origin<'_>,
+    identity: Option<&'a Arc<Identity>>,
+    random: u64,
+) -> Decision<'a> {
+    let (rule, matched) = (&*entry.rule, entry.condition.path.prefix_len());
+    let preflight = |cors: Option<&Arc<Cors>>| cors.and_then(|cors| cors.preflight(head.method, head.headers));
+    if let Some(answer) = preflight(rule.filters.cors.as_ref()) {
+        return Decision::Preflight(answer);
+    }
+    let redirected = |redirect: &Redirect| Decision::Redirect {
+        rule,
+        status: redirect.status,
+        location: redirect.location(origin, matched),
+    };
+    if let Some(redirect) = &rule.filters.redirect {
+        return redirected(redirect);
+    }
+    match &rule.action {
+        Action::Fail(status) => Decision::Fail(*status),
+        Action::Forward(shares) => match choose(shares, random) {
+            Some(share) => match &share.target {
+                Target::Service { backend, http2 } => {
+                    if let Some(answer) = preflight(share.filters.cors.as_ref()) {
+                        return Decision::Preflight(answer);
+                    }
+                    match &share.filters.redirect {
+                        Some(redirect) => redirected(redirect),
+                        None => {
+                            let http2 = *http2;
+                            Decision::Forward(Forward { rule, share, backend, http2, matched, identity })
+                        }
+                    }
+                }
+                Target::Invalid => Decision::Fail(StatusCode::INTERNAL_SERVER_ERROR),
+            },
+            // No backend at all, or none that may be sent anything.
+            None => Decision::Fail(StatusCode::INTERNAL_SERVER_ERROR),
+        },
+    }
+}

@@ -1,0 +1,198 @@
+//! The listeners of one port, and the routes behind each.
+
+use std::sync::Arc;
+
+use rustls::{ServerConfig, sign::CertifiedKey};
+
+use super::{
+    backend::{Share, Target, choose},
+    decision::{Decision, decide},
+    hosts::Hosts,
+    matching::{Rank, RequestHead},
+    redirect::Origin,
+    rule::{Owner, StreamRule},
+    rules::{Entry, HostRules},
+};
+
+/// What a port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Clear HTTP.
+    Http,
+    /// TLS; what is inside, if it is looked at, depends on the listener.
+    Tls,
+    /// Bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// How a listener serves.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Hostname pattern; `None` for every hostname.
+    pub hostname: Option<Box<str>>,
+    /// What becomes of connections.
+    pub mode: Mode,
+    /// By which certificate backends know the gateway.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// What becomes of connections.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// HTTP requests are routed; decrypted first on a port that speaks TLS.
+    Http(Option<Arc<ServerConfig>>),
+    /// Bytes are forwarded; decrypted first on a port that speaks TLS.
+    Stream(Option<Arc<ServerConfig>>),
+    /// Bytes are forwarded as they are, encrypted.
+    Passthrough,
+}
+
+/// A certificate by which backends know a gateway.
+#[derive(Debug)]
+pub struct Identity {
+    /// Different for each, so that connections are not shared between two.
+    pub id: u64,
+    /// The certificate and its key.
+    pub key: Arc<CertifiedKey>,
+}
+
+/// One port.
+#[derive(Clone, Debug)]
+pub struct PortTable {
+    protocol: Protocol,
+    listeners: Hosts<Arc<Listener>>,
+}
+
+/// A listener and its routes.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// How it serves.
+    pub config: ListenerConfig,
+    http: Hosts<Arc<HostRules>>,
+    /// By server name; the first of several wins.
+    streams: Hosts<Streams>,
+}
+
+/// Rules for connections, the oldest first.
+type Streams = Arc<Vec<(Rank, Arc<StreamRule>)>>;
+
+impl PortTable {
+    /// A port without listeners.
+    pub(super) fn new(protocol: Protocol) -> Self {
+        PortTable { protocol, listeners: Hosts::default() }
+    }
+
+    /// What the port speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The most specific listener for a hostname in lower case.
+    pub fn listener(&self, host: &str) -> Option<&Arc<Listener>> {
+        self.listeners.matching(host).next()
+    }
+
+    /// The listener of a pattern.
+    pub fn listener_of(&self, hostname: Option<&str>) -> Option<&Arc<Listener>> {
+        self.listeners.get(hostname)
+    }
+
+    /// Decides about a request that came in on `port`, in a TLS connection on behalf of the listener of the pattern
+    /// `through`. `random` draws among weighted backends.
+    pub fn route<'a>(
+        &'a self,
+        port: u16,
+        through: Option<Option<&str>>,
+        head: &RequestHead<'_>,
+        random: u64,
+    ) -> Decision<'a> {
+        // Only the most specific listener's routes count: a request never falls through to another listener.
+        let Some(listener) = self.listener(head.host) else { return Decision::NotFound };
+        if through.is_some_and(|through| through != listener.config.hostname.as_deref()) {
+            // The connection was made for another listener, whose certificate and client checks are not this one's.
+            return Decision::Misdirected;
+        }
+        let Some(entry) = listener.find(head) else { return Decision::NotFound };
+        let origin =
+            Origin { tls: self.protocol == Protocol::Tls, host: head.host, port, path: head.path, query: head.query };
+        decide(entry, head, origin, listener.config.identity.as_ref(), random)
+    }
+
+    pub(super) fn configure(&mut self, configs: Vec<ListenerConfig>) {
+        let old = std::mem::take(&mut self.listeners);
+        for config in configs {
+            let hostname = config.hostname.clone();
+            let known = old.get(hostname.as_deref()).cloned();
+            self.listeners.change(hostname.as_deref(), |listener| {
+                // The first for a pattern stays.
+                if listener.is_none() {
+                    *listener = Some(match known {
+                        Some(mut known) => {
+                            Arc::make_mut(&mut known).config = config;
+                            known
+                        }
+                        None => Arc::new(Listener { config, http: Hosts::default(), streams: Hosts::default() }),
+                    });
+                }
+            });
+        }
+    }
+
+    pub(super) fn change(&mut self, hostname: Option<&str>, change: impl FnOnce(&mut Listener)) {
+        self.listeners.change(hostname, |listener| {
+            if let Some(listener) = listener {
+                change(Arc::make_mut(listener));
+            }
+        });
+    }
+}
+
+impl Listener {
+    fn find(&self, head: &RequestHead<'_>) -> Option<&Entry> {
+        self.http.matching(head.host).find_map(|rules| rules.find(head))
+    }
+
+    /// The share of a connection to a server name in lower case; `None` when no route takes it or no backend may.
+    pub fn stream(&self, server_name: &str, random: u64) -> Option<&Share> {
+        let (_, rule) = self.streams.matching(server_name).next()?.first()?;
+        choose(&rule.shares, random).filter(|share| !matches!(share.target, Target::Invalid))
+    }
+
+    pub(super) fn insert(&mut self, host: Option<&str>, entry: Arc<Entry>) {
+        self.http.change(host, |rules| Arc::make_mut(rules.get_or_insert_default()).insert(entry));
+    }
+
+    pub(super) fn remove(&mut self, host: Option<&str>, path: &super::PathMatch, owner: &Owner) {
+        self.http.change(host, |rules| {
+            if let Some(known) = rules {
+                let known = Arc::make_mut(known);
+                known.remove(path, owner);
+                if known.is_empty() {
+                    *rules = None;
+                }
+            }
+        });
+    }
+
+    pub(super) fn insert_stream(&mut self, host: Option<&str>, rank: Rank, rule: Arc<StreamRule>) {
+        self.streams.change(host, |rules| {
+            let rules = Arc::make_mut(rules.get_or_insert_default());
+            let at = rules.partition_point(|(other, _)| *other <= rank);
+            rules.insert(at, (rank, rule));
+        });
+    }
+
+    pub(super) fn remove_stream(&mut self, host: Option<&str>, owner: &Owner) {
+        self.streams.change(host, |rules| {
+            if let Some(known) = rules {
+                let known = Arc::make_mut(known);
+                known.retain(|(_, rule)| rule.owner != *owner);
+                if known.is_empty() {
+                    *rules = None;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,87 @@
+//! What happens to the requests and connections that a rule takes.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use super::{
+    backend::Share,
+    cors::Cors,
+    edit::HeaderEdits,
+    mirror::Mirror,
+    redirect::{Redirect, Rewrite},
+};
+
+/// The object that a rule comes from: its kind, and `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// The kind.
+    pub kind: &'static str,
+    /// `namespace/name`.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// What happens to the requests that one of its conditions takes.
+#[derive(Debug)]
+pub struct Rule {
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its own name there, for people.
+    pub name: Option<Box<str>>,
+    /// What is changed on the way.
+    pub filters: Filters,
+    /// What is done.
+    pub action: Action,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+}
+
+/// What a rule, or one of its shares, changes on the way.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    /// Header changes to requests.
+    pub request: HeaderEdits,
+    /// Header changes to responses.
+    pub response: HeaderEdits,
+    /// Changes of host and path.
+    pub rewrite: Option<Rewrite>,
+    /// An answer in place of a backend's.
+    pub redirect: Option<Redirect>,
+    /// Which pages of other origins may read answers.
+    pub cors: Option<Arc<Cors>>,
+    /// Where copies go.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// What a rule does.
+#[derive(Debug)]
+pub enum Action {
+    /// Sends requests to backends, by weight.
+    Forward(Vec<Share>),
+    /// Answers with an error, for a rule that cannot be served as it was written.
+    Fail(StatusCode),
+}
+
+/// How long a request may take; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the request's head to the end of the answer.
+    pub request: Option<Duration>,
+    /// One attempt, from its start to the head of the answer.
+    pub backend: Option<Duration>,
+}
+
+/// Where connections or datagrams go that are not HTTP.
+#[derive(Debug)]
+pub struct StreamRule {
+    /// Whose it is.
+    pub owner: Owner,
+    /// Backends by weight.
+    pub shares: Vec<Share>,
+}

@@ -1,0 +1,111 @@
+//! The rules for one hostname, found by path.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use super::{
+    cow::CowMap,
+    matching::{PathMatch, Rank, RequestHead, RequestMatch},
+    rule::{Owner, Rule},
+};
+
+/// A condition, its rule, and what decides between equally specific ones.
+#[derive(Debug)]
+pub struct Entry {
+    /// The condition.
+    pub condition: RequestMatch,
+    /// Whose it is and its place there.
+    pub rank: Rank,
+    /// What happens to requests that fulfil it.
+    pub rule: Arc<Rule>,
+}
+
+/// Conditions on one path, the first that takes a request wins.
+type Entries = Arc<Vec<Arc<Entry>>>;
+
+/// The rules for one hostname. What a lookup costs depends on the path, not on the number of rules.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostRules {
+    exact: CowMap<Entries>,
+    prefixes: CowMap<Entries>,
+    /// Patterns are tried one after the other, the longest first.
+    patterns: Entries,
+    /// Elements of the longest prefix there ever was: deeper parts of a path cannot end one.
+    depth: usize,
+}
+
+impl HostRules {
+    /// The rule that takes a request: an exact path before a pattern before the longest prefix.
+    pub(super) fn find(&self, head: &RequestHead<'_>) -> Option<&Entry> {
+        take(self.exact.get(head.path), head).or_else(|| take(Some(&self.patterns), head)).or_else(|| {
+            if self.prefixes.is_empty() {
+                return None;
+            }
+            let mut end = self.deepest(head.path);
+            loop {
+                if let Some(found) = take(self.prefixes.get(&head.path[..end]), head) {
+                    return Some(found);
+                }
+                end = head.path[..end].rfind('/')?;
+            }
+        })
+    }
+
+    /// Where the longest part of a path ends that could be a prefix.
+    fn deepest(&self, path: &str) -> usize {
+        path.match_indices('/').nth(self.depth).map_or(path.len(), |(at, _)| at)
+    }
+
+    pub(super) fn insert(&mut self, entry: Arc<Entry>) {
+        if let PathMatch::Prefix(prefix) = &entry.condition.path {
+            self.depth = self.depth.max(prefix.matches('/').count());
+        }
+        self.at(&entry.condition.path.clone(), |entries| {
+            let at = entries.partition_point(|other| order(other) <= order(&entry));
+            entries.insert(at, entry);
+        });
+    }
+
+    /// Removes what an owner has on a path.
+    pub(super) fn remove(&mut self, path: &PathMatch, owner: &Owner) {
+        self.at(path, |entries| entries.retain(|entry| entry.rule.owner != *owner));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty() && self.patterns.is_empty()
+    }
+
+    fn at(&mut self, path: &PathMatch, change: impl FnOnce(&mut Vec<Arc<Entry>>)) {
+        let change = |value: &mut Option<Entries>| {
+            let entries = value.get_or_insert_default();
+            change(Arc::make_mut(entries));
+            if entries.is_empty() {
+                *value = None;
+            }
+        };
+        match path {
+            PathMatch::Exact(path) => self.exact.change(path, change),
+            PathMatch::Prefix(prefix) => self.prefixes.change(prefix, change),
+            PathMatch::Pattern(_) => {
+                let mut patterns = Some(std::mem::take(&mut self.patterns));
+                change(&mut patterns);
+                self.patterns = patterns.unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn take<'a>(entries: Option<&'a Entries>, head: &RequestHead<'_>) -> Option<&'a Entry> {
+    entries?.iter().find(|entry| entry.condition.takes(head)).map(|entry| &**entry)
+}
+
+/// Among conditions on the same path the smallest wins: those with a method, the most headers, the most parameters; among
+/// patterns the longest.
+fn order(entry: &Entry) -> impl Ord + use<'_> {
+    let condition = &entry.condition;
+    let pattern = match &condition.path {
+        PathMatch::Pattern(pattern) => pattern.as_str().len(),
+        PathMatch::Exact(_) | PathMatch::Prefix(_) => 0,
+    };
+    let (headers, query) = (Reverse(condition.headers.len()), Reverse(condition.query.len()));
+    (Reverse(pattern), condition.method.is_none(), headers, query, &entry.rank)
+}

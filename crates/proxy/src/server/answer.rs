@@ -1,0 +1,57 @@
+//! Answers in the gateway's own words.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::body::ResponseBody;
+
+/// An answer on its way to a client.
+pub(crate) type Answer = Response<ResponseBody>;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Codes of gRPC, as far as a gateway answers with them.
+const DEADLINE_EXCEEDED: u16 = 4;
+const UNIMPLEMENTED: u16 = 12;
+const INTERNAL: u16 = 13;
+const UNAVAILABLE: u16 = 14;
+
+/// Whether a request is a gRPC call, whose client looks for the outcome in other headers.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// An answer of the gateway's own to a request, or to a gRPC call.
+pub(crate) fn own(status: StatusCode, grpc: bool) -> Answer {
+    if grpc {
+        return call(status);
+    }
+    let text = match status.canonical_reason() {
+        Some(reason) if status.is_client_error() || status.is_server_error() => {
+            Some(Bytes::from_static(reason.as_bytes()))
+        }
+        _ => None,
+    };
+    let mut answer = Response::new(ResponseBody::Own(text));
+    *answer.status_mut() = status;
+    answer
+}
+
+/// The answer to a call: all of it in the head, with the code that stands for the status.
+fn call(status: StatusCode) -> Answer {
+    let code = match status {
+        StatusCode::NOT_FOUND => UNIMPLEMENTED,
+        StatusCode::BAD_REQUEST => INTERNAL,
+        StatusCode::GATEWAY_TIMEOUT => DEADLINE_EXCEEDED,
+        _ => UNAVAILABLE,
+    };
+    let mut answer = Response::new(ResponseBody::Own(None));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(status.canonical_reason().unwrap_or("")));
+    answer
+}

@@ -1,0 +1,99 @@
+//! The first message of a TLS client, read before it is decided who answers it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// The first message may be no longer: TLS allows 16 KiB in one record, and no client sends more than two.
+const LIMIT: usize = 32 << 10;
+
+/// A stream that was read from already, and gives that out again first.
+pub(crate) struct Rewound {
+    early: Bytes,
+    stream: TcpStream,
+}
+
+/// Reads a client's first message: the server name in it in lower case, empty when there is none, and the stream as if
+/// nothing had been read.
+pub(crate) async fn read(mut stream: TcpStream) -> io::Result<(String, Rewound)> {
+    let mut acceptor = Acceptor::default();
+    let mut read = BytesMut::with_capacity(2 << 10);
+    loop {
+        let before = read.len();
+        if read.len() >= LIMIT {
+            return Err(io::Error::other("the first TLS message is too long"));
+        }
+        if stream.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut new = &read[before..];
+        while !new.is_empty() {
+            acceptor.read_tls(&mut new)?;
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let name = accepted.client_hello().server_name().unwrap_or("").to_ascii_lowercase();
+                return Ok((name, Rewound { early: read.freeze(), stream }));
+            }
+            Err((error, _)) => return Err(io::Error::other(error)),
+        }
+    }
+}
+
+impl Rewound {
+    /// A stream of which nothing was read.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Rewound { early: Bytes::new(), stream }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.has_remaining() {
+            let count = self.early.len().min(buffer.remaining());
+            buffer.put_slice(&self.early.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,63 @@
+//! Copies of requests to other backends: nobody waits for them, and nobody sees their answers.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::body::Body as _;
+use tracing::debug;
+
+use super::{
+    Shared,
+    body::{RequestBody, ResponseBody},
+    forward::Exchange,
+    upstream::Way,
+};
+use crate::routing::{Backend, Identity, Mirror};
+
+/// Copies under way at once. A backend for copies that hangs must not cost the gateway its memory; what is more is not
+/// copied.
+pub(crate) const AT_ONCE: usize = 1024;
+
+/// How long a copy may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Sends copies of a request that is about to be sent to those mirrors that take it.
+pub(crate) fn start<'a>(
+    shared: &Arc<Shared>,
+    mirrors: impl Iterator<Item = &'a Mirror>,
+    identity: Option<&Arc<Identity>>,
+    request: &mut Request<RequestBody>,
+) {
+    for mirror in mirrors.filter(|mirror| mirror.takes(rand::random())) {
+        let Ok(permit) = Arc::clone(&shared.mirrors).try_acquire_owned() else {
+            debug!(backend = mirror.backend.name(), "a request is not copied: too many copies are under way");
+            continue;
+        };
+        let mut copy = Request::new(request.body_mut().copy());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        let (backend, way) = (Arc::clone(&mirror.backend), Way::to(&mirror.backend, mirror.http2, identity));
+        let (tasks, shared) = (shared.tasks.clone(), Arc::clone(shared));
+        tasks.spawn(async move {
+            let kill = shared.kill.clone();
+            tokio::select! {
+                () = kill.cancelled() => {}
+                sent = tokio::time::timeout(LIMIT, send(&shared, &backend, way, copy)) => if sent.is_err() {
+                    debug!(backend = backend.name(), "the copy of a request took too long");
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn send(shared: &Arc<Shared>, backend: &Backend, way: Way, request: Request<RequestBody>) {
+    let ended = request.body().ended();
+    let exchange = Exchange { shared, backend, way, limit: None, fresh: false };
+    let Ok((response, line)) = exchange.run(request).await else { return };
+    let body = ResponseBody::backend(response.into_body(), line, shared.pool.clone(), ended, None);
+    let mut body = body.await;
+    while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
+}

@@ -1,0 +1,103 @@
+//! TLS towards backends.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+/// A name of which a backend's certificate must have one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A hostname.
+    Host(ServerName<'static>),
+    /// A URI, such as a SPIFFE identity.
+    Uri(Box<str>),
+}
+
+/// How certificates of backends are verified: one of the roots vouches for them, and they have one of the names; without
+/// names, the name that is asked for.
+pub fn verification(roots: RootCertStore, expected: Vec<Expected>) -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let verifier = Verifier { roots, expected, provider };
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()))
+}
+
+#[derive(Debug)]
+struct Verifier {
+    roots: RootCertStore,
+    expected: Vec<Expected>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn named(&self, der: &CertificateDer<'_>, leaf: &ParsedCertificate<'_>, asked: &ServerName<'_>) -> bool {
+        let host = |name: &ServerName<'_>| verify_server_name(leaf, name).is_ok();
+        match &*self.expected {
+            [] => host(asked),
+            expected => expected.iter().any(|expected| match expected {
+                Expected::Host(name) => host(name),
+                Expected::Uri(uri) => has_uri(der, uri),
+            }),
+        }
+    }
+}
+
+fn has_uri(der: &CertificateDer<'_>, uri: &str) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    names.is_some_and(|names| {
+        names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(u) if *u == uri))
+    })
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let leaf = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)?;
+        if self.named(end_entity, &leaf, server_name) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::NotValidForName))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

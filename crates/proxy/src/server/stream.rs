@@ -1,0 +1,54 @@
+//! Connections that are forwarded as bytes: TCP, and TLS, decrypted or not.
+
+use std::{io, sync::Arc};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::{
+    Shared,
+    upstream::{CONNECT, CONNECT_ELSE, Io, Way},
+};
+use crate::routing::{Backend, Identity, Listener, Target};
+
+/// Endpoints that one connection is tried on.
+const ATTEMPTS: usize = 3;
+
+/// Carries bytes both ways between a client and an endpoint of the backend that a route of the listener names, until one
+/// of them is done. A change of the routes is for connections that come later.
+pub(crate) async fn carry(
+    shared: &Arc<Shared>,
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    listener: &Arc<Listener>,
+    server_name: &str,
+) -> io::Result<()> {
+    let Some(share) = listener.stream(server_name, rand::random()) else {
+        return Err(io::Error::other("no route takes the connection"));
+    };
+    let Target::Service { backend, .. } = &share.target else { return Ok(()) };
+    let mut endpoint = connect(backend, listener.config.identity.as_ref()).await?;
+    tokio::select! {
+        () = shared.kill.cancelled() => Ok(()),
+        carried = tokio::io::copy_bidirectional(&mut client, &mut endpoint) => carried.map(|_| ()),
+    }
+}
+
+/// The first endpoint that accepts a connection.
+async fn connect(backend: &Backend, identity: Option<&Arc<Identity>>) -> io::Result<Io> {
+    let way = Way::to(backend, false, identity);
+    let mut avoid = Vec::new();
+    let mut last = io::Error::other(format!("{} has no endpoint", backend.name()));
+    for _ in 0..ATTEMPTS {
+        let Some(address) = backend.pick(&avoid) else { break };
+        let limit = if backend.endpoints().len() > 1 { CONNECT_ELSE } else { CONNECT };
+        match way.connect(address, limit, false).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                debug!(backend = backend.name(), %address, %error, "cannot connect to an endpoint");
+                avoid.push(address);
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
