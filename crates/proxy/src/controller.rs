@@ -4,13 +4,17 @@
 //! what it costs does not depend on how much else there is. Status follows in its own time. Endpoints change far more
 //! often than routes and take a shorter way: a change of an EndpointSlice only refills the backends of its Service.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::{ConfigMap, Namespace, Secret, Service},
+    api::{
+        core::v1::{ConfigMap, Namespace, Secret, Service},
+        discovery::v1::EndpointSlice,
+    },
 };
+use kinds::gateway::Gateway;
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
@@ -18,13 +22,14 @@ use kube::{
 use parking_lot::Mutex;
 use reconcile::{Change, EventType, Informer, Informers, Key, Object, Queue, Recorder, run_controller};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     addresses::Addresses,
     core::Core,
     endpoints::service_of,
+    infrastructure::Made,
     item::{Dependency, Item, RouteKind},
     lookup::{Lookup as _, Route},
     view::{View, gateway_of},
@@ -41,6 +46,7 @@ mod features;
 mod filters;
 mod grpc;
 mod http;
+mod infrastructure;
 mod ingresses;
 mod item;
 mod listeners;
@@ -60,6 +66,9 @@ pub use addresses::Pool;
 /// Who serves a GatewayClass of ours.
 pub(crate) const CONTROLLER_NAME: &str = "keelson.dev/gateway";
 
+/// Whose fields those of objects made for Gateways are.
+const FIELD_MANAGER: &str = "keelson-gateway";
+
 /// A status is written this long after the first change of it: a manifest with many routes changes that of their Gateway
 /// once per route.
 const STATUS_PAUSE: Duration = Duration::from_millis(20);
@@ -74,6 +83,8 @@ pub(crate) struct Controller {
     core: Mutex<Core>,
     work: Queue<Work>,
     told: Queue<Item>,
+    /// What was made for each Gateway, as far as this process knows.
+    made: Mutex<HashMap<Key, Made>>,
     client: kube::Client,
     recorder: Recorder,
 }
@@ -96,6 +107,7 @@ impl Controller {
             core: Mutex::new(Core::new(addresses)),
             work: Queue::new(),
             told: Queue::new(),
+            made: Mutex::default(),
             client: informers.client().clone(),
             recorder: Recorder::new(informers.client().clone(), "gateway-controller"),
         })
@@ -329,7 +341,10 @@ impl Controller {
     }
 
     async fn tell_gateway(&self, key: &Key, now: Timestamp) -> Result<(), kube::Error> {
-        let Some(gateway) = self.view.gateway(key) else { return Ok(()) };
+        let Some(gateway) = self.view.gateway(key) else {
+            self.made.lock().remove(key);
+            return Ok(());
+        };
         let known = gateway.status.clone().unwrap_or_default();
         let known_set = |set: &Key| self.view.set(set).and_then(|set| set.status.clone()).unwrap_or_default();
         let told = {
@@ -349,6 +364,26 @@ impl Controller {
                 self.write(&*set, set.status.as_ref(), &status).await?;
             }
         }
+        self.make(&gateway, key).await
+    }
+
+    /// Makes what a Gateway is to have, where that is not what was made before.
+    async fn make(&self, gateway: &Gateway, key: &Key) -> Result<(), kube::Error> {
+        let made = self.core.lock().gateway(key).and_then(infrastructure::made);
+        let Some(made) = made.filter(|made| self.made.lock().get(key) != Some(made)) else { return Ok(()) };
+        let there = self.view.service(&Key::new(&key.namespace, &made.name));
+        if there.is_some_and(|service| infrastructure::is_foreign(&service.metadata, gateway)) {
+            let warning = format!("Service {} is there already and is not the Gateway's", made.name);
+            self.recorder.about(gateway, EventType::Warning, "NameTaken", warning);
+            self.made.lock().insert(key.clone(), made);
+            return Ok(());
+        }
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
+        services.patch(&made.name, &parameters, &Patch::Apply(&made.service)).await?;
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+        slices.patch(&made.name, &parameters, &Patch::Apply(&made.slice)).await?;
+        self.made.lock().insert(key.clone(), made);
         Ok(())
     }
 
@@ -381,7 +416,7 @@ impl Controller {
             return Ok(false);
         }
         let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-        patch(&Api::namespaced(self.client.clone(), namespace), object, status).await.map(|()| true)
+        patch(&Api::namespaced(self.client.clone(), namespace), object, known, status).await.map(|()| true)
     }
 
     async fn write_cluster<K, S>(&self, object: &K, known: Option<&S>, status: &S) -> Result<(), kube::Error>
@@ -392,24 +427,35 @@ impl Controller {
         if known == Some(status) {
             return Ok(());
         }
-        patch(&Api::all(self.client.clone()), object, status).await
+        patch(&Api::all(self.client.clone()), object, known, status).await
     }
 }
 
 /// Replaces a status, but only that of the revision it was made from: others write to the same lists.
-async fn patch<K, S>(api: &Api<K>, object: &K, status: &S) -> Result<(), kube::Error>
+async fn patch<K, S>(api: &Api<K>, object: &K, known: Option<&S>, status: &S) -> Result<(), kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     S: Serialize,
 {
     let meta = object.meta();
-    let body = json!({"metadata": {"resourceVersion": meta.resource_version}, "status": status});
+    let body = json!({"metadata": {"resourceVersion": meta.resource_version}, "status": replacing(known, status)});
     let name = meta.name.as_deref().unwrap_or_default();
     match api.patch_status(name, &PatchParams::default(), &Patch::Merge(&body)).await {
         // Deleted meanwhile: its status is of no interest any more.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         result => result.map(|_| ()),
     }
+}
+
+/// A status as a merge patch that also takes away what was there and is no more.
+fn replacing<S: Serialize>(known: Option<&S>, status: &S) -> Value {
+    let mut status = json!(status);
+    if let (Value::Object(fields), Value::Object(known)) = (&mut status, json!(known)) {
+        for (name, _) in known {
+            fields.entry(name).or_insert(Value::Null);
+        }
+    }
+    status
 }
 
 /// Whether a change leaves alone what matters.

@@ -73,8 +73,9 @@ const ROLES: &[RoleRow] = &[
     RoleRow {
         name: GATEWAY,
         rules: &[
-            on(READ, "core", "configmaps namespaces secrets services"),
-            on(READ, "discovery.k8s.io", "endpointslices"),
+            on(READ, "core", "configmaps namespaces secrets"),
+            on("create get list patch watch", "core", "services"),
+            on("create get list patch watch", "discovery.k8s.io", "endpointslices"),
             on(READ, "networking.k8s.io", "ingressclasses ingresses"),
             on("patch update", "networking.k8s.io", "ingresses/status"),
             on(

@@ -1,7 +1,7 @@
 //! What of Gateway API is served beyond its core, by the names that upstream's conformance tests know.
 
 /// In the order of the names, as the API asks for.
-pub(crate) const SUPPORTED: [&str; 44] = [
+pub(crate) const SUPPORTED: [&str; 45] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -14,6 +14,7 @@ pub(crate) const SUPPORTED: [&str; 44] = [
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSAndTLSPassthroughSamePort",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructurePropagation",
     "GatewayPort8080",
     "GatewayStaticAddresses",
     "HTTPRoute",

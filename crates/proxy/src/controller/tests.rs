@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kinds::gateway::{BackendTLSPolicy, Gateway, GatewayClass, ListenerSet, ListenerSetStatus, ReferenceGrant};
 use rustls::RootCertStore;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{listeners::ListenerId, lookup::Lookup, *};
 use crate::{
@@ -295,4 +295,12 @@ pub(super) fn brief_listener(core: &Core, name: &str) -> Vec<String> {
 
 pub(super) fn attached(core: &Core, listener: &str) -> usize {
     core.attached(&ListenerId { gateway: edge(), source: listeners::Source::Gateway, name: listener.to_owned() })
+}
+
+#[test]
+fn what_a_status_no_longer_has_is_taken_away() {
+    let known = json!({"addresses": [1], "conditions": [2]});
+    let status = json!({"conditions": [3], "listeners": []});
+    let expected = json!({"addresses": null, "conditions": [3], "listeners": []});
+    assert_eq!((replacing(Some(&known), &status), replacing(None, &status)), (expected, status));
 }

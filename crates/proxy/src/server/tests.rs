@@ -115,6 +115,30 @@ async fn path_and_host_are_rewritten() {
 }
 
 #[tokio::test]
+async fn one_backend_of_several_may_have_its_own_rewrite_or_redirect() {
+    let upstream = echo().await;
+    let target = backend(&[upstream.address]);
+    let rewrite = Rewrite { host: Some(value("inner.test")), path: Some(PathChange::Full("/inner".into())) };
+    let mut own = share(&target, 1);
+    own.filters.rewrite = Some(rewrite);
+    let outer = Rewrite { host: Some(value("outer.test")), path: None };
+    let filters = Filters { rewrite: Some(outer), ..Filters::default() };
+    let gateway = Gateway::start(table(rule(vec![own], filters))).await;
+    let answer = gateway.get("/a?q=1").await;
+    assert!(
+        answer.body.starts_with("GET /inner?q=1\n") && answer.body.contains("\nhost: inner.test\n"),
+        "{}",
+        answer.body
+    );
+    let mut elsewhere = share(&target, 1);
+    let redirect =
+        Redirect { status: StatusCode::FOUND, scheme: None, host: Some("new.test".into()), port: None, path: None };
+    elsewhere.filters.redirect = Some(redirect);
+    gateway.server.install(table(forward(vec![elsewhere])));
+    assert_eq!(gateway.get("/a").await.headers["location"], "http://new.test/a");
+}
+
+#[tokio::test]
 async fn redirect_is_answered_by_the_gateway() {
     let redirect = Redirect {
         status: StatusCode::MOVED_PERMANENTLY,

@@ -398,3 +398,93 @@ fn older_listeners_win_and_those_in_their_way_are_told() {
     assert_eq!(brief(&new.conditions), ["Accepted=False ListenersNotValid", "Programmed=False ListenersNotValid"]);
     assert_eq!(conflict(&told_set(&core, "raw"), 0), "Conflicted=True ProtocolConflict");
 }
+
+#[test]
+fn a_gateway_has_a_name_in_the_cluster_with_the_labels_it_asks_for() {
+    let mut cluster = Cluster::new();
+    let infrastructure = json!({"labels": {"team": "shop"}, "annotations": {"note": "x"}});
+    let listeners = json!([
+        listener("a", 80, "HTTP", json!({})),
+        listener("b", 80, "HTTP", json!({"hostname": "b.test"})),
+        listener("c", 80, "UDP", json!({})),
+        listener("odd", 81, "example.com/odd", json!({}))
+    ]);
+    let spec = json!({"gatewayClassName": "keelson", "listeners": listeners, "infrastructure": infrastructure});
+    cluster.put("Gateway", "shop", "edge", json!({"metadata": {"uid": "u"}, "spec": spec}));
+    assert!(infrastructure::made(cluster.compile().gateway(&edge()).unwrap()).is_none(), "no address of its own");
+    let pool = Pool { network: [10, 0, 9, 0].into(), prefix: 30 };
+    let mut core = Core::new(Addresses::new(vec![LOCAL], Some(pool)));
+    core.apply(cluster.items(), &cluster);
+    let made = infrastructure::made(core.gateway(&edge()).unwrap()).unwrap();
+    assert_eq!(made.name, "edge-keelson");
+    let labels = json!({"team": "shop", "gateway.networking.k8s.io/gateway-name": "edge"});
+    assert_eq!(
+        (&made.service["metadata"]["labels"], &made.service["metadata"]["annotations"]),
+        (&labels, &json!({"note": "x"}))
+    );
+    assert_eq!(made.service["metadata"]["ownerReferences"][0]["uid"], "u");
+    let ports =
+        json!([{"name": "tcp-80", "port": 80, "protocol": "TCP"}, {"name": "udp-80", "port": 80, "protocol": "UDP"}]);
+    assert_eq!((&made.service["spec"]["ports"], &made.slice["ports"]), (&ports, &ports));
+    assert!(made.slice["endpoints"][0]["addresses"][0].as_str().unwrap().starts_with("10.0.9."));
+}
+
+#[test]
+fn a_set_of_a_gateway_that_is_not_accepted_is_not_accepted_either() {
+    let mut cluster = Cluster::new();
+    let parameters = json!({"group": "example.com", "kind": "Config", "name": "x"});
+    let spec = json!({"gatewayClassName": "keelson", "listeners": http(), "infrastructure": {"parametersRef": parameters},
+        "allowedListeners": {"namespaces": {"from": "Same"}}});
+    cluster.put("Gateway", "shop", "edge", json!({"spec": spec}));
+    cluster.put("ListenerSet", "shop", "set", set("set", 1, json!([listener("more", 8080, "HTTP", json!({}))])));
+    let core = cluster.compile();
+    let expected = ["Accepted=False ParentNotAccepted", "Programmed=False ParentNotProgrammed"];
+    assert_eq!(brief(&told_set(&core, "set").conditions), expected);
+}
+
+#[test]
+fn grants_for_a_gateway_are_none_for_its_sets_and_the_other_way_round() {
+    let mut cluster = Cluster::new();
+    cluster.put("Secret", "other", "cert", json!({}));
+    let abroad = || tls(json!({"name": "cert", "namespace": "other"}));
+    let spec = json!({"gatewayClassName": "keelson", "listeners": [listener("own", 443, "HTTPS", at("own.test", abroad()))],
+        "allowedListeners": {"namespaces": {"from": "Same"}}});
+    cluster.put("Gateway", "shop", "edge", json!({"spec": spec}));
+    cluster.put(
+        "ListenerSet",
+        "shop",
+        "set",
+        set("set", 1, json!([listener("more", 443, "HTTPS", at("set.test", abroad()))])),
+    );
+    for (kind, own, sets) in [
+        ("Gateway", "True ResolvedRefs", "False RefNotPermitted"),
+        ("ListenerSet", "False RefNotPermitted", "True ResolvedRefs"),
+    ] {
+        let from = json!([{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "shop"}]);
+        let to = json!([{"group": "", "kind": "Secret"}]);
+        cluster.put("ReferenceGrant", "other", "g", json!({"spec": {"from": from, "to": to}}));
+        let core = cluster.compile();
+        assert_eq!(brief_listener(&core, "own")[3], format!("ResolvedRefs={own}"), "{kind}");
+        assert_eq!(brief(&told_set(&core, "set").listeners[0].conditions)[3], format!("ResolvedRefs={sets}"), "{kind}");
+    }
+}
+
+#[test]
+fn a_hostname_that_changes_attaches_the_routes_it_now_fits() {
+    let mut cluster = Cluster::new();
+    let allowed = json!({"namespaces": {"from": "Same"}});
+    let spec = json!({"gatewayClassName": "keelson", "listeners": http(), "allowedListeners": allowed});
+    cluster.put("Gateway", "shop", "edge", json!({"spec": spec}));
+    let host = |host: &str| set("set", 1, json!([listener("more", 8080, "HTTP", json!({"hostname": host}))]));
+    cluster.put("ListenerSet", "shop", "set", host("old.test"));
+    cluster.http_route(json!({"hostnames": ["new.test"], "parentRefs": [{"kind": "ListenerSet", "name": "set"}]}));
+    let mut core = cluster.compile();
+    assert_eq!(reasons(&core, RouteKind::Http)[0], "NoMatchingListenerHostname");
+    cluster.put("ListenerSet", "shop", "set", host("new.test"));
+    core.apply(core.dependents(&Dependency::Sets(edge())), &cluster);
+    assert_eq!(
+        (reasons(&core, RouteKind::Http)[0], taken(&core, 8080, "new.test", "/")),
+        ("Accepted", "shop/web:80".into())
+    );
+    assert_eq!(taken(&core, 8080, "old.test", "/"), "404");
+}

@@ -201,3 +201,53 @@ async fn gateway_shows_its_own_certificate_to_backends() {
         assert_eq!(gateway.get("/").await.status, expected);
     }
 }
+
+#[tokio::test]
+async fn ended_bytes_are_encrypted_again_for_a_backend_that_wants_it() {
+    let authority = Authority::new();
+    let (address, _tasks) = encrypted(&authority.issue(&["inner.test"], None), Clients::Anybody).await;
+    let target = backend(&[address]);
+    let config = verification(authority.roots(), Vec::new()).unwrap();
+    let name = ServerName::try_from("inner.test").unwrap();
+    target.set_wire(Wire::new(false, Security::Tls { name, config }));
+    let mode = termination(vec![authority.issue(&["outer.test"], None)], &Clients::Anybody, false).unwrap();
+    let mut table = listening(Protocol::Tls, vec![harness::config(None, Mode::Stream(Some(mode)))]);
+    let owner = Owner { kind: "TLSRoute", name: "ns/route".into() };
+    let rule = StreamRule { owner, shares: vec![share(&target, 1)] };
+    table.insert_stream(&spot(None), Rank::default(), Arc::new(rule));
+    let gateway = Gateway::start(table).await;
+    let stream = authority.connect(gateway.address, "outer.test", None).await.unwrap();
+    assert_eq!(request(stream, "outer.test").await.unwrap().body, "inner.test false");
+}
+
+#[tokio::test]
+async fn encrypted_calls_agree_on_http_2_with_the_backend() {
+    let authority = Authority::new();
+    let mut config = rustls::ServerConfig::clone(
+        &termination(vec![authority.issue(&["web.test"], None)], &Clients::Anybody, true).unwrap(),
+    );
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (listener, config) = (TcpListener::bind((LOCAL, 0)).await.unwrap(), Arc::new(config));
+    let target = backend(&[listener.local_addr().unwrap()]);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let stream = TlsAcceptor::from(config).accept(stream).await.unwrap();
+        let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+            let text = format!("{:?} {}", request.version(), request.uri());
+            Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(text)))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    });
+    let verification = verification(authority.roots(), Vec::new()).unwrap();
+    let name = ServerName::try_from("web.test").unwrap();
+    target.set_wire(Wire::new(false, Security::Tls { name, config: verification }));
+    let http2 = crate::routing::Target::Service { backend: target, http2: true };
+    let share = crate::routing::Share { target: http2, ..share(&backend(&[]), 1) };
+    let gateway = Gateway::start(table(forward(vec![share]))).await;
+    let mut client = gateway.connect().await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/call").await.body, "HTTP/2.0 https://h/call");
+    }
+}
