@@ -33,8 +33,8 @@
 //! # Errors
 //!
 //! Every layer keeps the error type of the service it wraps, and asks only that a [`Rejection`] can become one. A service
-//! whose errors cannot is wrapped with `map_err(Failure::Service)` once, at the bottom. [`Rejection::status`] says what
-//! to answer in HTTP.
+//! whose errors cannot is wrapped with `map_err(Failure::Service)` once, at the bottom. [`answer`] makes HTTP answers of
+//! rejections, at the top of a server's stack.
 //!
 //! # Costs
 //!
@@ -42,6 +42,7 @@
 //! for what idempotency keys make it keep.
 //! What is shared is an atomic number or a lock held for some nanoseconds: `cargo bench -p resilience` prints how many.
 
+pub mod answer;
 pub mod balance;
 pub mod breaker;
 pub mod bulkhead;
