@@ -197,15 +197,8 @@ impl Scan<'_> {
     fn string(&mut self) -> Option<Range<usize>> {
         self.expect(b'"')?;
         let start = self.at;
-        loop {
-            let found = memchr::memchr2(b'"', b'\\', self.bytes.get(self.at..)?)?;
-            self.at += found + 1;
-            if self.bytes[self.at - 1] == b'"' {
-                return Some(start..self.at - 1);
-            }
-            // whatever is escaped, the byte after the backslash ends nothing
-            self.at += 1;
-        }
+        self.at = behind_string(self.bytes, start)?;
+        Some(start..self.at - 1)
     }
 
     /// Passes over a value.
@@ -225,23 +218,66 @@ impl Scan<'_> {
 
     /// Passes over an object or a list, in which only brackets and strings have to be looked at.
     fn skip_nested(&mut self) -> Option<()> {
-        let mut depth = 0usize;
+        let (bytes, mut at, mut depth) = (self.bytes, self.at, 0usize);
         loop {
-            match *self.bytes.get(self.at)? {
-                b'"' => {
-                    self.string()?;
-                    continue;
-                }
+            let byte = *bytes.get(at)?;
+            at += 1;
+            match byte {
+                b'"' => at = behind_string(bytes, at)?,
                 b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth -= 1,
+                b'}' | b']' => {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.at = at;
+                        return Some(());
+                    }
+                }
                 _ => {}
-            }
-            self.at += 1;
-            if depth == 0 {
-                return Some(());
             }
         }
     }
+}
+
+/// Bytes of a string that are looked at eight at a time. Names and most values are no longer, and for them a call of what
+/// is faster for long ones takes longer than the search.
+const SHORT: usize = 32;
+
+/// The place behind the string that begins at `start`, which is behind its opening quote.
+fn behind_string(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        at += quote_or_backslash(bytes.get(at..)?)? + 1;
+        if bytes[at - 1] == b'"' {
+            return Some(at);
+        }
+        // whatever is escaped, the byte after the backslash ends nothing
+        at += 1;
+    }
+}
+
+fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    while bytes.len() - rest.len() < SHORT
+        && let Some((eight, behind)) = rest.split_first_chunk()
+    {
+        let eight = u64::from_le_bytes(*eight);
+        let hits = zero_bytes(eight ^ each(b'"')) | zero_bytes(eight ^ each(b'\\'));
+        if hits != 0 {
+            return Some(bytes.len() - rest.len() + hits.trailing_zeros() as usize / 8);
+        }
+        rest = behind;
+    }
+    memchr::memchr2(b'"', b'\\', rest).map(|at| bytes.len() - rest.len() + at)
+}
+
+/// Eight times the byte.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// The highest bit of the lowest byte that is zero; the bits above it mean nothing.
+const fn zero_bytes(eight: u64) -> u64 {
+    eight.wrapping_sub(each(0x01)) & !eight & each(0x80)
 }
 
 #[cfg(test)]
@@ -299,6 +335,19 @@ mod tests {
         let [last, first] = [edits[2].clone(), edits[0].clone()];
         assert_eq!(edited(document, &[last, first]), None, "out of order");
         assert_eq!(Edit::adding(document, 0..1, "z", b"8"), None);
+    }
+
+    #[test]
+    fn a_string_ends_at_its_quote_however_long_it_is() {
+        for length in 0..80 {
+            for escape in ["", r#"\""#, r"\\", r"\u0022"] {
+                for before in 0..=length {
+                    let (a, b) = ("x".repeat(before), "]}\u{a2}\u{dc}".repeat(length - before));
+                    let document = format!(r#"{{"a{a}{escape}{b}":["{a}{escape}{b}"],"b":7}}"#);
+                    assert_eq!(value(&document, &["b"]), Some("7"), "{document}");
+                }
+            }
+        }
     }
 
     #[test]
