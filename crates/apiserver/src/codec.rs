@@ -100,12 +100,19 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
+const MANAGED_FIELDS: &str = "managedFields";
+
 /// Room for an object to begin with: most pods fit, and the committer keeps an exact copy.
 const ENCODED_BYTES: usize = 4096;
 
 /// Serialises an object for the store, leaving the gap in which the committer writes `metadata.resourceVersion`. A
 /// revision the object carries is left out.
 pub(crate) fn encode(object: &Value) -> Encoded {
+    encode_owned(object, None)
+}
+
+/// The same with these managed fields, which are JSON already, in place of the object's own; empty for none.
+pub(crate) fn encode_owned(object: &Value, owned: Option<&[u8]>) -> Encoded {
     let mut bytes = Vec::with_capacity(ENCODED_BYTES);
     let mut revision_at = None;
     match object {
@@ -118,7 +125,9 @@ pub(crate) fn encode(object: &Value) -> Encoded {
                 write_json(&mut bytes, key);
                 bytes.push(b':');
                 match (key.as_str(), value) {
-                    ("metadata", Value::Object(metadata)) => revision_at = Some(encode_metadata(&mut bytes, metadata)),
+                    ("metadata", Value::Object(metadata)) => {
+                        revision_at = Some(encode_metadata(&mut bytes, metadata, owned));
+                    }
                     _ => write_json(&mut bytes, value),
                 }
             }
@@ -129,15 +138,24 @@ pub(crate) fn encode(object: &Value) -> Encoded {
     Encoded { bytes, revision_at }
 }
 
-fn encode_metadata(bytes: &mut Vec<u8>, metadata: &Map<String, Value>) -> usize {
+/// What is read most often comes first, and managed fields, which nobody reads and which are half of many an object, last.
+fn encode_metadata(bytes: &mut Vec<u8>, metadata: &Map<String, Value>, owned: Option<&[u8]>) -> usize {
     bytes.extend_from_slice(b"{\"resourceVersion\":\"");
     let gap = bytes.len();
     bytes.push(b'"');
-    for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
+    for (key, value) in metadata.iter().filter(|(key, _)| !matches!(key.as_str(), "resourceVersion" | MANAGED_FIELDS)) {
         bytes.push(b',');
         write_json(bytes, key);
         bytes.push(b':');
         write_json(bytes, value);
+    }
+    let own = metadata.get(MANAGED_FIELDS);
+    if owned.map_or(own.is_some(), |owned| !owned.is_empty()) {
+        bytes.extend_from_slice(b",\"managedFields\":");
+        match (owned, own) {
+            (Some(owned), _) => bytes.extend_from_slice(owned),
+            (None, own) => write_json(bytes, &own),
+        }
     }
     bytes.push(b'}');
     gap
@@ -167,6 +185,23 @@ mod tests {
         let back: Value = serde_json::from_slice(&encoded.bytes).unwrap();
         assert_eq!(back["metadata"], json!({"name": "a", "resourceVersion": "42", "labels": {"metadata": "x"}}));
         assert_eq!(back["data"], object["data"]);
+    }
+
+    #[test]
+    fn managed_fields_are_the_objects_own_or_those_given() {
+        let managed = |object: &Value, owned: Option<&[u8]>| {
+            let back: Value = serde_json::from_slice(&encode_owned(object, owned).bytes).unwrap();
+            assert_eq!(back["metadata"]["name"], "a");
+            back["metadata"].get("managedFields").cloned()
+        };
+        let (plain, owned) =
+            (json!({"metadata": {"name": "a"}}), json!({"metadata": {"name": "a", "managedFields": [1]}}));
+        assert_eq!((managed(&plain, None), managed(&owned, None)), (None, Some(json!([1]))));
+        assert_eq!(
+            (managed(&plain, Some(b"[2]")), managed(&owned, Some(b"[2]"))),
+            (Some(json!([2])), Some(json!([2])))
+        );
+        assert_eq!(managed(&plain, Some(b"")), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod compare;
 mod element;
+mod fresh;
 mod last_applied;
 mod managed;
 mod merge;
@@ -134,6 +135,16 @@ pub fn track_update(
     manager: &Manager,
 ) -> Result<(), ApplyError> {
     managed::track_update(schema, old, new, manager)
+}
+
+/// What [`track_update`] writes as `metadata.managedFields` of an object that is created, as JSON. `None` where it takes more
+/// than the object itself to say: the object brings entries of its own, or not all of its fields can be owned. Nothing owned
+/// is an empty text.
+pub fn of_new(schema: &Schema, new: &Value, manager: &Manager) -> Option<Vec<u8>> {
+    if fresh::is_tracked(new) || !manager.only.is_empty() {
+        return None;
+    }
+    Some(fresh::managed_fields(schema.root(), new, manager).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
+use schema::apply::Operation;
 use serde_json::Value;
 use store::Precondition;
 
@@ -18,6 +19,7 @@ use crate::{
     allocation::{Claim, Refusal},
     body::Body,
     conversion,
+    convert::Form,
     dispatch::Call,
     meta,
     options::WriteOptions,
@@ -25,6 +27,7 @@ use crate::{
     resources::Served,
     server::SERVICES,
     status::{ApiError, causes_of},
+    written,
 };
 
 /// How often a generated name is drawn anew when it is taken; upstream tries as often.
@@ -63,9 +66,10 @@ pub(super) async fn create_object(
     receive::default(served, &mut object);
     meta::begin(&mut object, call.now);
     // before the server adds anything: what admission and allocation fill in is nobody's
-    if ownership == Ownership::Track {
-        write::track(call, options, None, &mut object)?;
-    }
+    let owned = match ownership {
+        Ownership::Track => own(call, options, &mut object)?,
+        Ownership::Applied => None,
+    };
     let admission = Admission::create(call, options);
     let snapshot = admission.mutate(Some(&mut object)).await?;
     let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
@@ -99,12 +103,32 @@ pub(super) async fn create_object(
         }
         return Ok(Outcome { object: Payload::Served(object), created: true });
     }
-    let besides = Besides { charge: charge.as_ref(), claim: claim.as_ref() };
+    let besides = Besides { charge: charge.as_ref(), claim: claim.as_ref(), owned: owned.as_deref() };
     let stored = insert(call, object, generated.then_some(&*base), besides).await?;
     if let Some(claim) = claim {
         claim.confirm();
     }
     Ok(Outcome { object: Payload::Stored(conversion::read_one(call, stored.bytes).await?), created: true })
+}
+
+/// Notes who owns what of a new object: in the object where anybody looks at its tree before or after it is stored, else as
+/// JSON that goes into the stored bytes.
+fn own(call: &Call, options: &WriteOptions, object: &mut Value) -> Result<Option<Vec<u8>>, ApiError> {
+    let (server, served) = (&call.server, &call.served);
+    let is_seen = options.dry_run
+        || served.form != Form::Stored
+        || written::is_kept(&served.collection, object, 0)
+        || !server.webhooks.mutating().is_empty()
+        || !server.webhooks.validating().is_empty()
+        || !server.policies.bound().is_empty();
+    if !is_seen {
+        let manager = write::manager(call, options, Operation::Update);
+        if let Some(owned) = schema::apply::of_new(served.schema(), object, &manager) {
+            return Ok(Some(owned));
+        }
+    }
+    write::track(call, options, None, object)?;
+    Ok(None)
 }
 
 fn generate_name(base: &str) -> String {

@@ -120,7 +120,7 @@ pub(super) async fn change_object(
             new["metadata"]["resourceVersion"] = stored.revision.0.to_string().into();
             return Ok(Outcome { object: Payload::Served(new), created: false });
         }
-        let besides = Besides { charge: charge.as_ref(), claim: claim.as_ref() };
+        let besides = Besides { charge: charge.as_ref(), claim: claim.as_ref(), owned: None };
         match save(call, &path, stored.revision, new, besides).await? {
             Committed::Done(object) => {
                 if let Some(claim) = claim {

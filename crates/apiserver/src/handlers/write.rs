@@ -119,13 +119,15 @@ pub(super) enum Committed {
     Outdated,
 }
 
-/// What a transaction holds besides the object.
+/// What a transaction holds besides the tree of the object.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Besides<'a> {
     /// What it adds to what the namespace's quotas count.
     pub(super) charge: Option<&'a Charge>,
     /// Addresses that a Service takes and gives up.
     pub(super) claim: Option<&'a Claim>,
+    /// The object's managed fields, where they are not in it.
+    pub(super) owned: Option<&'a [u8]>,
 }
 
 /// Commits one change.
@@ -217,7 +219,7 @@ pub(super) async fn put(
         // it has the defaults of the version it was written in
         call.served.settle(&mut object);
     }
-    let encoded = codec::encode(&object);
+    let encoded = codec::encode_owned(&object, besides.owned);
     let is_kept =
         call.served.form == Form::Stored && written::is_kept(&call.served.collection, &object, encoded.bytes.len());
     // beginning and carrying on a deletion leads to one

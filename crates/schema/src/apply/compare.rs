@@ -68,7 +68,7 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Part {
     }
 }
 
-fn is_empty(value: Option<&Value>) -> bool {
+pub(super) fn is_empty(value: Option<&Value>) -> bool {
     match value {
         None => true,
         Some(Value::Object(map)) => map.is_empty(),
@@ -133,7 +133,7 @@ fn objects(
     }
 }
 
-fn items(value: Option<&Value>) -> &[Value] {
+pub(super) fn items(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 

@@ -88,6 +88,28 @@ fn creating_gives_upstreams_field_set() {
 }
 
 #[test]
+fn the_text_of_a_new_object_is_the_one_of_its_sets() {
+    let port = |number: u8, protocol: &str| json!({"containerPort": number, "protocol": protocol});
+    let mut new = object(json!({
+        "replicas": 1, "selector": {}, "strategy": {},
+        "template": {"spec": {"containers": [
+            {"name": "b", "env": [{"name": "X"}, {"name": "X", "value": "2"}, {"value": "nameless"}], "command": []},
+            {"name": "a", "ports": [port(9, "UDP"), port(80, "TCP"), port(9, "TCP")], "stdin": null},
+        ]}},
+    }));
+    new["metadata"]["annotations"] = json!({"odd \"key\"\n": "x", "plain/key": ""});
+    new["metadata"]["finalizers"] = json!(["b/c", "a/b", "b/c"]);
+    let me = Manager { subresource: "scale".to_owned(), ..manager("me", Operation::Update, T0) };
+    let text = String::from_utf8(of_new(&deployment(), &new, &me).unwrap()).unwrap();
+    track_update(&deployment(), None, &mut new, &me).unwrap();
+    assert_eq!(text, new["metadata"]["managedFields"].to_string());
+    assert_eq!(of_new(&deployment(), &new, &me), None, "it says already");
+    assert_eq!(of_new(&deployment(), &object(json!({})), &me), Some(Vec::new()), "nothing is owned");
+    let little = Manager { only: &["spec.replicas"], ..me };
+    assert_eq!(of_new(&deployment(), &object(json!({"replicas": 1})), &little), None);
+}
+
+#[test]
 fn an_update_takes_what_it_changes_and_only_then_gets_a_new_time() {
     let mut first = object(json!({"replicas": 1, "paused": true, "minReadySeconds": 1}));
     track_update(&deployment(), None, &mut first, &manager("a", Operation::Update, T0)).unwrap();

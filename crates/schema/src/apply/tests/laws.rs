@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{T0, T1, manager, owners};
-use crate::apply::{Operation, apply, track_update};
+use crate::apply::{Manager, Operation, apply, of_new, track_update};
 use crate::builtin;
 
 fn pod(spec: Value, labels: &[String]) -> Value {
@@ -94,6 +94,25 @@ proptest! {
         for container in own["spec"]["containers"].as_array().unwrap() {
             let containers = two["spec"]["containers"].as_array().unwrap();
             prop_assert!(containers.iter().any(|kept| kept["name"] == container["name"]));
+        }
+    }
+
+    #[test]
+    fn of_a_new_object_the_text_says_what_the_sets_say(config in configs(), any in anything(), status in any::<bool>()) {
+        for (object, kind) in [(config, "core.v1.Pod"), (any.clone(), "core.v1.Pod"), (any, "core.v1.ConfigMap")] {
+            // what a create makes of anything else first
+            if !object.get("metadata").is_some_and(Value::is_object) {
+                continue;
+            }
+            let schema = builtin().get(&format!("io.k8s.api.{kind}")).unwrap();
+            let reset: &[&str] = if status { &["status", "metadata.labels"] } else { &[] };
+            let me = Manager { reset, ..manager("a \"quoted\" name", Operation::Update, T0) };
+            let mut tracked = object.clone();
+            track_update(&schema, None, &mut tracked, &me).unwrap();
+            let Some(text) = of_new(&schema, &object, &me) else { continue };
+            let sets = &tracked["metadata"]["managedFields"];
+            let sets = if sets.is_null() { String::new() } else { sets.to_string() };
+            prop_assert_eq!(String::from_utf8(text).unwrap(), sets);
         }
     }
 
