@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -18,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::Pace;
 use correlator::{Correlator, Verdict};
 
 mod correlator;
@@ -28,11 +28,11 @@ mod tests;
 /// events of a burst of some thousand pods.
 const QUEUE_EVENTS_MAX: usize = 4096;
 /// Events written at once: enough to share the commits of others, few enough to leave the server to more urgent requests.
-const WRITES_MAX: usize = 8;
+const WRITES_MAX: u32 = 8;
 /// Events a recorder may write as fast as it can, and by how many a second that refills: events of a burst come after what they
 /// tell of. It is twenty times what client-go lets a component ask.
-const BURST: f64 = 64.0;
-const PER_SECOND: f64 = 1000.0;
+const BURST: u32 = 64;
+const PER_SECOND: u32 = 1000;
 /// Longest message the API accepts (core/v1 Event validation).
 const MESSAGE_BYTES_MAX: usize = 1024;
 
@@ -156,25 +156,6 @@ fn truncated(mut message: String) -> String {
     message
 }
 
-/// How fast events are written.
-struct Pace {
-    credit: f64,
-    at: Instant,
-}
-
-impl Pace {
-    /// How long to wait before the next write; when all is used up, until it is worth the while.
-    fn pause(&mut self, now: Instant) -> Duration {
-        let earned = now.duration_since(self.at).as_secs_f64() * PER_SECOND;
-        self.credit = (self.credit + earned).min(BURST);
-        self.at = now;
-        if self.credit >= 1.0 {
-            return Duration::ZERO;
-        }
-        Duration::from_secs_f64((WRITES_MAX as f64 - self.credit) / PER_SECOND)
-    }
-}
-
 /// What becomes of one event object.
 struct Writing {
     occurrence: Box<Occurrence>,
@@ -194,16 +175,17 @@ struct Writer {
 impl Writer {
     async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut writes = Writes::default();
-        let mut pace = Pace { credit: BURST, at: Instant::now() };
+        // when all is used up, a write each is worth waking for
+        let mut pace = Pace::new(BURST, PER_SECOND, WRITES_MAX);
         loop {
-            let has_room = writes.running.len() < WRITES_MAX;
+            let has_room = writes.running.len() < WRITES_MAX as usize;
             let pause = pace.pause(Instant::now());
             tokio::select! {
                 () = tokio::time::sleep(pause), if has_room && !pause.is_zero() => {}
                 command = queue.recv(), if has_room && pause.is_zero() => match command {
                     Some(Command::Record(occurrence)) => {
                         if let Some(writing) = self.judge(occurrence) {
-                            pace.credit -= 1.0;
+                            pace.spend();
                             writes.begin(&self.events, writing);
                         }
                     }

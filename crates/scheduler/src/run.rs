@@ -21,11 +21,13 @@ use crate::queue::{Attempt, PodQueue};
 use crate::schedule::{Placement, Planner};
 use crate::shape::Shape;
 use crate::snapshot::Snapshot;
+use explanations::Explanations;
 use inputs::{Caches, Input, Inputs};
-use requests::{Binding, Done, bind};
+use requests::{Binding, Done, bind, write_status};
 use volumes::VolumeWork;
 
 mod changes;
+mod explanations;
 mod inputs;
 mod objects;
 mod outcomes;
@@ -68,6 +70,7 @@ pub struct Scheduler {
     preempting: HashMap<Arc<str>, usize>,
     /// Pods that have a node by decision and have not been seen there.
     assumed: HashSet<Arc<str>>,
+    explanations: Explanations,
     /// Pods that must not be tried yet.
     gated: HashSet<Key>,
     metrics: Arc<Metrics>,
@@ -96,6 +99,7 @@ impl Scheduler {
             waiting_pods: HashMap::new(),
             preempting: HashMap::new(),
             assumed: HashSet::new(),
+            explanations: Explanations::new(),
             gated: HashSet::new(),
             metrics: Arc::default(),
             seed,
@@ -145,7 +149,12 @@ impl Scheduler {
     }
 
     async fn wait(&mut self, inputs: &mut Inputs, stop: &CancellationToken) -> Wake {
-        let next_at = self.queue.next_at();
+        let explain_at = match self.requests.len() {
+            // an answer comes first
+            REQUESTS_MAX.. => None,
+            _ => self.explanations.next_at(Instant::now()),
+        };
+        let next_at = self.queue.next_at().into_iter().chain(explain_at).min();
         let timer = async {
             match next_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -189,6 +198,12 @@ impl Scheduler {
             tries -= 1;
             self.attempt(attempt, now);
         }
+        while self.requests.len() < REQUESTS_MAX
+            && let Some((uid, explanation)) = self.explanations.next(now)
+        {
+            let key = explanation.key.clone();
+            self.request(write_status(self.client.clone(), key, uid, explanation.status()));
+        }
         self.tell();
         budget == 0 || (tries == 0 && !waits)
     }
@@ -208,6 +223,7 @@ impl Scheduler {
                 self.snapshot.place(pod, &name);
                 self.assumed.insert(Arc::clone(&pod.uid));
                 self.queue.placed(pod, now);
+                self.explanations.forget(&pod.uid);
                 self.happened(&Event::PodPlaced { shape: Arc::clone(&pod.shape) }, now);
                 if volumes.is_empty() {
                     self.request(bind(self.client.clone(), attempt, watch.began(), name));

@@ -100,18 +100,3 @@ async fn events_about_many_objects_do_not_wait_for_each_other_and_those_about_on
     assert!(counts.is_sorted() && counts.last() == Some(&6), "{counts:?}");
     assert!(last.iter().all(|write| write.method == "PATCH"), "after it was created");
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_burst_is_written_at_once_and_more_of_it_bit_by_bit() {
-    let start = Instant::now();
-    let mut pace = Pace { credit: BURST, at: start };
-    let mut now = start;
-    for _ in 0..164 {
-        now += pace.pause(now);
-        assert!(pace.pause(now).is_zero());
-        pace.credit -= 1.0;
-    }
-    assert_eq!(now.duration_since(start).as_millis(), 104, "100 beyond the burst, in eights");
-    assert!(pace.pause(now + Duration::from_secs(60)).is_zero());
-    assert!((pace.credit - BURST).abs() < f64::EPSILON, "what is not used is not saved up");
-}

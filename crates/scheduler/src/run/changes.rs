@@ -27,6 +27,7 @@ impl Scheduler {
         self.ungate(pod);
         if let Some(node) = node_of(pod) {
             self.assumed.remove(uid);
+            self.explanations.forget(uid);
             self.queue.remove(&Key::of(pod.as_ref()), now);
             if self.snapshot.node_of(uid) == Some(node) && old.is_some_and(|old| only_bound(old, pod)) {
                 return;
@@ -62,6 +63,7 @@ impl Scheduler {
     fn gone(&mut self, pod: &Pod, now: Instant) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         self.ungate(pod);
+        self.explanations.forget(uid);
         self.queue.remove(&Key::of(pod), now);
         if let Some((slot, shape)) = self.snapshot.nominated_as(uid) {
             self.snapshot.denominate(uid);

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use reconcile::{EventType, Key};
-use serde_json::{Value, json};
 
 use super::Scheduler;
-use super::requests::{send_away, unscheduled, write_status};
+use super::requests::{send_away, unscheduled};
 use crate::pod::PodInfo;
 use crate::preemption::Preemption;
 use crate::unschedulable::Unschedulable;
@@ -41,6 +40,7 @@ impl Scheduler {
         let current = self.caches.pods.get(&pod.key.namespace, &pod.key.name);
         let status = current.as_ref().and_then(|current| current.status.as_ref());
         let nominated = status.and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default();
+        let nominated = self.explanations.nominated(&pod.uid).unwrap_or(nominated).to_owned();
         let nominate = match why.preemption() {
             Some(preemption) => Some(preemption.node.as_str()),
             // It waits for the pods that are leaving.
@@ -71,17 +71,11 @@ impl Scheduler {
         nominate: Option<&str>,
     ) {
         self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", "Scheduling", cut(message));
-        let mut status = match current {
-            Some(current) if says(current, reason, message) => json!({}),
-            _ => unscheduled(reason.as_str(), message, current.and_then(|current| current.metadata.generation)),
+        let conditions = match current {
+            Some(current) if says(current, reason, message) => None,
+            _ => Some(unscheduled(reason.as_str(), message, current.and_then(|current| current.metadata.generation))),
         };
-        if let Some(node) = nominate {
-            status["nominatedNodeName"] = Value::from(node);
-        }
-        if status.as_object().is_some_and(|status| !status.is_empty()) {
-            let (key, uid) = (pod.key.clone(), Arc::clone(&pod.uid));
-            self.request(write_status(self.client.clone(), key, uid, status));
-        }
+        self.explanations.explain(pod, conditions, nominate);
     }
 
     /// Whether pods are leaving the node where room is made for this one.
@@ -97,8 +91,7 @@ impl Scheduler {
         self.snapshot.nominate(pod, &preemption.node);
         for displaced in &preemption.displaced {
             self.snapshot.denominate(&displaced.uid);
-            let (key, uid) = (displaced.key.clone(), Arc::clone(&displaced.uid));
-            self.request(write_status(self.client.clone(), key, uid, json!({"nominatedNodeName": ""})));
+            self.explanations.nominate(&displaced.key, &displaced.uid, "");
         }
         if !preemption.victims.is_empty() {
             self.preempting.insert(Arc::clone(&pod.uid), preemption.victims.len());

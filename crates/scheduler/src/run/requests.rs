@@ -57,7 +57,7 @@ pub(super) async fn write_status(client: Client, key: Key, uid: Arc<str>, status
     Done::StatusWritten(result.map(drop))
 }
 
-/// The part of a status that says a pod has no node.
+/// The conditions that say a pod has no node.
 pub(super) fn unscheduled(reason: &str, message: &str, generation: Option<i64>) -> Value {
     let mut condition = json!({
         "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
@@ -66,7 +66,7 @@ pub(super) fn unscheduled(reason: &str, message: &str, generation: Option<i64>) 
     if let Some(generation) = generation {
         condition["observedGeneration"] = generation.into();
     }
-    json!({"conditions": [condition]})
+    json!([condition])
 }
 
 fn now() -> String {
