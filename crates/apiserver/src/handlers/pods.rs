@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use splice::Edit;
-use store::{Mutation, Precondition};
+use store::{Encoded, Mutation, Precondition};
 use strategy::{
     field_error::{FieldErrors, Path},
     tree,
@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     body::Body,
-    codec,
     dispatch::Call,
     meta, output,
     status::{ApiError, GroupResource, causes_of},
@@ -44,9 +43,11 @@ pub(super) async fn bind(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body
         let Some(stored) = snapshot.get(&pods.collection, &path) else {
             return Err(ApiError::not_found(pod.group_resource(), name));
         };
-        refuse(&stored.bytes, &binding, name)?;
-        let bound = bound(&stored.bytes, &binding, node, call.now).and_then(|bytes| codec::again(&bytes));
-        let bound = bound.ok_or_else(|| ApiError::internal("a stored pod has no spec or metadata"))?;
+        let open = Bindable::find(&stored.bytes);
+        let open = open.ok_or_else(|| ApiError::internal("a stored pod has no spec or metadata"))?;
+        open.refuse(&binding, name)?;
+        let bound = open.bound(&binding, node, call.now);
+        let bound = bound.ok_or_else(|| ApiError::internal("a stored pod cannot be changed"))?;
         let expected = Precondition::Revision(stored.revision);
         let done = options.dry_run
             || matches!(write::commit(&pod, &path, expected, Mutation::Put(bound)).await?, Committed::Done(_));
@@ -75,75 +76,104 @@ fn check_target(binding: &Value) -> Result<(), ApiError> {
     Err(ApiError::invalid("", "Binding", meta::name(binding), causes_of(&errors)))
 }
 
-/// The value at a place in a stored pod, `null` where there is none.
-fn value(pod: &[u8], place: Option<Range<usize>>) -> Value {
-    place.and_then(|place| serde_json::from_slice(&pod[place]).ok()).unwrap_or_default()
+/// Where in the bytes of a stored pod lies what a binding reads and changes. A binding touches little of a pod and happens to
+/// every one: each byte is passed over twice at most, and copied once.
+struct Bindable<'a> {
+    pod: &'a [u8],
+    metadata: Range<usize>,
+    spec: Range<usize>,
+    status: Option<Range<usize>>,
+    version: Range<usize>,
+    uid: Option<Range<usize>>,
+    deletion: Option<Range<usize>>,
+    generation: Option<Range<usize>>,
+    added: [Option<Range<usize>>; 2],
+    node: Option<Range<usize>>,
+    gates: Option<Range<usize>>,
 }
 
-/// Values of some members of a member of a stored pod.
-fn values<const N: usize>(pod: &[u8], of: Option<Range<usize>>, names: [&str; N]) -> [Value; N] {
-    splice::find_each(pod, of.unwrap_or_default(), names).map(|place| value(pod, place))
-}
+impl<'a> Bindable<'a> {
+    fn find(pod: &'a [u8]) -> Option<Self> {
+        let [metadata, spec, status] = splice::find_each(pod, 0..pod.len(), ["metadata", "spec", "status"]);
+        let (metadata, spec) = (metadata?, spec?);
+        let [annotations, labels] = ADDED;
+        let wanted = ["resourceVersion", "uid", "deletionTimestamp", "generation", annotations, labels];
+        let [version, uid, deletion, generation, annotations, labels] =
+            splice::find_each(pod, metadata.clone(), wanted);
+        let [node, gates] = splice::find_each(pod, spec.clone(), ["nodeName", "schedulingGates"]);
+        let (version, added) = (version?, [annotations, labels]);
+        Some(Self { pod, metadata, spec, status, version, uid, deletion, generation, added, node, gates })
+    }
 
-/// Refuses what cannot be bound (any more), or is not what the binding means.
-fn refuse(pod: &[u8], binding: &Value, name: &str) -> Result<(), ApiError> {
-    let refused =
-        |why: String| Err(ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why));
-    let [metadata, spec] = splice::find_each(pod, 0..pod.len(), ["metadata", "spec"]);
-    let [version, uid, deletion] = values(pod, metadata, ["resourceVersion", "uid", "deletionTimestamp"]);
-    for (field, what, live) in [("uid", "UID", uid), ("resourceVersion", "ResourceVersion", version)] {
-        let wanted = binding["metadata"][field].as_str().unwrap_or_default();
-        let live = live.as_str().unwrap_or_default();
-        if !wanted.is_empty() && wanted != live {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {live}");
-            return refused(why);
+    /// The value at a place, `null` where there is none.
+    fn value(&self, place: Option<&Range<usize>>) -> Value {
+        place.and_then(|place| serde_json::from_slice(&self.pod[place.clone()]).ok()).unwrap_or_default()
+    }
+
+    /// Refuses what cannot be bound (any more), or is not what the binding means.
+    fn refuse(&self, binding: &Value, name: &str) -> Result<(), ApiError> {
+        let refused =
+            |why: String| Err(ApiError::conflict(GroupResource { group: "", resource: "pods/binding" }, name, why));
+        let identity = [("uid", "UID", self.uid.as_ref()), ("resourceVersion", "ResourceVersion", Some(&self.version))];
+        for (field, what, place) in identity {
+            let wanted = binding["metadata"][field].as_str().unwrap_or_default();
+            if wanted.is_empty() {
+                continue;
+            }
+            let live = self.value(place);
+            let live = live.as_str().unwrap_or_default();
+            if wanted != live {
+                let why =
+                    format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {live}");
+                return refused(why);
+            }
         }
-    }
-    if deletion.is_string() {
-        return refused(format!("pod {name} is being deleted, cannot be assigned to a host"));
-    }
-    let [node, gates] = values(pod, spec, ["nodeName", "schedulingGates"]);
-    if let Some(bound) = node.as_str().filter(|bound| !bound.is_empty()) {
-        return refused(format!("pod {name} is already assigned to node {bound:?}"));
-    }
-    if gates.as_array().is_some_and(|gates| !gates.is_empty()) {
-        return refused(format!("pod {name} has non-empty .spec.schedulingGates"));
-    }
-    Ok(())
-}
-
-/// The stored pod on its node. A binding touches little of a pod and happens to every one, so only that little is decoded,
-/// and the bytes are copied once. As with upstream no field gets an owner and no generation counts: the scheduler only fills
-/// in what was left open.
-fn bound(pod: &[u8], binding: &Value, node: &str, now: jiff::Timestamp) -> Option<Vec<u8>> {
-    let whole = 0..pod.len();
-    let [metadata, spec, status] = splice::find_each(pod, whole.clone(), ["metadata", "spec", "status"]);
-    let mut edits = Vec::with_capacity(4);
-    let mut set = |object: &Range<usize>, name: &str, place: Option<Range<usize>>, value: Value| {
-        let bytes = value.to_string().into_bytes();
-        edits.push(match place {
-            Some(place) => Edit { place, bytes },
-            None => Edit::adding(pod, object.clone(), name, &bytes)?,
-        });
-        Some(())
-    };
-    let metadata = metadata?;
-    let places = splice::find_each(pod, metadata.clone(), ADDED);
-    for (field, place) in ADDED.into_iter().zip(places) {
-        let Some(added) = binding["metadata"][field].as_object().filter(|added| !added.is_empty()) else { continue };
-        let mut all = value(pod, place.clone());
-        for (key, value) in added {
-            all[key] = value.clone();
+        if self.value(self.deletion.as_ref()).is_string() {
+            return refused(format!("pod {name} is being deleted, cannot be assigned to a host"));
         }
-        set(&metadata, field, place, all)?;
+        if let Some(bound) = self.value(self.node.as_ref()).as_str().filter(|bound| !bound.is_empty()) {
+            return refused(format!("pod {name} is already assigned to node {bound:?}"));
+        }
+        if self.value(self.gates.as_ref()).as_array().is_some_and(|gates| !gates.is_empty()) {
+            return refused(format!("pod {name} has non-empty .spec.schedulingGates"));
+        }
+        Ok(())
     }
-    let spec = spec?;
-    let [place] = splice::find_each(pod, spec.clone(), ["nodeName"]);
-    set(&spec, "nodeName", place, node.into())?;
-    let [generation] = values(pod, Some(metadata), ["generation"]);
-    set(&whole, "status", status.clone(), scheduled(value(pod, status), generation, now))?;
-    edits.sort_by_key(|edit| edit.place.start);
-    splice::edited(pod, &edits)
+
+    /// The pod on its node, to be stored. As with upstream no field gets an owner and no generation counts: the scheduler
+    /// only fills in what was left open.
+    fn bound(&self, binding: &Value, node: &str, now: jiff::Timestamp) -> Option<Encoded> {
+        let pod = self.pod;
+        let mut edits = Vec::with_capacity(5);
+        // what was the revision becomes the gap for the next one
+        let gap = self.version.start + 1;
+        edits.push(Edit { place: gap..self.version.end.checked_sub(1)?, bytes: Vec::new() });
+        let mut set = |object: &Range<usize>, name: &str, place: Option<&Range<usize>>, value: &Value| {
+            let bytes = value.to_string().into_bytes();
+            edits.push(match place {
+                Some(place) => Edit { place: place.clone(), bytes },
+                None => Edit::adding(pod, object.clone(), name, &bytes)?,
+            });
+            Some(())
+        };
+        for (field, place) in ADDED.into_iter().zip(&self.added) {
+            let Some(added) = binding["metadata"][field].as_object().filter(|added| !added.is_empty()) else {
+                continue;
+            };
+            let mut all = self.value(place.as_ref());
+            for (key, value) in added {
+                all[key] = value.clone();
+            }
+            set(&self.metadata, field, place.as_ref(), &all)?;
+        }
+        set(&self.spec, "nodeName", self.node.as_ref(), &node.into())?;
+        let status = scheduled(self.value(self.status.as_ref()), self.value(self.generation.as_ref()), now);
+        set(&(0..pod.len()), "status", self.status.as_ref(), &status)?;
+        edits.sort_by_key(|edit| edit.place.start);
+        let before = edits.iter().take_while(|edit| edit.place.start < gap);
+        let revision_at = before.fold(gap, |at, edit| at + edit.bytes.len() - edit.place.len());
+        Some(Encoded { bytes: splice::edited(pod, &edits)?, revision_at: Some(revision_at) })
+    }
 }
 
 /// Members of a pod's metadata to which a binding may add.
@@ -166,29 +196,53 @@ fn scheduled(mut status: Value, generation: Value, now: jiff::Timestamp) -> Valu
 mod tests {
     use super::*;
 
+    fn bound(pod: &Value, binding: &Value) -> Value {
+        let pod = pod.to_string();
+        let open = Bindable::find(pod.as_bytes()).unwrap();
+        let mut bound = open.bound(binding, "n1", jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let gap = bound.revision_at.unwrap();
+        bound.bytes.splice(gap..gap, *b"42");
+        serde_json::from_slice(&bound.bytes).unwrap()
+    }
+
     #[test]
     fn a_bound_pod_knows_its_node_and_is_scheduled() {
-        let pod = json!({"metadata": {"name": "a", "generation": 1, "annotations": {"x": "z", "kept": "1"}},
+        let pod = json!({"apiVersion": "v1",
+            "metadata": {"name": "a", "generation": 1, "resourceVersion": "7", "annotations": {"x": "z", "kept": "1"}},
             "spec": {"containers": [{"name": "c"}], "nodeName": ""},
             "status": {"nominatedNodeName": "n0", "phase": "Pending",
                 "conditions": [{"type": "PodScheduled", "status": "False"}, {"type": "Other"}]}});
         let binding = json!({"metadata": {"annotations": {"x": "y"}, "labels": {"zone": "z1"}}});
-        let bound = bound(pod.to_string().as_bytes(), &binding, "n1", jiff::Timestamp::UNIX_EPOCH).unwrap();
-        let bound: Value = serde_json::from_slice(&bound).unwrap();
         let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "observedGeneration": 1,
             "lastTransitionTime": "1970-01-01T00:00:00Z"});
         assert_eq!(
-            bound,
-            json!({"metadata": {"name": "a", "generation": 1, "annotations": {"x": "y", "kept": "1"}, "labels": {"zone": "z1"}},
+            bound(&pod, &binding),
+            json!({"apiVersion": "v1", "metadata": {"name": "a", "generation": 1, "resourceVersion": "42",
+                    "annotations": {"x": "y", "kept": "1"}, "labels": {"zone": "z1"}},
                 "spec": {"containers": [{"name": "c"}], "nodeName": "n1"},
                 "status": {"phase": "Pending", "conditions": [scheduled, {"type": "Other"}]}})
         );
     }
 
     #[test]
+    fn a_bound_pod_that_had_next_to_nothing_keeps_it() {
+        let pod = json!({"metadata": {"resourceVersion": "1234567"}, "spec": {}});
+        let bound = bound(&pod, &json!({}));
+        assert_eq!(bound["metadata"], json!({"resourceVersion": "42"}));
+        assert_eq!(bound["spec"], json!({"nodeName": "n1"}));
+        assert_eq!(bound["status"]["conditions"][0]["status"], "True");
+        assert!(Bindable::find(br#"{"metadata":{},"spec":{}}"#).is_none(), "it was never stored");
+    }
+
+    #[test]
     fn a_binding_of_another_pod_or_of_one_that_is_bound_is_refused() {
-        let refused = |pod: Value, binding: Value| {
-            refuse(pod.to_string().as_bytes(), &binding, "a").err().map(|error| error.message).unwrap_or_default()
+        let refused = |mut pod: Value, binding: Value| {
+            if pod["metadata"].get("resourceVersion").is_none() {
+                pod["metadata"]["resourceVersion"] = "1".into();
+            }
+            let pod = pod.to_string();
+            let open = Bindable::find(pod.as_bytes()).unwrap();
+            open.refuse(&binding, "a").err().map(|error| error.message).unwrap_or_default()
         };
         let pod = json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "spec": {}});
         assert_eq!(refused(pod.clone(), json!({"metadata": {"uid": "u", "resourceVersion": "7"}})), "");

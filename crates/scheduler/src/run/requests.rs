@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::Status;
+use kube::core::Request;
+use kube::{Client, Resource};
 use reconcile::Key;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -34,18 +35,51 @@ pub(super) enum Done {
     StatusWritten(Result<(), kube::Error>),
 }
 
+/// A Binding, which needs no tree to be written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: Meta<'a>,
+    target: Target<'a>,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Target<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    name: &'a str,
+}
+
 pub(super) async fn bind(client: Client, attempt: Attempt, began: Instant, node: String) -> Done {
     let step_began = Instant::now();
-    let pod = &attempt.pod;
-    let binding = json!({
-        "apiVersion": "v1", "kind": "Binding",
-        "metadata": {"namespace": pod.key.namespace, "name": pod.key.name, "uid": pod.uid},
-        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-    });
-    let api: Api<Pod> = Api::namespaced(client, &pod.key.namespace);
-    let result: Result<Status, _> =
-        api.create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await;
-    Done::Bound { binding: Binding { attempt, node, began, step_began }, result: result.map(drop) }
+    let result = post_binding(&client, &attempt.pod, &node).await;
+    Done::Bound { binding: Binding { attempt, node, began, step_began }, result }
+}
+
+/// What the server says of a success is not read: that it is one says all.
+async fn post_binding(client: &Client, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+    let Key { namespace, name } = &pod.key;
+    let body = Body {
+        api_version: "v1",
+        kind: "Binding",
+        metadata: Meta { namespace, name, uid: &pod.uid },
+        target: Target { api_version: "v1", kind: "Node", name: node },
+    };
+    let body = serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(Pod::url_path(&(), Some(namespace)));
+    let request = request.create_subresource("binding", name, &PostParams::default(), body);
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
 }
 
 /// Says on the pod that it has no node, and where room is made for it.
