@@ -63,7 +63,21 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
     }
 }
 
+/// What stands in front of an object in the lines of API servers, and behind it.
+const ADDED: &[u8] = br#"{"type":"ADDED","object":"#;
+const MODIFIED: &[u8] = br#"{"type":"MODIFIED","object":"#;
+const DELETED: &[u8] = br#"{"type":"DELETED","object":"#;
+const END: &[u8] = b"}\n";
+
 fn event(line: &[u8]) -> Result<Event<'_>, EventError> {
+    // the usual form needs no look at the object, which is decoded next and has to be one then
+    let framed = |head: &[u8]| line.strip_prefix(head)?.strip_suffix(END);
+    if let Some(object) = framed(ADDED).or_else(|| framed(MODIFIED)) {
+        return Ok(Event::Applied(object));
+    }
+    if let Some(object) = framed(DELETED) {
+        return Ok(Event::Deleted(object));
+    }
     let [kind, object] = splice::find_each(line, 0..line.len(), ["type", "object"]);
     match (kind.map(|place| &line[place]), object) {
         (Some(b"\"ADDED\"" | b"\"MODIFIED\""), Some(object)) => Ok(Event::Applied(&line[object])),

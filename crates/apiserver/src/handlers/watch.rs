@@ -46,6 +46,8 @@ const EVENTS_AT_ONCE: usize = 256;
 const NEWS_KEPT: usize = 4;
 /// Bytes of a chunk of events, after which the next one begins.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// What a line adds to its object, about.
+const FRAME_BYTES: usize = 40;
 /// How often an idle watcher that asked for bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// Shortest life of a watch whose client names none; as upstream, the real one is up to twice that.
@@ -480,12 +482,15 @@ impl Watching {
 
     fn queue(&mut self, events: &[Arc<Event>]) {
         self.encoder.call.served.metrics.watch_events.fetch_add(events.len() as u64, Relaxed);
-        // the common case, one event for everybody, is passed on without a copy
-        if let [event] = events {
-            self.ready.extend(self.encoder.event(event));
+        // one event for everybody, the common case, is passed on without a copy; and so are all to who sits in this process,
+        // for whom a chunk saves nothing
+        if events.len() == 1 || self.encoder.call.caller.peer.is_none() {
+            let encoder = &mut self.encoder;
+            self.ready.extend(events.iter().filter_map(|event| encoder.event(event)));
             return;
         }
-        let mut chunk = BytesMut::new();
+        let bytes: usize = events.iter().map(|event| event.object.bytes.len() + FRAME_BYTES).sum();
+        let mut chunk = BytesMut::with_capacity(bytes.min(CHUNK_BYTES));
         for event in events {
             let Some(line) = self.encoder.event(event) else { continue };
             chunk.extend_from_slice(&line);
