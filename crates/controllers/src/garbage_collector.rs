@@ -1,18 +1,19 @@
 //! Garbage collector: deletes what has lost all its owners, and carries out foreground and orphaning deletion.
 //!
-//! It watches the metadata of every kind the server has and keeps a graph of objects by uid.
+//! It watches the metadata of every kind the server has, pods with the controllers that work on them, and keeps a graph of
+//! objects by uid.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::{ApiResource, DynamicObject};
 use parking_lot::Mutex;
-use reconcile::{Change, EventType, Informers, Metadata, Queue, Recorder, run_controller};
+use reconcile::{Change, EventType, Informers, Metadata, Object, Queue, Recorder, Subscription, run_controller};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,12 @@ struct Collector {
     queue: Queue<String>,
 }
 
+/// Whether a kind is the pods: others look at whole pods in any case, and no other objects come and change as often, so that
+/// a watch of their metadata beside it would be the dearest of all.
+fn is_pods(kind: &Kind) -> bool {
+    kind.resource.group.is_empty() && kind.resource.plural == "pods"
+}
+
 /// Identifies a kind: group and plural.
 fn identity(resource: &ApiResource) -> String {
     format!("{}/{}", resource.group, resource.plural)
@@ -98,7 +105,10 @@ impl Collector {
         }
         let kinds: Vec<Arc<Kind>> = self.kinds.lock().values().cloned().collect();
         for kind in kinds {
-            self.context.informers.metadata(&kind.resource).synced().await;
+            match is_pods(&kind) {
+                true => self.context.informers.of::<Pod>().synced().await,
+                false => self.context.informers.metadata(&kind.resource).synced().await,
+            };
         }
     }
 
@@ -167,24 +177,28 @@ impl Collector {
 
     /// Takes the changes of one kind into the graph until the kind is released.
     async fn follow(self: Arc<Self>, informers: Informers, kind: Arc<Kind>) {
-        let mut changes = informers.metadata(&kind.resource).subscribe();
-        while let Some(change) = changes.next().await {
-            let affected = match change {
-                Change::Applied { new, .. } => match Node::of(&kind, &new) {
-                    Some(node) => self.graph.lock().apply(node),
-                    None => continue,
-                },
-                Change::Deleted(last) => {
-                    self.graph.lock().remove(last.metadata.uid.as_deref().unwrap_or_default(), true)
-                }
-            };
-            for uid in affected {
-                self.queue.add(uid);
-            }
+        match is_pods(&kind) {
+            true => self.take(informers.of::<Pod>().subscribe(), &kind).await,
+            false => self.take(informers.metadata(&kind.resource).subscribe(), &kind).await,
         }
         let affected = self.graph.lock().remove_kind(&kind);
         for uid in affected {
             self.queue.add(uid);
+        }
+    }
+
+    async fn take<K: Object>(&self, mut changes: Subscription<K>, kind: &Arc<Kind>) {
+        while let Some(change) = changes.next().await {
+            let affected = match change {
+                Change::Applied { new, .. } => match Node::of(kind, &*new) {
+                    Some(node) => self.graph.lock().apply(node),
+                    None => continue,
+                },
+                Change::Deleted(last) => self.graph.lock().remove(last.meta().uid.as_deref().unwrap_or_default(), true),
+            };
+            for uid in affected {
+                self.queue.add(uid);
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::ResourceExt;
-use reconcile::{Key, Metadata};
+use kube::{Resource, ResourceExt};
+use reconcile::Key;
 
 use super::{FOREGROUND, ORPHAN};
 use crate::discovery::Kind;
@@ -30,9 +30,9 @@ pub(in super::super) struct Node {
 
 impl Node {
     /// Reads an object's metadata.
-    pub(in super::super) fn of(kind: &Arc<Kind>, object: &Metadata) -> Option<Arc<Self>> {
+    pub(in super::super) fn of<K: Resource>(kind: &Arc<Kind>, object: &K) -> Option<Arc<Self>> {
         let has = |finalizer: &str| object.finalizers().iter().any(|f| f == finalizer);
-        let meta = &object.metadata;
+        let meta = object.meta();
         let parts = [meta.namespace.as_deref(), meta.name.as_deref(), Some(meta.uid.as_deref()?)];
         let mut text = String::new();
         let ends = parts.map(|part| {
