@@ -14,7 +14,7 @@ use crate::events::EventError;
 use crate::index::{Index, IndexData};
 use crate::kept::{ByName, Kept, Original, Recent};
 use crate::path::Path;
-use crate::subscription::{Mailbox, Subscription};
+use crate::subscription::{Batch, Mailbox, Subscription, Told};
 
 /// Whether the cache shows the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,12 @@ struct State<K> {
     /// By name and by the type of the function: one that captures nothing is known by its type alone.
     indexes: HashMap<(String, TypeId), Arc<IndexData<K>>>,
     subscribers: Vec<Weak<Mailbox<Kept<K>>>>,
+    /// Changes that the subscribers have not been told of.
+    untold: Vec<Told<Kept<K>>>,
 }
+
+/// Untold changes for which there is room in any case.
+const ROOM_KEPT: usize = 256;
 
 /// All objects of one kind (and selector), updated by one watch.
 pub(crate) struct Cache<K> {
@@ -51,7 +56,13 @@ pub(crate) struct Listed(HashSet<Path>);
 impl<K: Object> Cache<K> {
     /// An empty cache; where bytes of its objects are held already, `original` knows.
     pub(crate) fn new(original: Option<Original>) -> Self {
-        let state = State { namespaces: BTreeMap::new(), len: 0, indexes: HashMap::new(), subscribers: Vec::new() };
+        let state = State {
+            namespaces: BTreeMap::new(),
+            len: 0,
+            indexes: HashMap::new(),
+            subscribers: Vec::new(),
+            untold: Vec::new(),
+        };
         Self {
             state: RwLock::new(state),
             recent: Arc::new(Recent::new()),
@@ -107,25 +118,27 @@ impl<K: Object> Cache<K> {
     }
 
     pub(crate) fn subscribe(&self) -> Subscription<K> {
-        let mailbox = Arc::new(Mailbox::new());
         let mut state = self.state.write();
-        for kept in state.all() {
-            mailbox.applied(kept.path(), None, kept);
-        }
+        // what others are yet to be told of is part of what it begins with
+        let told = state.tell();
+        let begin =
+            state.all().map(|kept| Told::Applied { path: kept.path().clone(), old: None, new: Arc::clone(kept) });
+        let mailbox = Arc::new(Mailbox::new(begin.collect()));
         if *self.phase.borrow() == Phase::Stopped {
             mailbox.close();
         }
         state.subscribers.retain(|subscriber| subscriber.strong_count() > 0);
         state.subscribers.push(Arc::downgrade(&mailbox));
+        drop(state);
+        told.iter().for_each(|mailbox| mailbox.announce());
         Subscription { mailbox }
     }
 
-    /// Wakes the subscribers that have something new, once for everything since the last time. Who changes the cache calls it
-    /// when there is nothing more to be changed at once.
+    /// Tells the subscribers what is new since the last time, and wakes them. Who changes the cache calls it when there is
+    /// nothing more to be changed at once.
     pub(crate) fn announce(&self) {
-        for mailbox in self.state.read().subscribers.iter().filter_map(Weak::upgrade) {
-            mailbox.announce();
-        }
+        let told = self.state.write().tell();
+        told.iter().for_each(|mailbox| mailbox.announce());
     }
 
     fn keep(&self, served: &[u8]) -> Result<Arc<Kept<K>>, EventError> {
@@ -192,7 +205,9 @@ impl<K: Object> Cache<K> {
     /// Ends all subscriptions: the cache will not change any more.
     pub(crate) fn stop(&self) {
         self.phase.send_replace(Phase::Stopped);
-        for mailbox in self.state.write().subscribers.drain(..).filter_map(|weak| weak.upgrade()) {
+        let mut state = self.state.write();
+        state.tell();
+        for mailbox in state.subscribers.drain(..).filter_map(|weak| weak.upgrade()) {
             mailbox.close();
         }
     }
@@ -236,7 +251,10 @@ impl<K: Object> State<K> {
         for index in self.indexes.values() {
             index.change(old.as_ref().map(|(_, old)| &**old), Some(object), path, Some(kept));
         }
-        self.each_subscriber(|mailbox| mailbox.applied(path, old.as_ref().map(|(old, _)| old), kept));
+        if !self.subscribers.is_empty() {
+            let old = old.map(|(old, _)| old);
+            self.untold.push(Told::Applied { path: path.clone(), old, new: Arc::clone(kept) });
+        }
     }
 
     /// Removes the object at `path`; subscribers get `last` if given (it holds the final resource version), else the cached state.
@@ -252,17 +270,30 @@ impl<K: Object> State<K> {
             index.change(Some(&object), None, path, None);
         }
         let last = last.filter(|(_, last)| last.meta().uid == object.meta().uid).map_or(&old, |(last, _)| last);
-        self.each_subscriber(|mailbox| mailbox.deleted(path, last));
+        if !self.subscribers.is_empty() {
+            self.untold.push(Told::Deleted { path: path.clone(), last: Arc::clone(last) });
+        }
     }
 
-    fn each_subscriber(&mut self, tell: impl Fn(&Mailbox<Kept<K>>)) {
+    /// Passes on what is untold; gives the subscribers that are to be woken for it.
+    fn tell(&mut self) -> Vec<Arc<Mailbox<Kept<K>>>> {
+        if self.untold.is_empty() {
+            return Vec::new();
+        }
+        let batch: Batch<Kept<K>> = self.untold.drain(..).collect();
+        if self.untold.capacity() > ROOM_KEPT {
+            self.untold = Vec::new();
+        }
+        let mut told = Vec::with_capacity(self.subscribers.len());
         self.subscribers.retain(|subscriber| match subscriber.upgrade() {
             Some(mailbox) => {
-                tell(&mailbox);
+                mailbox.put(&batch);
+                told.push(mailbox);
                 true
             }
             None => false,
         });
+        told
     }
 }
 
