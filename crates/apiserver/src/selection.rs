@@ -35,10 +35,13 @@ fn written(value: &str) -> Option<Finder<'static>> {
 /// The collection that every scheduler and every node select from.
 const PODS: &str = "core/pods";
 
+/// Where the field stands by which schedulers and nodes select.
+const NODE_NAME: [&str; 2] = ["spec", "nodeName"];
+
 /// Where the text of a field of pods stands that is the field's value, and nothing else makes it.
 fn plain_path(field: &str) -> Option<[&str; 2]> {
     match field {
-        "spec.nodeName" => Some(["spec", "nodeName"]),
+        indexes::NODE_NAME => Some(NODE_NAME),
         "spec.schedulerName" => Some(["spec", "schedulerName"]),
         "status.phase" => Some(["status", "phase"]),
         _ => None,
@@ -64,6 +67,9 @@ fn plain_fields_match(selector: &FieldSelector, namespace: &str, name: &str, byt
 
 /// The text at a path, empty where there is none; `None` where it takes a decoder to tell.
 fn plain_text<'a>(bytes: &'a [u8], path: &[&str]) -> Option<&'a str> {
+    if path == NODE_NAME && !indexes::may_have_node(bytes) {
+        return Some("");
+    }
     let Some(place) = splice::find(bytes, path) else { return Some("") };
     let text = bytes[place].strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     str::from_utf8(text).ok().filter(|text| !text.contains('\\'))
