@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::Request;
 use kube::{Client, Resource};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -260,7 +261,7 @@ impl Events {
         let occurrence = &writing.occurrence;
         let namespace = occurrence.about.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let create = || async { api.create(&PostParams::default(), &self.render(&writing, namespace)).await.map(drop) };
+        let create = || self.create(&writing, namespace);
         let result = if writing.exists {
             let at = Time(occurrence.at);
             let patch = json!({"count": writing.count, "lastTimestamp": at, "message": writing.message});
@@ -281,6 +282,14 @@ impl Events {
             Err(error) => tracing::warn!(reason = occurrence.reason, %error, "cannot write event"),
         }
         writing.name
+    }
+
+    /// What the server answers is the event again, and not looked at.
+    async fn create(&self, writing: &Writing, namespace: &str) -> Result<(), kube::Error> {
+        let event = serde_json::to_vec(&self.render(writing, namespace)).map_err(kube::Error::SerdeError)?;
+        let request = Request::new(Event::url_path(&(), Some(namespace)));
+        let request = request.create(&PostParams::default(), event).map_err(kube::Error::BuildRequest)?;
+        self.client.request_text(request).await.map(drop)
     }
 
     fn render(&self, writing: &Writing, namespace: &str) -> Event {

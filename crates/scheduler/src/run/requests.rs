@@ -86,9 +86,15 @@ async fn post_binding(client: &Client, pod: &PodInfo, node: &str) -> Result<(), 
 pub(super) async fn write_status(client: Client, key: Key, uid: Arc<str>, status: Value) -> Done {
     // The uid in the patch refuses a new pod of the same name.
     let patch = json!({"metadata": {"uid": uid}, "status": status});
-    let api: Api<Pod> = Api::namespaced(client, &key.namespace);
-    let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
-    Done::StatusWritten(result.map(drop))
+    Done::StatusWritten(patch_status(&client, &key, patch).await)
+}
+
+/// The pod that the server answers with arrives by the informer as well, and is not decoded for this.
+async fn patch_status(client: &Client, key: &Key, patch: Value) -> Result<(), kube::Error> {
+    let request = Request::new(Pod::url_path(&(), Some(&key.namespace)));
+    let patch = Patch::Strategic(patch);
+    let request = request.patch_subresource("status", &key.name, &PatchParams::default(), &patch);
+    client.request_text(request.map_err(kube::Error::BuildRequest)?).await.map(drop)
 }
 
 /// The conditions that say a pod has no node.
@@ -115,7 +121,7 @@ pub(super) async fn send_away(
     by: Arc<PodInfo>,
     node: String,
 ) -> Done {
-    let api: Api<Pod> = Api::namespaced(client, &victim.key.namespace);
+    let api: Api<Pod> = Api::namespaced(client.clone(), &victim.key.namespace);
     let scheduler = &by.shape.scheduler;
     let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [{
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
@@ -124,7 +130,7 @@ pub(super) async fn send_away(
     }]}});
     let name = &victim.key.name;
     let delete = async {
-        api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        patch_status(&client, &victim.key, patch).await?;
         let uid = Some(victim.uid.to_string());
         let preconditions = Some(Preconditions { uid, resource_version: None });
         api.delete(name, &DeleteParams { preconditions, ..DeleteParams::default() }).await.map(drop)
