@@ -290,6 +290,11 @@ impl ApiServer {
         self.store.snapshot()
     }
 
+    /// Lets go of what is kept for requests that follow upon others: a burst of them is over.
+    pub fn rest(&self) {
+        self.written.clear();
+    }
+
     /// The path and the present bytes of an object of this resource, as it is stored. Who keeps objects in the same process
     /// need not keep them twice.
     pub fn stored(

@@ -26,6 +26,7 @@ const OBJECT_BYTES_MAX: usize = 16 << 10;
 
 /// Collections of which not every tree is kept.
 const EVENTS: &str = "core/events";
+const LEASES: &str = "coordination.k8s.io/leases";
 const PODS: &str = "core/pods";
 
 /// Members in a node of the map that objects are decoded into, and in one that is filled as most are.
@@ -53,11 +54,12 @@ struct Entry {
 }
 
 /// Whether the tree of an object with that much JSON is kept: not of what is seldom changed as a tree. Events are mostly
-/// written once, and a pod that waits gets its node in its bytes.
+/// written once, and a pod that waits gets its node in its bytes. A lease is written again every ten seconds: of a thousand
+/// nodes, trees of 20 KB each would be kept all the time for some ten microseconds a renewal.
 pub(crate) fn is_kept(collection: &str, object: &Value, json_bytes: usize) -> bool {
     json_bytes <= OBJECT_BYTES_MAX
         && match collection {
-            EVENTS => false,
+            EVENTS | LEASES => false,
             PODS => object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()),
             _ => true,
         }
@@ -87,6 +89,12 @@ impl Written {
         let entry = Entry { collection: collection.clone(), path: path.into(), tree: Arc::new(tree), bytes, since };
         let outdated = self.0.lock().keep(revision, precondition, entry);
         // taking trees apart takes a while, in which nobody should have to wait
+        drop(outdated);
+    }
+
+    /// Lets go of all of them.
+    pub(crate) fn clear(&self) {
+        let outdated = std::mem::take(&mut *self.0.lock());
         drop(outdated);
     }
 }
@@ -155,15 +163,20 @@ mod tests {
         write(&written, "n/a", 9, Some(7), json!({"metadata": {"name": "a"}}));
         assert_eq!(written.get(MAPS, "n/a", Revision(7)), None, "what was replaced is not kept");
         assert!(written.get(MAPS, "n/a", Revision(9)).is_some());
+        written.clear();
+        assert_eq!(written.get(MAPS, "n/a", Revision(9)), None);
     }
 
     #[test]
     fn what_is_seldom_changed_as_a_tree_is_not_kept() {
         let bound = json!({"spec": {"nodeName": "n1"}});
         assert!(is_kept(PODS, &bound, 1) && is_kept(MAPS, &json!({}), OBJECT_BYTES_MAX));
-        for (collection, object, bytes) in
-            [(PODS, json!({"spec": {}}), 1), (EVENTS, json!({}), 1), (PODS, bound, OBJECT_BYTES_MAX + 1)]
-        {
+        for (collection, object, bytes) in [
+            (PODS, json!({"spec": {}}), 1),
+            (EVENTS, json!({}), 1),
+            (LEASES, json!({}), 1),
+            (PODS, bound, OBJECT_BYTES_MAX + 1),
+        ] {
             assert!(!is_kept(collection, &object, bytes), "{collection} {object} {bytes}");
         }
     }

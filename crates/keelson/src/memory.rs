@@ -125,14 +125,15 @@ fn processor_ticks(stat: &str) -> Option<u64> {
     user.checked_add(system)
 }
 
-/// Runs until `stop`.
-pub(crate) async fn run(stop: CancellationToken) -> io::Result<()> {
+/// Runs until `stop`; `rest` lets go of what others keep for a burst.
+pub(crate) async fn run(rest: impl Fn() + Send, stop: CancellationToken) -> io::Result<()> {
     // starting up is a burst as well
     let mut activity = Activity { ticks: 0, worked: true };
     while stop.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
         let stat = std::fs::read_to_string("/proc/self/stat")?;
         let ticks = processor_ticks(&stat).ok_or_else(|| io::Error::other(format!("no processor time in {stat:?}")))?;
         if activity.burst_ended(ticks) {
+            rest();
             give_back();
             let_go_of_program()?;
         }

@@ -102,7 +102,11 @@ async fn build(
     let slot = claim.as_ref().map(network::SlotClaim::slot);
     let server_id = config.store.is_some().then(|| layout.unique_name()).transpose()?;
     let (api, informers) = control_plane(config, &layout, listener, slot, server_id.as_deref(), supervisor).await?;
-    supervisor.start("memory", Fate::Restarted, memory::run);
+    let server = api.server.clone();
+    supervisor.start("memory", Fate::Restarted, move |stop| {
+        let server = server.clone();
+        memory::run(move || server.rest(), stop)
+    });
     let mut run_file = RunFile {
         pid: std::process::id().cast_signed(),
         api: api.url.clone(),
