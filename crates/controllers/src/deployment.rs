@@ -32,9 +32,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-/// Deployments reconciled at once. Upstream's default is 5; in process what is written together is also committed together,
-/// and a reconcile is mostly waiting for that.
-const WORKERS: usize = 64;
+/// Deployments reconciled at once. Upstream's default is 5; in process what is written together is also committed together.
+/// More would not be faster, but have everybody else wait longer.
+const WORKERS: usize = 16;
 
 struct Controller {
     context: Context,

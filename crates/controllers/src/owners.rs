@@ -89,10 +89,18 @@ where
     O: Resource + Selecting,
 {
     let own = by_controller.get(owner.meta().uid.as_deref().unwrap_or_default());
+    (own, orphans(by_controller, owner))
+}
+
+/// Of what nobody controls in the namespace that which has a label `owner` selects by.
+pub(crate) fn orphans<K, O>(by_controller: &Index<K>, owner: &O) -> Vec<Arc<K>>
+where
+    K: Object,
+    O: Resource + Selecting,
+{
     let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
     let labels = owner.required().into_iter().flatten().map(|(key, value)| orphans_with(namespace, key, value));
-    let orphans = rarest(by_controller, labels).unwrap_or_else(|| by_controller.get(&orphans_of(namespace)));
-    (own, orphans)
+    rarest(by_controller, labels).unwrap_or_else(|| by_controller.get(&orphans_of(namespace)))
 }
 
 /// How many dependants the owner of that name has.

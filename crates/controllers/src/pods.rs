@@ -72,11 +72,21 @@ pub(crate) enum Availability {
 
 /// Whether the pod has been ready for `min_ready_seconds`.
 pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availability {
-    if !is_ready(pod) {
+    availability_of(is_ready(pod), ready_since(pod), min_ready_seconds, now)
+}
+
+/// Whether what is ready since then has been for `min_ready_seconds`.
+pub(crate) fn availability_of(
+    is_ready: bool,
+    since: Option<Timestamp>,
+    min_ready_seconds: i32,
+    now: Timestamp,
+) -> Availability {
+    if !is_ready {
         return Availability::Unready;
     }
     let needed = Duration::from_secs(min_ready_seconds.max(0).unsigned_abs().into());
-    let Some(since) = ready_since(pod) else {
+    let Some(since) = since else {
         return if needed.is_zero() { Availability::Available } else { Availability::Unready };
     };
     let elapsed = Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO);

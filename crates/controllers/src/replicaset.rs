@@ -1,5 +1,6 @@
 //! ReplicaSets and their elder form, ReplicationControllers: keep as many pods of a template as asked for.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::ResourceExt;
-use reconcile::{Change, Index, Informer, Key, Queue, Recorder, feed, run_controller};
+use reconcile::{Change, Facts, Index, Informer, Key, Queue, Recorder, feed, run_controller};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ReconcileError, failed, gone_is_done, run_with_feeds, synced};
@@ -17,9 +18,11 @@ use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::pod_control::PodControl;
 use crate::unwritten::Unwritten;
 use crate::{batch, gather, pods};
+use facts::Fact;
 use set::Set;
 use status::Failure;
 
+mod facts;
 pub(crate) mod rank;
 mod set;
 mod status;
@@ -28,37 +31,38 @@ mod tests;
 
 /// Pods created or deleted in one reconcile, upstream's value: other sets get their turn.
 const BURST: usize = 500;
-/// Sets reconciled at once. Upstream's default is 5; in process what is written together is also committed together, and a
-/// reconcile is mostly waiting for that.
-const WORKERS: usize = 64;
+/// Sets reconciled at once. Upstream's default is 5; in process what is written together is also committed together. More
+/// would not be faster, but have everybody else wait longer.
+const WORKERS: usize = 16;
 
 /// What to do about the number of pods.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
     /// Create so many.
     Create(usize),
-    /// Delete these, of the given pods.
-    Delete(Vec<usize>),
+    /// Delete so many.
+    Delete(usize),
     /// Nothing.
     Keep,
 }
 
-/// Decides how to get from the active pods to the wanted number. `related` is asked only when
-/// there are too many: for each pod, how many pods of the same workload its node runs.
-pub(crate) fn decide(wanted: i32, active: &[Arc<Pod>], related: impl FnOnce() -> Vec<usize>, now: Timestamp) -> Scale {
+/// Decides how to get from so many active pods to the wanted number.
+pub(crate) fn decide(wanted: i32, active: usize) -> Scale {
     let wanted = usize::try_from(wanted).unwrap_or(0);
-    if active.len() < wanted {
-        return Scale::Create((wanted - active.len()).min(BURST));
+    match active.cmp(&wanted) {
+        Ordering::Less => Scale::Create((wanted - active).min(BURST)),
+        Ordering::Equal => Scale::Keep,
+        Ordering::Greater => Scale::Delete((active - wanted).min(BURST)),
     }
-    let surplus = (active.len() - wanted).min(BURST);
-    if surplus == 0 {
-        return Scale::Keep;
-    }
-    let chosen = rank::to_delete(active, &related(), surplus, now);
+}
+
+/// Decides which pods to delete. `related` says for each active pod how many pods of the same workload its node runs.
+pub(crate) fn choose(active: &[Arc<Pod>], related: &[usize], surplus: usize, now: Timestamp) -> Vec<usize> {
+    let chosen = rank::to_delete(active, related, surplus, now);
     for ratio in rank::age_ratios(active, &chosen, now) {
         DELETION_AGE_RATIO.observe(&[], ratio);
     }
-    Scale::Delete(chosen)
+    chosen
 }
 
 /// Whether two states of a pod look alike to its set.
@@ -89,6 +93,7 @@ struct Controller<S: Set> {
     sets: Informer<S>,
     pods: Informer<Pod>,
     pods_by_owner: Index<Pod>,
+    facts: Facts<Pod, Fact>,
     sets_by_owner: Index<S>,
     pending: PendingWrites,
     /// Writes of the status.
@@ -116,6 +121,7 @@ async fn run_sets<S: Set>(context: Context, stop: CancellationToken) {
     let controller = Arc::new(Controller {
         recorder: Recorder::new(context.client.clone(), S::COMPONENT),
         pods_by_owner: pods.index("controller", by_controller),
+        facts: pods.facts(facts::controller_uid::<S>, Fact::of),
         sets_by_owner: sets.index("controller", by_controller),
         pending: PendingWrites::default(),
         written: PendingWrites::default(),
@@ -159,17 +165,19 @@ impl<S: Set> Controller<S> {
             return Ok(Some(LAG_RETRY));
         }
         let now = Timestamp::now();
-        let owned = self.claim(&set).await?;
-        let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
+        let owned = match self.undisputed(&set) {
+            Some(owned) => owned,
+            None => self.claim(&set).await?.iter().map(|pod| Fact::of(pod, None)).collect(),
+        };
+        let active = owned.iter().filter(|pod| pod.is_active()).count();
         let mut failure = None;
         let mut result = Ok(());
         if set.meta().deletion_timestamp.is_none() {
-            let wanted = set.replicas();
-            let outcome = match decide(wanted, &active, || self.related(&set, &active), now) {
+            let outcome = match decide(set.replicas(), active) {
                 Scale::Keep => Ok(()),
                 Scale::Create(count) => self.create(key, &set, count).await.map_err(|e| (Failure::Create, e)),
-                Scale::Delete(which) => {
-                    let surplus = which.into_iter().filter_map(|at| active.get(at).cloned()).collect();
+                Scale::Delete(_) => {
+                    let surplus = self.surplus(&set, now).await?;
                     self.delete(key, &set, surplus).await.map_err(|e| (Failure::Delete, e))
                 }
             };
@@ -181,6 +189,22 @@ impl<S: Set> Controller<S> {
         let (status, next) = status::compute(set.as_ref(), &owned, failure, now);
         let unwritten = self.write_status(key, &set, status).await?;
         result.map(|()| [next, unwritten].into_iter().flatten().min())
+    }
+
+    /// What is known of the pods that are the set's, unless one is to be taken over or let go.
+    fn undisputed(&self, set: &S) -> Option<Vec<Fact>> {
+        let own = self.facts.get(set.meta().uid.as_deref().unwrap_or_default());
+        let stay = own.iter().all(|pod| set.selects_labels(pod.labels()));
+        let orphans = owners::orphans(&self.pods_by_owner, set);
+        (stay && !orphans.iter().any(|pod| !pods::is_terminal(pod) && set.selects(pod))).then_some(own)
+    }
+
+    /// The pods that are too many.
+    async fn surplus(&self, set: &S, now: Timestamp) -> Result<Vec<Arc<Pod>>, ReconcileError> {
+        let active: Vec<Arc<Pod>> = self.claim(set).await?.into_iter().filter(|pod| pods::is_active(pod)).collect();
+        let Scale::Delete(surplus) = decide(set.replicas(), active.len()) else { return Ok(Vec::new()) };
+        let chosen = choose(&active, &self.related(set, &active), surplus, now);
+        Ok(chosen.into_iter().filter_map(|at| active.get(at).cloned()).collect())
     }
 
     /// The pods that are the set's; what has ended is not worth taking over.

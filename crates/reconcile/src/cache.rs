@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::Object;
 use crate::events::EventError;
+use crate::facts::Follower;
 use crate::index::{Index, IndexData};
 use crate::kept::{ByName, Kept, Original, Recent};
 use crate::path::Path;
@@ -32,6 +33,7 @@ struct State<K> {
     len: usize,
     /// By name and by the type of the function: one that captures nothing is known by its type alone.
     indexes: HashMap<(String, TypeId), Arc<IndexData<K>>>,
+    followers: Vec<Arc<dyn Follower<K>>>,
     subscribers: Vec<Weak<Mailbox<Kept<K>>>>,
     /// Changes that the subscribers have not been told of.
     untold: Vec<Told<Kept<K>>>,
@@ -60,6 +62,7 @@ impl<K: Object> Cache<K> {
             namespaces: BTreeMap::new(),
             len: 0,
             indexes: HashMap::new(),
+            followers: Vec::new(),
             subscribers: Vec::new(),
             untold: Vec::new(),
         };
@@ -115,6 +118,14 @@ impl<K: Object> Cache<K> {
         }
         state.indexes.insert(identity, Arc::clone(&data));
         Index(data)
+    }
+
+    pub(crate) fn follow(&self, follower: Arc<dyn Follower<K>>) {
+        let mut state = self.state.write();
+        for kept in state.all() {
+            follower.change(None, Some(&kept.object()), kept.path());
+        }
+        state.followers.push(follower);
     }
 
     pub(crate) fn subscribe(&self) -> Subscription<K> {
@@ -251,6 +262,9 @@ impl<K: Object> State<K> {
         for index in self.indexes.values() {
             index.change(old.as_ref().map(|(_, old)| &**old), Some(object), path, Some(kept));
         }
+        for follower in &self.followers {
+            follower.change(old.as_ref().map(|(_, old)| &**old), Some(object), path);
+        }
         if !self.subscribers.is_empty() {
             let old = old.map(|(old, _)| old);
             self.untold.push(Told::Applied { path: path.clone(), old, new: Arc::clone(kept) });
@@ -268,6 +282,9 @@ impl<K: Object> State<K> {
         let object = old.object();
         for index in self.indexes.values() {
             index.change(Some(&object), None, path, None);
+        }
+        for follower in &self.followers {
+            follower.change(Some(&object), None, path);
         }
         let last = last.filter(|(_, last)| last.meta().uid == object.meta().uid).map_or(&old, |(last, _)| last);
         if !self.subscribers.is_empty() {

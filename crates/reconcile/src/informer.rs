@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Cache, Phase};
 use crate::kept::Original;
 use crate::watch::Watcher;
-use crate::{Index, Metadata, Subscription};
+use crate::{Facts, Index, Metadata, Subscription};
 
 #[cfg(test)]
 mod tests;
@@ -273,6 +273,18 @@ impl<K: Object> Informer<K> {
     /// function shares it; the same name with another function is another index. The function must capture nothing.
     pub fn index(&self, name: &str, keys_of: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Index<K> {
         self.cache.index(name, keys_of)
+    }
+
+    /// What `fact_of` says of each object, by what `value_of` says; it is also given what was said of another object with
+    /// the same value, whose parts it may share. Each call makes one, which is kept current for as long as the informer runs.
+    pub fn facts<F: Clone + Send + Sync + 'static>(
+        &self,
+        value_of: impl Fn(&K) -> Option<String> + Send + Sync + 'static,
+        fact_of: impl Fn(&K, Option<&F>) -> F + Send + Sync + 'static,
+    ) -> Facts<K, F> {
+        let facts = Facts::new(value_of, fact_of);
+        self.cache.follow(facts.follower());
+        facts
     }
 
     /// All current objects, then every change.

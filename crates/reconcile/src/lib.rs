@@ -5,8 +5,8 @@
 //! same controller runs inside the process of the API server and against any other cluster.
 //!
 //! Main types: [`Informers`] (one watch per kind and selector for the whole process) hands out [`Informer`]s (a typed cache
-//! with [`Index`]es and [`Subscription`]s); [`Queue`] merges equal keys and never runs one key twice at once; [`Recorder`]
-//! writes core/v1 Events; [`Election`] lets one of several processes do some work.
+//! with [`Index`]es, [`Facts`] and [`Subscription`]s); [`Queue`] merges equal keys and never runs one key twice at once;
+//! [`Recorder`] writes core/v1 Events; [`Election`] lets one of several processes do some work.
 //!
 //! Invariants:
 //! - an object revision is decoded when it arrives, and shared as `Arc<K>` among all who look at it soon; later its bytes
@@ -19,6 +19,7 @@ mod cache;
 mod controller;
 mod election;
 mod events;
+mod facts;
 mod index;
 mod informer;
 mod kept;
@@ -36,6 +37,7 @@ mod watch;
 
 pub use controller::{feed, run_controller};
 pub use election::{Election, ElectionError};
+pub use facts::Facts;
 pub use index::Index;
 pub use informer::{Informer, Informers, InformersError, Object, Selector};
 pub use kept::{Held, Original};

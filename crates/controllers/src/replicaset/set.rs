@@ -34,8 +34,13 @@ pub(super) trait Set:
     /// How long a pod has to be ready before it counts as available.
     fn min_ready_seconds(&self) -> i32;
 
+    /// Whether a pod with these labels is one of its own.
+    fn selects_labels(&self, labels: Option<&Labels>) -> bool;
+
     /// Whether the pod is one of its own, going by the labels.
-    fn selects(&self, pod: &Pod) -> bool;
+    fn selects(&self, pod: &Pod) -> bool {
+        self.selects_labels(pod.metadata.labels.as_ref())
+    }
 
     /// What the pods look like.
     fn template(&self) -> PodTemplateSpec;
@@ -60,10 +65,9 @@ impl Set for ReplicaSet {
         self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
     }
 
-    fn selects(&self, pod: &Pod) -> bool {
-        self.spec.as_ref().is_some_and(|spec| {
-            !selector::is_empty(&spec.selector) && selector::matches(&spec.selector, pod.metadata.labels.as_ref())
-        })
+    fn selects_labels(&self, labels: Option<&Labels>) -> bool {
+        let selector = self.spec.as_ref().map(|spec| &spec.selector);
+        selector.is_some_and(|selector| !selector::is_empty(selector) && selector::matches(selector, labels))
     }
 
     fn template(&self) -> PodTemplateSpec {
@@ -92,9 +96,9 @@ impl Set for ReplicationController {
         self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
     }
 
-    fn selects(&self, pod: &Pod) -> bool {
+    fn selects_labels(&self, labels: Option<&Labels>) -> bool {
         let wanted = self.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
-        wanted.is_some_and(|wanted| selector::contains_all(pod.metadata.labels.as_ref(), wanted))
+        wanted.is_some_and(|wanted| selector::contains_all(labels, wanted))
     }
 
     fn template(&self) -> PodTemplateSpec {

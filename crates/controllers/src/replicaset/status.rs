@@ -1,14 +1,13 @@
 //! The status of a ReplicaSet or ReplicationController, computed from its pods.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use super::facts::Fact;
 use super::set::Set;
 use crate::conditions;
 use crate::pods::{self, Availability};
@@ -26,7 +25,7 @@ pub(super) enum Failure {
 /// The status, and when it changes without any event: a ready pod becomes available by the passing of time.
 pub(super) fn compute<S: Set>(
     set: &S,
-    owned: &[Arc<Pod>],
+    owned: &[Fact],
     failure: Option<(Failure, String)>,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
@@ -36,16 +35,16 @@ pub(super) fn compute<S: Set>(
     let (mut replicas, mut labelled, mut ready, mut available, mut terminating) = (0, 0, 0, 0, 0);
     let mut next: Option<Duration> = None;
     for pod in owned {
-        if pod.metadata.deletion_timestamp.is_some() && !pods::is_terminal(pod) {
+        if pod.is_leaving && !pod.is_terminal {
             terminating += 1;
         }
-        if !pods::is_active(pod) {
+        if !pod.is_active() {
             continue;
         }
         replicas += 1;
-        labelled += i32::from(contains_all(pod.metadata.labels.as_ref(), template));
-        ready += i32::from(pods::is_ready(pod));
-        match pods::availability(pod, min_ready, now) {
+        labelled += i32::from(contains_all(pod.labels(), template));
+        ready += i32::from(pod.is_ready);
+        match pods::availability_of(pod.is_ready, pod.ready_since, min_ready, now) {
             Availability::Available => available += 1,
             Availability::In(left) => next = Some(next.map_or(left, |next| next.min(left))),
             Availability::Unready => {}

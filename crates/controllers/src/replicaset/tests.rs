@@ -18,6 +18,16 @@ fn pod(uid: &str, changes: Value) -> Arc<Pod> {
     Arc::new(serde_json::from_value(pod).unwrap())
 }
 
+fn facts(pods: &[Arc<Pod>]) -> Vec<Fact> {
+    let mut facts: Vec<Fact> = Vec::new();
+    for pod in pods {
+        let fact = Fact::of(pod, facts.first());
+        assert_eq!(fact, Fact::of(pod, None), "whatever is shared");
+        facts.push(fact);
+    }
+    facts
+}
+
 fn set(replicas: i32, min_ready_seconds: i32) -> ReplicaSet {
     serde_json::from_value(json!({
         "metadata": {"name": "web-abc", "namespace": "default", "uid": "set", "generation": 3},
@@ -29,11 +39,11 @@ fn set(replicas: i32, min_ready_seconds: i32) -> ReplicaSet {
 
 #[test]
 fn the_difference_is_created_or_deleted_up_to_a_burst() {
-    let active = [pod("1", json!({})), pod("2", json!({}))];
-    assert_eq!(decide(2, &active, || vec![0, 0], now()), Scale::Keep);
-    assert_eq!(decide(5, &active, || vec![0, 0], now()), Scale::Create(3));
-    assert_eq!(decide(5000, &active, || vec![0, 0], now()), Scale::Create(500));
-    assert_eq!(decide(0, &active, || vec![0, 0], now()), Scale::Delete(vec![0, 1]));
+    assert_eq!(decide(2, 2), Scale::Keep);
+    assert_eq!(decide(5, 2), Scale::Create(3));
+    assert_eq!(decide(5000, 2), Scale::Create(500));
+    assert_eq!(decide(0, 2), Scale::Delete(2));
+    assert_eq!(decide(-1, 5000), Scale::Delete(500));
 }
 
 #[test]
@@ -55,7 +65,7 @@ fn what_would_be_missed_least_is_deleted_first() {
         pod("crowded", json!({})),
     ];
     let related = vec![1, 1, 1, 1, 1, 1, 1, 3];
-    let Scale::Delete(order) = decide(0, &active, || related, now()) else { panic!("must delete") };
+    let order = choose(&active, &related, active.len(), now());
     let names: Vec<String> = order.into_iter().map(|at| active[at].name_any()).collect();
     assert_eq!(names, ["unassigned", "pending", "unready", "cheap", "crowded", "fresh", "plain", "dear"]);
 }
@@ -87,7 +97,7 @@ fn status_counts_active_pods_and_names_when_it_changes_by_itself() {
             Arc::new(leaving)
         },
     ];
-    let (status, next) = status::compute(&set(3, 30), &owned, None, now());
+    let (status, next) = status::compute(&set(3, 30), &facts(&owned), None, now());
     assert_eq!(status.replicas, 3);
     assert_eq!((status.ready_replicas, status.available_replicas), (Some(2), Some(1)));
     assert_eq!((status.terminating_replicas, status.observed_generation), (Some(1), Some(3)));
@@ -126,7 +136,8 @@ fn a_replication_controller_selects_by_labels_and_makes_pods_of_its_own() {
     assert!(!set.selects(&pod("2", json!({"/metadata/labels/app": "other"}))));
     let owner = &pods::from_template(set.template(), &set).metadata.owner_references.unwrap()[0];
     assert_eq!((owner.api_version.as_str(), owner.kind.as_str()), ("v1", "ReplicationController"));
-    let (status, _) = status::compute(&set, &[pod("1", json!({}))], Some((Failure::Create, "no".into())), now());
+    let (status, _) =
+        status::compute(&set, &facts(&[pod("1", json!({}))]), Some((Failure::Create, "no".into())), now());
     assert_eq!((status.replicas, status.terminating_replicas), (1, None));
     let patch = status::patch(&set, &status);
     assert!(patch["status"].get("terminatingReplicas").is_none());

@@ -65,6 +65,39 @@ async fn the_cache_and_indexes_show_a_change_before_subscribers_hear_of_it() {
 }
 
 #[tokio::test]
+async fn facts_follow_the_objects_and_share_what_is_equal() {
+    let api = FakeApi::new();
+    api.put("a", "web", "1", false);
+    let running = start(&api);
+    let maps = running.informers.of::<ConfigMap>();
+    let facts = maps.facts(
+        |map| label(map).pop(),
+        |map, other: Option<&Arc<str>>| {
+            let text = map.data.as_ref().and_then(|data| data.values().next()).cloned().unwrap_or_default();
+            other.filter(|other| ***other == *text).cloned().unwrap_or_else(|| text.into())
+        },
+    );
+    assert!(maps.synced().await);
+    let mut sub = maps.subscribe();
+    assert_eq!(next(&mut sub).await, "+a");
+    assert_eq!(facts.get("web").len(), 1);
+
+    api.put("b", "web", "1", true);
+    assert_eq!(next(&mut sub).await, "+b");
+    let both = facts.get("web");
+    assert!(both.len() == 2 && Arc::ptr_eq(&both[0], &both[1]));
+
+    api.put("a", "db", "1", true);
+    assert_eq!(next(&mut sub).await, "~a");
+    assert_eq!((facts.get("web").len(), facts.get("db").len()), (1, 1));
+    api.remove("b", true);
+    assert_eq!(next(&mut sub).await, "-b");
+    assert_eq!((facts.get("web").len(), facts.get("db").len()), (0, 1));
+    running.stop.cancel();
+    running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_index_is_shared_by_the_same_function_only() {
     let api = FakeApi::new();
     api.put("a", "web", "1", false);
