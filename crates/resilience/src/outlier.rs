@@ -202,18 +202,29 @@ impl Detector {
                 outlier |= reaches(&endpoint.gateway_failures, self.config.consecutive_gateway_failure);
             }
         }
-        let ejected = outlier && self.eject(now, &self.endpoints.lock(), endpoint);
+        let ejected = outlier && {
+            let endpoints = self.endpoints.lock();
+            self.eject(now, endpoint, &mut self.room(now, &endpoints))
+        };
         self.compare(now);
         ejected
     }
 
-    /// Ejects an endpoint, unless it is or too many are.
-    fn eject(&self, now: Moment, endpoints: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
+    /// How many more may be ejected.
+    fn room(&self, now: Moment, endpoints: &[Arc<Endpoint>]) -> usize {
+        if endpoints.len() < 2 {
+            return 0;
+        }
         let most = (endpoints.len() * self.config.max_ejection_percent as usize / 100).max(1);
-        let room = endpoints.len() > 1 && count_ejected(endpoints, now) < most;
-        if endpoint.is_ejected(now) || !room {
+        most.saturating_sub(count_ejected(endpoints, now))
+    }
+
+    /// Ejects an endpoint, unless it is or there is no room.
+    fn eject(&self, now: Moment, endpoint: &Endpoint, room: &mut usize) -> bool {
+        if *room == 0 || endpoint.is_ejected(now) {
             return false;
         }
+        *room -= 1;
         let times = endpoint.ejections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let time = self.config.base_ejection_time.saturating_mul(times).min(self.config.max_ejection_time);
         endpoint.ejected_until.store((now + time).as_nanos(), Ordering::Relaxed);
@@ -234,16 +245,17 @@ impl Detector {
         }
         let endpoints = self.endpoints.lock();
         let rates = compare::gather(&endpoints);
-        for (endpoint, rate) in endpoints.iter().zip(&rates) {
+        let bounds = compare::bounds(&self.config, &rates);
+        let mut room = self.room(now, &endpoints);
+        for (endpoint, rate) in endpoints.iter().zip(rates) {
             // not in the interval in which it came back: it has to show first that it behaves
             let back = Moment::from_nanos(endpoint.ejected_until.load(Ordering::Relaxed));
             if now >= back + self.config.interval {
                 let forgiven = endpoint.ejections.load(Ordering::Relaxed).saturating_sub(1);
                 endpoint.ejections.store(forgiven, Ordering::Relaxed);
             }
-            let outlier = compare::is_outlier(&self.config, &rates, rate);
-            if outlier {
-                self.eject(now, &endpoints, endpoint);
+            if bounds.exclude(rate) {
+                self.eject(now, endpoint, &mut room);
             }
         }
     }

@@ -35,6 +35,8 @@ const STEP_UP: f64 = 0.1;
 const STEP_DOWN: f64 = 0.9;
 /// … and takes off in addition, so that it reaches zero.
 const STEP_DOWN_LEAST: f64 = 0.005;
+/// Intervals without an answer that may be those of slow ones. Further ones are quiet, and quiet ends shedding.
+const SILENT: u128 = 10;
 const LEVELS: f64 = 4.0;
 
 /// How much a request matters, as Google's SRE book has it; the least first.
@@ -136,13 +138,17 @@ impl Shedder {
         if now < self.ends {
             return;
         }
-        // an interval without answers says nothing of how fast they are, and nothing in favour of shedding either
         let overloaded = self.fastest.is_some_and(|fastest| fastest > self.config.target);
-        self.share = if overloaded {
-            (self.share + (1.0 - self.share) * STEP_UP).min(self.config.share_max)
-        } else {
-            (self.share * STEP_DOWN - STEP_DOWN_LEAST).max(0.0)
-        };
+        if overloaded {
+            self.share = (self.share + (1.0 - self.share) * STEP_UP).min(self.config.share_max);
+        }
+        let silent = now.since(self.ends).as_nanos() / self.config.interval.as_nanos();
+        for _ in 0..silent.saturating_sub(SILENT) + u128::from(!overloaded) {
+            if self.share == 0.0 {
+                break;
+            }
+            self.share = (self.share * STEP_DOWN - STEP_DOWN_LEAST).max(0.0);
+        }
         self.ends = now + self.config.interval;
         self.fastest = None;
     }
@@ -206,6 +212,18 @@ mod tests {
     #[test]
     fn nothing_is_shed_while_there_is_room() {
         assert_eq!(simulate(16, 20).0, [100; 4]);
+    }
+
+    #[test]
+    fn a_pause_ends_it() {
+        let (mut shedder, mut now) = (Shedder::new(ShedConfig::default()).unwrap(), Moment::default());
+        for _ in 0..20 {
+            now = now + ms(100);
+            shedder.answered(now, ms(500));
+        }
+        assert!(shedder.share() > 0.8);
+        assert!(shedder.admits(now + Duration::from_secs(10), Criticality::Sheddable, 0));
+        assert_eq!(shedder.share(), 0.0);
     }
 
     proptest! {

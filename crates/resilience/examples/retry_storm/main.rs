@@ -6,5 +6,5 @@
 mod world;
 
 fn main() {
-    print!("{}", world::table());
+    print!("{}", world::table(&world::DEFENCES.map(world::run)));
 }

@@ -81,23 +81,40 @@ pub(super) fn gather(endpoints: &[Arc<Endpoint>]) -> Vec<Rate> {
     endpoints.iter().map(take).collect()
 }
 
-/// Whether an endpoint stands out of all.
-pub(super) fn is_outlier(config: &OutlierConfig, all: &[Rate], one: &Rate) -> bool {
+/// Beyond what an endpoint stands out of all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
+    /// Requests with which it takes part, and the success rate below which it stands out.
+    success: Option<(u32, f64)>,
+    /// Requests with which it takes part, and the failures of a hundred with which it stands out.
+    failures: Option<(u32, u32)>,
+}
+
+/// The bounds that follow from what all endpoints answered. One pass, or two, however many there are.
+pub(super) fn bounds(config: &OutlierConfig, all: &[Rate]) -> Bounds {
     let taking_part = |volume: u32| all.iter().filter(move |rate| rate.answers >= volume);
-    let far_below = config.success_rate.as_ref().is_some_and(|rule| {
-        let count = taking_part(rule.request_volume).count();
-        if count < rule.minimum_hosts || one.answers < rule.request_volume {
-            return false;
-        }
-        let mean = taking_part(rule.request_volume).map(|rate| rate.success()).sum::<f64>() / count as f64;
-        let squares = taking_part(rule.request_volume).map(|rate| (rate.success() - mean).powi(2)).sum::<f64>();
-        one.success() < mean - rule.stdev_factor * (squares / count as f64).sqrt()
+    let success = config.success_rate.as_ref().and_then(|rule| {
+        let rates = || taking_part(rule.request_volume).map(|rate| rate.success());
+        let count = rates().count();
+        let mean = rates().sum::<f64>() / count as f64;
+        let deviation = (rates().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count as f64).sqrt();
+        (count >= rule.minimum_hosts).then_some((rule.request_volume, mean - rule.stdev_factor * deviation))
     });
-    let failing = config.failure_percentage.as_ref().is_some_and(|rule| {
-        let failures = u64::from(one.answers - one.successes);
-        taking_part(rule.request_volume).count() >= rule.minimum_hosts
-            && one.answers >= rule.request_volume
-            && failures * 100 >= u64::from(one.answers) * u64::from(rule.threshold)
+    let failures = config.failure_percentage.as_ref().and_then(|rule| {
+        let enough = taking_part(rule.request_volume).count() >= rule.minimum_hosts;
+        enough.then_some((rule.request_volume, rule.threshold))
     });
-    far_below || failing
+    Bounds { success, failures }
+}
+
+impl Bounds {
+    /// Whether an endpoint that answered so stands out.
+    pub(super) fn exclude(&self, rate: Rate) -> bool {
+        let below = |(volume, least)| rate.answers >= volume && rate.success() < least;
+        let above = |(volume, most): (u32, u32)| {
+            let failures = u64::from(rate.answers - rate.successes);
+            rate.answers >= volume && failures * 100 >= u64::from(rate.answers) * u64::from(most)
+        };
+        self.success.is_some_and(below) || self.failures.is_some_and(above)
+    }
 }

@@ -16,6 +16,9 @@ use crate::{
 
 /// Independent parts, so that callers on different threads rarely wait for each other. A power of two.
 const SHARDS: usize = 16;
+/// Looking for places that are free again costs a look at every caller of a shard, so it is not done more often than this,
+/// however many callers are invented.
+const SWEEP_PAUSE: u64 = 100_000_000;
 /// The most callers that may be remembered: some hundred megabytes with short keys.
 const KEYS_MAX: usize = 1 << 22;
 
@@ -37,7 +40,7 @@ struct Shard<K> {
     full: HashMap<K, u64>,
     /// Of those that find no place.
     others: u64,
-    /// Before this moment no bucket fills up, so there is no place to be found by looking again.
+    /// Before this moment no place is looked for: no bucket fills up, or one was looked for just now.
     sweep: u64,
 }
 
@@ -72,7 +75,7 @@ impl<K: Hash + Eq> Limiters<K> {
         }
         if shard.full.len() >= self.keys_max && now >= shard.sweep {
             shard.full.retain(|_, full| *full > now);
-            shard.sweep = shard.full.values().min().copied().unwrap_or(now);
+            shard.sweep = shard.full.values().min().copied().unwrap_or(now).max(now + SWEEP_PAUSE);
         }
         if shard.full.len() >= self.keys_max {
             shard.others = self.bucket.take(shard.others, now, tokens)?;
