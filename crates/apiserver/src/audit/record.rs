@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use strategy::User;
 
@@ -230,16 +230,51 @@ struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     object_ref: Option<ObjectReference<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    response_status: Option<Value>,
+    response_status: Option<ResponseStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_object: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_object: Option<Value>,
-    request_received_timestamp: String,
-    stage_timestamp: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<&'a str, &'a str>,
+    request_received_timestamp: MicroTime,
+    stage_timestamp: MicroTime,
+    #[serde(skip_serializing_if = "Annotations::is_empty")]
+    annotations: Annotations<'a>,
 }
+
+/// `metav1.MicroTime`.
+struct MicroTime(Timestamp);
+
+impl Serialize for MicroTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:.6}", self.0))
+    }
+}
+
+/// In the order of their keys.
+struct Annotations<'a>(Vec<(&'a str, &'a str)>);
+
+impl Annotations<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Annotations<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// How a request ended. Of most there is nothing to say but the code, which needs no tree.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ResponseStatus {
+    Succeeded { metadata: Empty, code: u16 },
+    Failed(Value),
+}
+
+#[derive(Serialize)]
+struct Empty {}
 
 #[derive(Serialize)]
 struct UserInfo<'a> {
@@ -298,10 +333,16 @@ impl Record {
             response_status: self.ended.as_ref().map(Ended::status),
             request_object: self.request.as_ref().and_then(|body| self.decode(body)),
             response_object: self.response.as_ref().and_then(|body| self.decode(body)),
-            request_received_timestamp: micro_time(self.received),
-            stage_timestamp: micro_time(self.staged),
-            annotations: self.annotations.iter().map(|(key, value)| (&**key, value.as_str())).collect(),
+            request_received_timestamp: MicroTime(self.received),
+            stage_timestamp: MicroTime(self.staged),
+            annotations: self.annotations(),
         }
+    }
+
+    fn annotations(&self) -> Annotations<'_> {
+        let mut annotations: Vec<_> = self.annotations.iter().map(|(key, value)| (&**key, value.as_str())).collect();
+        annotations.sort_unstable();
+        Annotations(annotations)
     }
 
     fn object(&self) -> Option<ObjectReference<'_>> {
@@ -349,7 +390,7 @@ impl<'a> UserInfo<'a> {
 }
 
 impl Ended {
-    fn status(&self) -> Value {
+    fn status(&self) -> ResponseStatus {
         match &self.error {
             Some(error) => {
                 let mut status = error.to_value();
@@ -357,9 +398,9 @@ impl Ended {
                     status.remove("kind");
                     status.remove("apiVersion");
                 }
-                status
+                ResponseStatus::Failed(status)
             }
-            None => serde_json::json!({"metadata": {}, "code": self.code}),
+            None => ResponseStatus::Succeeded { metadata: Empty {}, code: self.code },
         }
     }
 }
@@ -377,11 +418,6 @@ fn drop_managed_fields(value: &mut Value) {
             drop_managed_fields(object);
         }
     }
-}
-
-/// `metav1.MicroTime`.
-fn micro_time(time: Timestamp) -> String {
-    format!("{time:.6}")
 }
 
 #[cfg(test)]
