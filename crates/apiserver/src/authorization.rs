@@ -65,10 +65,10 @@ enum RoleKey {
     Namespaced(Arc<str>, Arc<str>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    User(Arc<str>),
-    Group(Arc<str>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject<T = Arc<str>> {
+    User(T),
+    Group(T),
 }
 
 /// A binding as the index holds it.
@@ -88,8 +88,19 @@ type Grants = HashMap<BindingKey, RoleKey>;
 #[derive(Clone, Debug, Default)]
 struct Index {
     roles: HashMap<RoleKey, Arc<[Rule]>>,
-    /// Subject → namespace (empty: the cluster) → bindings.
-    grants: HashMap<Subject, Arc<BTreeMap<Arc<str>, Grants>>>,
+    /// By user, and by group, so that a subject is looked up by its name.
+    users: Granted,
+    groups: Granted,
+}
+
+/// Subject → namespace (empty: the cluster) → bindings.
+type Granted = HashMap<Arc<str>, Arc<BTreeMap<Arc<str>, Grants>>>;
+
+/// What grants a request.
+struct Grant<'a> {
+    binding: &'a BindingKey,
+    role: &'a RoleKey,
+    subject: Subject<&'a str>,
 }
 
 /// Decides who may do what.
@@ -174,32 +185,41 @@ impl Authorizer {
 
     /// Whether the request is granted. Members of `system:masters` need no rule.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        self.authorize_selected(attributes, "")
+        self.decide(attributes, "", &mut None)
     }
 
-    /// The same of a list or watch with a field selector.
-    pub fn authorize_selected(&self, attributes: &Attributes<'_>, fields: &str) -> Decision {
+    /// The same of a list or watch with a field selector; where `why` is some text, it becomes what grants the request.
+    pub(crate) fn decide(&self, attributes: &Attributes<'_>, fields: &str, why: &mut Option<String>) -> Decision {
         if attributes.user.is_in(GROUP_MASTERS) {
             return Decision::Allow;
         }
         let node = attributes.user.node_name().and_then(|node| Some((node, self.nodes.get()?)));
         let by_node = node.map(|(node, nodes)| nodes.authorize(node, attributes, fields));
         let of_node = match by_node {
-            Some(Decision::Allow) => return Decision::Allow,
+            Some(Decision::Allow) => {
+                if why.is_some() {
+                    // what else would have granted it
+                    self.by_roles(attributes, why);
+                }
+                return Decision::Allow;
+            }
             Some(Decision::NoOpinion { reason }) => reason,
             None => String::new(),
         };
-        match self.by_roles(attributes) {
+        match self.by_roles(attributes, why) {
             Decision::NoOpinion { reason } if reason.is_empty() => Decision::NoOpinion { reason: of_node },
             decision => decision,
         }
     }
 
-    fn by_roles(&self, attributes: &Attributes<'_>) -> Decision {
+    fn by_roles(&self, attributes: &Attributes<'_>, why: &mut Option<String>) -> Decision {
         let index = self.index.load();
         let mut missing = Vec::new();
-        let allowed = index.visit(attributes.user, attributes.namespace, &mut missing, |rule| rule.allows(attributes));
-        if allowed {
+        let (user, namespace) = (attributes.user, attributes.namespace);
+        if let Some(grant) = index.visit(user, namespace, &mut missing, |rule| rule.allows(attributes)) {
+            if let Some(why) = why {
+                *why = reason::describe(&grant);
+            }
             return Decision::Allow;
         }
         let reason = if missing.is_empty() { String::new() } else { format!("RBAC: {}", missing.join(", ")) };
@@ -237,24 +257,27 @@ impl Authorizer {
 }
 
 impl Index {
-    /// Calls `accept` with each rule of `user` until it says true.
-    fn visit(
-        &self,
-        user: &User,
+    /// Calls `accept` with each rule of `user` until it says true; tells whose rule that was.
+    fn visit<'a>(
+        &'a self,
+        user: &'a User,
         namespace: &str,
         missing: &mut Vec<String>,
         mut accept: impl FnMut(&Rule) -> bool,
-    ) -> bool {
-        let subjects = std::iter::once(Subject::User(user.name.as_str().into()))
-            .chain(user.groups.iter().map(|group| Subject::Group(group.as_str().into())));
-        for subject in subjects {
-            let Some(grants) = self.grants.get(&subject) else { continue };
+    ) -> Option<Grant<'a>> {
+        let groups = user.groups.iter().map(|group| Subject::Group(group.as_str()));
+        for subject in std::iter::once(Subject::User(user.name.as_str())).chain(groups) {
+            let granted = match subject {
+                Subject::User(name) => self.users.get(name),
+                Subject::Group(name) => self.groups.get(name),
+            };
+            let Some(granted) = granted else { continue };
             for scope in ["", namespace] {
-                for role in grants.get(scope).into_iter().flat_map(HashMap::values) {
+                for (binding, role) in granted.get(scope).into_iter().flatten() {
                     match self.roles.get(role) {
                         Some(rules) => {
                             if rules.iter().any(&mut accept) {
-                                return true;
+                                return Some(Grant { binding, role, subject });
                             }
                         }
                         None => missing.push(role.not_found()),
@@ -265,19 +288,28 @@ impl Index {
                 }
             }
         }
-        false
+        None
+    }
+
+    fn granted(&mut self, subject: &Subject) -> (&mut Granted, Arc<str>) {
+        match subject {
+            Subject::User(name) => (&mut self.users, name.clone()),
+            Subject::Group(name) => (&mut self.groups, name.clone()),
+        }
     }
 
     fn bind(&mut self, key: &BindingKey, binding: &Binding) {
         for subject in &binding.subjects {
-            let grants = Arc::make_mut(self.grants.entry(subject.clone()).or_default());
+            let (granted, name) = self.granted(subject);
+            let grants = Arc::make_mut(granted.entry(name).or_default());
             grants.entry(key.0.clone()).or_default().insert(key.clone(), binding.role.clone());
         }
     }
 
     fn unbind(&mut self, key: &BindingKey, binding: &Binding) {
         for subject in &binding.subjects {
-            let Some(grants) = self.grants.get_mut(subject) else { continue };
+            let (granted, name) = self.granted(subject);
+            let Some(grants) = granted.get_mut(&name) else { continue };
             let grants = Arc::make_mut(grants);
             if let Some(scope) = grants.get_mut(&key.0) {
                 scope.remove(key);
@@ -286,7 +318,7 @@ impl Index {
                 }
             }
             if grants.is_empty() {
-                self.grants.remove(subject);
+                granted.remove(&name);
             }
         }
     }

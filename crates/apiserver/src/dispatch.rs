@@ -447,13 +447,15 @@ impl ApiServer {
 
     fn authorize(&self, attributes: &Attributes<'_>, fields: &str, trail: &Trail) -> Result<(), ApiError> {
         let began = Instant::now();
-        let decision = self.authorizer.authorize_selected(attributes, fields);
+        // told to the audit only
+        let mut why = trail.is_kept().then(String::new);
+        let decision = self.authorizer.decide(attributes, fields, &mut why);
         self.metrics.access.authorized(matches!(decision, Decision::Allow), began.elapsed());
         let reason = match decision {
             Decision::Allow => {
-                if trail.is_kept() {
+                if let Some(why) = why {
                     trail.annotate("authorization.k8s.io/decision", "allow");
-                    trail.annotate("authorization.k8s.io/reason", self.authorizer.why(attributes));
+                    trail.annotate("authorization.k8s.io/reason", why);
                 }
                 return Ok(());
             }

@@ -1,34 +1,10 @@
 //! Which binding grants a request, in upstream's words: for the audit, after the decision and only where it is kept.
 
-use super::{Attributes, Authorizer, BindingKey, GROUP_MASTERS, RoleKey, Subject};
+use super::{Grant, RoleKey, Subject};
 
-impl Authorizer {
-    /// The reason of an allowed request; empty for members of `system:masters`, who need none.
-    pub(crate) fn why(&self, attributes: &Attributes<'_>) -> String {
-        if attributes.user.is_in(GROUP_MASTERS) {
-            return String::new();
-        }
-        let index = self.index.load();
-        let user = attributes.user;
-        let subjects = std::iter::once(Subject::User(user.name.as_str().into()))
-            .chain(user.groups.iter().map(|group| Subject::Group(group.as_str().into())));
-        for subject in subjects {
-            let Some(grants) = index.grants.get(&subject) else { continue };
-            // without a namespace both are the cluster's
-            for scope in ["", attributes.namespace] {
-                for (binding, role) in grants.get(scope).into_iter().flatten() {
-                    let rules = index.roles.get(role);
-                    if rules.is_some_and(|rules| rules.iter().any(|rule| rule.allows(attributes))) {
-                        return describe(binding, role, &subject);
-                    }
-                }
-            }
-        }
-        String::new()
-    }
-}
-
-fn describe((namespace, name): &BindingKey, role: &RoleKey, subject: &Subject) -> String {
+/// The reason of a request that this grants.
+pub(super) fn describe(grant: &Grant<'_>) -> String {
+    let Grant { binding: (namespace, name), role, subject } = grant;
     let role = match role {
         RoleKey::Cluster(name) => format!("ClusterRole {name:?}"),
         RoleKey::Namespaced(_, name) => format!("Role {name:?}"),
@@ -53,7 +29,7 @@ fn describe((namespace, name): &BindingKey, role: &RoleKey, subject: &Subject) -
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::super::{Attributes, Authorizer, Decision, GROUP_MASTERS};
     use strategy::User;
 
     #[test]
@@ -65,7 +41,7 @@ mod tests {
             "subjects": [{"kind": "ServiceAccount", "name": "web", "namespace": "n"}, {"kind": "Group", "name": "dev"}]});
         authorizer.apply("rbac.authorization.k8s.io/rolebindings", "n/b", Some(&binding));
         let why = |user: &User| {
-            authorizer.why(&Attributes {
+            let attributes = Attributes {
                 user,
                 verb: "get",
                 group: "",
@@ -74,7 +50,10 @@ mod tests {
                 namespace: "n",
                 name: "p",
                 path: None,
-            })
+            };
+            let mut why = Some(String::new());
+            assert!(matches!(authorizer.decide(&attributes, "", &mut why), Decision::Allow));
+            why.unwrap()
         };
         let account = why(&User::new("system:serviceaccount:n:web", &[]));
         assert_eq!(account, r#"RBAC: allowed by RoleBinding "b/n" of ClusterRole "reader" to ServiceAccount "web/n""#);

@@ -184,8 +184,9 @@ fn access(call: &Call, review: &Value, user: &User) -> Value {
         path,
     };
     let authorizer = &call.server.authorizer;
-    let (allowed, reason) = match authorizer.authorize_selected(&attributes, &asked_fields(asked)) {
-        Decision::Allow => (true, authorizer.why(&attributes)),
+    let mut why = Some(String::new());
+    let (allowed, reason) = match authorizer.decide(&attributes, &asked_fields(asked), &mut why) {
+        Decision::Allow => (true, why.unwrap_or_default()),
         Decision::NoOpinion { reason } => (false, reason),
     };
     let mut status = json!({"allowed": allowed});
