@@ -54,10 +54,12 @@ struct Entry {
 }
 
 /// Whether the tree of an object with that much JSON is kept: not of what is seldom changed as a tree. Events are mostly
-/// written once, and a pod that waits gets its node in its bytes. A lease is written again every ten seconds: of a thousand
-/// nodes, trees of 20 KB each would be kept all the time for some ten microseconds a renewal.
+/// written once, a pod that waits gets its node in its bytes, and of what is being deleted many go at once. A lease is written
+/// again every ten seconds: of a thousand nodes, trees of 20 KB each would be kept all the time for some ten microseconds a
+/// renewal.
 pub(crate) fn is_kept(collection: &str, object: &Value, json_bytes: usize) -> bool {
     json_bytes <= OBJECT_BYTES_MAX
+        && !meta::is_terminating(object)
         && match collection {
             EVENTS | LEASES => false,
             PODS => object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()),
