@@ -52,6 +52,7 @@ mod item;
 mod listeners;
 mod lookup;
 mod policies;
+mod rivals;
 mod sites;
 mod status;
 mod stream;
@@ -250,9 +251,23 @@ impl Controller {
         while let Some(change) = changes.next().await {
             let key = Key::of(&**change.object());
             self.view.endpoints.refresh(&key);
+            if let Change::Deleted(service) = &change {
+                self.remake(service);
+            }
             let ports = |service: &Service| service.spec.as_ref().and_then(|spec| spec.ports.clone());
             if !is_same(&change, |old, new| ports(old) == ports(new)) {
                 self.work.add(Work::Changed(Dependency::Service(key)));
+            }
+        }
+    }
+
+    /// Has what was made for a Gateway and deleted by somebody made again.
+    fn remake(&self, service: &Service) {
+        let owners = service.metadata.owner_references.iter().flatten();
+        for owner in owners.filter(|owner| owner.kind == "Gateway") {
+            let key = Key::new(Key::of(service).namespace, &owner.name);
+            if self.made.lock().remove(&key).is_some() {
+                self.told.add_after(Item::Gateway(key), STATUS_PAUSE);
             }
         }
     }

@@ -149,20 +149,25 @@ impl Server {
     fn wanted(&self, table: &RouteTable) -> (BTreeSet<Bind>, BTreeMap<Bind, Bind>) {
         let addresses = &self.shared.config.addresses;
         let (mut wanted, mut covered) = (BTreeSet::new(), BTreeMap::new());
+        let any = |ip: IpAddr| {
+            let covers = |any: &&IpAddr| any.is_unspecified() && **any != ip && (any.is_ipv6() || ip.is_ipv4());
+            addresses.iter().find(covers).copied()
+        };
         for Site { place, port, transport } in table.sites() {
-            match place {
-                Place::Shared => wanted.extend(addresses.iter().map(|address| (*address, port, transport))),
-                Place::Own(own) => {
-                    let shared = table.port(Site { place: Place::Shared, port, transport }).is_some();
-                    let any = addresses.iter().find(|a| a.is_unspecified() && (a.is_ipv6() || own.is_ipv4()));
-                    match any {
-                        Some(any) if shared => {
-                            covered.insert((own, port, transport), (*any, port, transport));
-                        }
-                        _ => {
-                            wanted.insert((own, port, transport));
-                        }
-                    }
+            let shared = table.port(Site { place: Place::Shared, port, transport }).is_some();
+            let own;
+            let at: &[IpAddr] = match place {
+                Place::Shared => addresses,
+                Place::Own(address) => {
+                    own = [address];
+                    &own
+                }
+            };
+            for address in at {
+                let bind = (*address, port, transport);
+                match any(*address).filter(|_| shared) {
+                    Some(any) => drop(covered.insert(bind, (any, port, transport))),
+                    None => drop(wanted.insert(bind)),
                 }
             }
         }

@@ -13,6 +13,7 @@ use super::{
     item::{Dependency, RouteKind},
     listeners::{ListenerId, Offer, Source, is_allowed},
     lookup::{Route, Seen, is, namespace, rank},
+    rivals::{Candidate, Rivals},
     verdict::{Fault, Verdict},
 };
 use crate::routing::{Entry, Rank, Spot, StreamRule, intersect};
@@ -28,6 +29,8 @@ pub(crate) struct RoutePlan {
     pub(crate) placements: Vec<Placement>,
     /// The Services that it refers to.
     pub(crate) services: BTreeSet<Key>,
+    /// The listeners that it has or would have but for a route of another kind.
+    pub(crate) candidates: Vec<Candidate>,
 }
 
 /// What is said about one parent.
@@ -46,8 +49,10 @@ pub(crate) enum Placement {
 pub(crate) type Offers = HashMap<Key, Vec<Offer>>;
 
 /// Compiles a route and attaches it.
-pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers) -> RoutePlan {
+pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Rivals) -> RoutePlan {
     let (mut parents, mut attached, mut placements) = (Vec::new(), Vec::new(), Vec::new());
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let rank = rank(route.meta());
     let mut compiled = None;
     for parent in route.parents() {
         let Some((gateway, source)) = parent_of(seen, &route, parent) else { continue };
@@ -57,7 +62,12 @@ pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers) -> RoutePlan 
         let offered = offered.iter().filter(|offer| offer.source == source);
         let found = attachments(seen, offered.collect(), &route, parent).and_then(|found| {
             compiled.accepted.clone()?;
-            Ok(found)
+            let id = |offer: &Offer| ListenerId {
+                gateway: gateway.clone(),
+                source: source.clone(),
+                name: offer.name.clone(),
+            };
+            contend(found, id, (route.kind(), &rank), rivals, &mut candidates)
         });
         parents.push(ParentReport { parent: parent.clone(), verdicts: verdicts(compiled, &found) });
         for (offer, hosts) in found.into_iter().flatten() {
@@ -68,7 +78,34 @@ pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers) -> RoutePlan 
             }
         }
     }
-    RoutePlan { route, parents, attached, placements, services: seen.services() }
+    RoutePlan { route, parents, attached, placements, services: seen.services(), candidates }
+}
+
+/// Leaves the listeners whose hostnames no older route of another kind has.
+fn contend<'a>(
+    found: Vec<Attachment<'a>>,
+    id: impl Fn(&Offer) -> ListenerId,
+    (kind, rank): (RouteKind, &Rank),
+    rivals: &Rivals,
+    candidates: &mut Vec<Candidate>,
+) -> Result<Vec<Attachment<'a>>, Fault> {
+    let (mut won, mut lost) = (Vec::new(), None);
+    for (offer, hosts) in found {
+        let listener = id(offer);
+        let winner = rivals.winner(&listener, kind, rank, &hosts);
+        candidates.push(Candidate { listener, hosts: hosts.clone(), wins: winner.is_none() });
+        match winner {
+            None => won.push((offer, hosts)),
+            Some(winner) => {
+                let message = format!("route {winner} of another kind is older and has a hostname in common");
+                lost = Some(Fault::new("NotAllowedByListeners", message));
+            }
+        }
+    }
+    match lost {
+        Some(fault) if won.is_empty() => Err(fault),
+        _ => Ok(won),
+    }
 }
 
 fn verdicts<T>(compiled: &Compiled, found: &Result<T, Fault>) -> Vec<Verdict> {

@@ -20,6 +20,7 @@ use super::{
     listeners::{self, GatewayPlan, ListenerId, Offer, Source},
     lookup::{Lookup, Seen, namespace, rank},
     policies::{self, PolicyPlan, Spoken},
+    rivals::Rivals,
     sites::{Claim, Sites},
     verdict::Verdict,
 };
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     gateways: HashMap<Key, GatewayPlan>,
     offers: Offers,
     routes: HashMap<(RouteKind, Key), RoutePlan>,
+    rivals: Rivals,
     ingresses: HashMap<Key, IngressPlan>,
     policies: HashMap<Key, PolicyPlan>,
     /// How many routes each listener has.
@@ -58,6 +60,7 @@ impl Core {
             gateways: HashMap::new(),
             offers: Offers::new(),
             routes: HashMap::new(),
+            rivals: Rivals::default(),
             ingresses: HashMap::new(),
             policies: HashMap::new(),
             attached: HashMap::new(),
@@ -215,12 +218,15 @@ impl Core {
     }
 
     fn apply_route(&mut self, kind: RouteKind, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
-        let plan = cluster.route(kind, key).map(|route| attach::plan(seen, route, &self.offers));
+        let plan = cluster.route(kind, key).map(|route| attach::plan(seen, route, &self.offers, &self.rivals));
         let before = match plan {
             Some(plan) => self.routes.insert((kind, key.clone()), plan),
             None => self.routes.remove(&(kind, key.clone())),
         };
-        let (owner, mut again) = (kind.owner(key), Vec::new());
+        let owner = kind.owner(key);
+        let now = self.routes.get(&(kind, key.clone()));
+        let (rank, candidates) = now.map(|plan| (rank(plan.route.meta()), plan.candidates.clone())).unwrap_or_default();
+        let mut again = self.rivals.replace(kind, key, rank, candidates);
         if let Some(before) = before {
             remove(&mut self.table, &before.placements, &owner);
             for id in &before.attached {

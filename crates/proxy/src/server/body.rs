@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -32,10 +32,31 @@ pub(crate) enum RequestBody {
         /// Set once it was read to its end: until then the backend's connection cannot take another request.
         ended: Arc<AtomicBool>,
         /// Get what passes through; one that is too slow gets no more.
-        copies: Vec<mpsc::Sender<Piece>>,
+        copies: Vec<Tap>,
     },
     /// What passes through another body.
-    Copy(mpsc::Receiver<Piece>),
+    Copy(Tapped),
+}
+
+/// Where what passes through a body is copied to.
+pub(crate) struct Tap {
+    pieces: mpsc::Sender<Piece>,
+    /// Bytes that were not taken yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Tap {
+    /// Says whether there is room for it.
+    fn copy(&self, data: &Bytes) -> bool {
+        let waiting = self.waiting.fetch_add(data.len(), Ordering::Relaxed) + data.len();
+        waiting <= WAITING_BYTES && self.pieces.try_send(Piece::Data(data.clone())).is_ok()
+    }
+}
+
+/// The other end of a [`Tap`].
+pub(crate) struct Tapped {
+    pieces: mpsc::Receiver<Piece>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// A part of a body that is copied.
@@ -45,8 +66,11 @@ pub(crate) enum Piece {
     End,
 }
 
-/// Pieces of a body that wait for a slow copy: 16 KiB each, as HTTP/1.1 reads them, are a megabyte.
-const WAITING_PIECES: usize = 64;
+/// Bytes of a body that wait for a slow copy. With more the copy breaks off: nobody waits for it.
+const WAITING_BYTES: usize = 1 << 20;
+
+/// Pieces that wait, whatever their size: each costs some memory besides its bytes.
+const WAITING_PIECES: usize = 4096;
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming) -> Self {
@@ -77,9 +101,9 @@ impl RequestBody {
         match self {
             RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
             RequestBody::Stream { copies, .. } => {
-                let (sender, receiver) = mpsc::channel(WAITING_PIECES);
-                copies.push(sender);
-                RequestBody::Copy(receiver)
+                let ((sender, pieces), waiting) = (mpsc::channel(WAITING_PIECES), Arc::<AtomicUsize>::default());
+                copies.push(Tap { pieces: sender, waiting: Arc::clone(&waiting) });
+                RequestBody::Copy(Tapped { pieces, waiting })
             }
             RequestBody::Copy(_) => RequestBody::Whole(None),
         }
@@ -115,19 +139,22 @@ impl Body for RequestBody {
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {
-                    copies.retain(|copy| copy.try_send(Piece::Data(data.clone())).is_ok());
+                    copies.retain(|copy| copy.copy(data));
                 }
                 if frame.is_none() || body.is_end_stream() {
                     ended.store(true, Ordering::Release);
                     for copy in copies.drain(..) {
                         // One that takes nothing more breaks off.
-                        let _ = copy.try_send(Piece::End);
+                        let _ = copy.pieces.try_send(Piece::End);
                     }
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
-            RequestBody::Copy(pieces) => Poll::Ready(match ready!(pieces.poll_recv(context)) {
-                Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+            RequestBody::Copy(tapped) => Poll::Ready(match ready!(tapped.pieces.poll_recv(context)) {
+                Some(Piece::Data(data)) => {
+                    tapped.waiting.fetch_sub(data.len(), Ordering::Relaxed);
+                    Some(Ok(Frame::data(data)))
+                }
                 Some(Piece::End) => None,
                 None => Some(Err("the request broke off".into())),
             }),

@@ -22,7 +22,8 @@ use crate::routing::{Backend, Target, Transport};
 /// Clients of one port at once: each costs a descriptor. A client more is not served until one was silent for long enough.
 const CLIENTS: usize = 4096;
 
-/// After this long without a datagram in either direction a client is forgotten, as connection tracking forgets them.
+/// After this long without an answer a client is forgotten, as connection tracking forgets them; its next datagram makes it
+/// known again.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// No datagram is longer.
@@ -114,30 +115,34 @@ async fn open(shared: &Shared, (address, port): (IpAddr, u16)) -> Option<Session
     Some(Session { socket: Arc::new(socket), endpoint, backend: Arc::clone(backend), stop: CancellationToken::new() })
 }
 
-/// Carries an endpoint's datagrams back to a client until both were silent for long enough; gives the client back.
+/// Carries an endpoint's datagrams back to a client until it was silent for long enough; gives the client back.
 async fn answer(
     listener: Arc<UdpSocket>,
     client: SocketAddr,
     socket: Arc<UdpSocket>,
     stop: CancellationToken,
 ) -> SocketAddr {
-    let mut datagram = vec![0; LARGEST];
     let mut until = Instant::now() + SILENCE;
     loop {
-        let received = tokio::select! {
+        let readable = tokio::select! {
             () = stop.cancelled() => break,
-            received = timeout_at(until, socket.recv(&mut datagram)) => received,
+            readable = timeout_at(until, socket.readable()) => readable,
         };
-        match received {
-            Ok(Ok(length)) => {
+        if !matches!(readable, Ok(Ok(()))) {
+            break;
+        }
+        // Memory for a datagram only while there is one: most clients wait most of the time.
+        let mut datagram = Vec::with_capacity(LARGEST);
+        match socket.try_recv_buf(&mut datagram) {
+            Ok(_) => {
                 until = Instant::now() + SILENCE;
-                if let Err(error) = listener.send_to(&datagram[..length], client).await {
+                if let Err(error) = listener.send_to(&datagram, client).await {
                     debug!(%error, %client, "an answer was not sent");
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // An endpoint that does not listen yet answers so; the client may send again.
-            Ok(Err(error)) => debug!(%error, %client, "an endpoint refused a datagram"),
-            Err(_) => break,
+            Err(error) => debug!(%error, %client, "an endpoint refused a datagram"),
         }
     }
     stop.cancel();

@@ -458,6 +458,35 @@ async fn taken_port_is_reported_and_opened_once_it_is_free() {
 }
 
 #[tokio::test]
+async fn every_address_of_the_machine_serves_those_of_single_gateways_too() {
+    let (common, single) = (named("common").await, named("single").await);
+    let any: IpAddr = [0, 0, 0, 0].into();
+    let own: IpAddr = [127, 0, 0, 9].into();
+    let server = Server::new(ServerConfig { addresses: vec![any, LOCAL], ephemeral: true });
+    let mut table = to(&common);
+    let site = Site { place: Place::Own(own), ..SITE };
+    table.listen(site, Protocol::Http, vec![config(None, Mode::Http(None))]);
+    let condition = crate::routing::RequestMatch::prefix("/");
+    let rule = Arc::new(forward(vec![share(&backend(&[single.address]), 1)]));
+    let entry = crate::routing::Entry { condition, rank: crate::routing::Rank::default(), rule };
+    table.insert(&crate::routing::Spot { site, ..spot(None) }, Arc::new(entry));
+    server.install(table);
+    let (mut bindings, stop) = (server.bindings(), CancellationToken::new());
+    let mut tasks = JoinSet::new();
+    let (running, stopped) = (server.clone(), stop.clone());
+    tasks.spawn(async move { running.run(stopped).await });
+    let bound = bindings.wait_for(|b| !b.is_empty()).await.unwrap().clone();
+    assert_eq!(bound.len(), 3, "one socket, told of at each address: {bound:?}");
+    let port = bound[&(any, PORT, Transport::Tcp)].clone().unwrap().port();
+    for (address, expected) in [(LOCAL, "common"), (own, "single")] {
+        let stream = TcpStream::connect((address, port)).await.unwrap();
+        assert_eq!(Client::over(stream).await.get("/").await.body, expected);
+    }
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn request_without_a_host_is_refused_and_methods_pass() {
     let upstream = echo().await;
     let gateway = Gateway::start(to(&upstream)).await;

@@ -5,17 +5,17 @@ use std::{fmt, sync::Arc};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    client::verify_server_name,
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::{
-        ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
 };
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::routing::Certificate;
+use crate::routing::{Certificate, covers};
 
 /// Why a Secret's or ConfigMap's content is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ pub fn termination(certificates: Vec<Certificate>, clients: &Clients, http: bool
         }
         Clients::Asked => builder.with_client_cert_verifier(Arc::new(Unverified(provider))),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Resolver(certificates)));
+    let mut config = builder.with_cert_resolver(Arc::new(Resolver::new(certificates)));
     if http {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
@@ -101,8 +101,40 @@ pub fn termination(certificates: Vec<Certificate>, clients: &Clients, http: bool
     Ok(Arc::new(config))
 }
 
-/// The certificates of a listener.
-struct Resolver(Vec<Certificate>);
+/// The certificates of a listener, and the hostnames that each is valid for.
+struct Resolver(Vec<(Certificate, Vec<String>)>);
+
+impl Resolver {
+    fn new(certificates: Vec<Certificate>) -> Self {
+        let named = certificates.into_iter().map(|certificate| {
+            let names = certificate.cert.first().map(hostnames).unwrap_or_default();
+            (certificate, names)
+        });
+        Resolver(named.collect())
+    }
+
+    /// Of several the one with the most specific name for the server name, else the first.
+    fn find(&self, server_name: &str) -> Option<&Certificate> {
+        let specific = |name: &String| (name == server_name, name.len());
+        let best = |names: &[String]| names.iter().filter(|name| covers(name, server_name)).map(specific).max();
+        let named = self.0.iter().filter_map(|(certificate, names)| Some((best(names)?, certificate)));
+        // Of equally specific ones the first, which is the last to be met in the reversed order.
+        let found = named.rev().max_by_key(|(specific, _)| *specific).map(|(_, certificate)| certificate);
+        found.or_else(|| self.0.first().map(|(certificate, _)| certificate))
+    }
+}
+
+/// The hostnames in a certificate, in lower case.
+fn hostnames(der: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.into_iter().flat_map(|names| names.value.general_names.iter());
+    let hostname = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    names.filter_map(hostname).collect()
+}
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,20 +143,8 @@ impl fmt::Debug for Resolver {
 }
 
 impl ResolvesServerCert for Resolver {
-    /// Of several the first that is valid for the server name, else the first.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if self.0.len() > 1
-            && let Some(name) = hello.server_name().and_then(|name| ServerName::try_from(name).ok())
-        {
-            let named = self.0.iter().find(|certificate| {
-                let parsed = certificate.cert.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
-                parsed.is_some_and(|leaf| verify_server_name(&leaf, &name).is_ok())
-            });
-            if let Some(certificate) = named {
-                return Some(Arc::clone(certificate));
-            }
-        }
-        self.0.first().cloned()
+        self.find(&hello.server_name().unwrap_or("").to_ascii_lowercase()).cloned()
     }
 }
 
@@ -170,5 +190,27 @@ impl ClientCertVerifier for Unverified {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_specific_name_wins_and_the_first_certificate_is_for_everybody_else() {
+        let issue = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let made = rcgen::generate_simple_self_signed(names).unwrap();
+            certificate(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap()
+        };
+        let all =
+            [issue(&["other.test"]), issue(&["*.a.test"]), issue(&["x.a.test", "y.test"]), issue(&["*.b.a.test"])];
+        let resolver = Resolver::new(all.to_vec());
+        for (name, expected) in
+            [("x.a.test", 2), ("z.a.test", 1), ("y.test", 2), ("z.b.a.test", 3), ("unknown.test", 0), ("", 0)]
+        {
+            assert!(Arc::ptr_eq(resolver.find(name).unwrap(), &all[expected]), "{name}");
+        }
     }
 }

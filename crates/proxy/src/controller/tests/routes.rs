@@ -205,3 +205,36 @@ fn status_settles_and_keeps_what_others_wrote() {
     assert_eq!(names, [("edge", "example.com/gateway"), ("edge", CONTROLLER_NAME)]);
     assert_eq!(status::route(Some(&written), plan, later), written, "the same verdicts a day later are no change");
 }
+
+#[test]
+fn hostname_belongs_to_the_kind_of_the_older_route() {
+    let mut cluster = Cluster::new();
+    cluster.listen(http());
+    let route = |created: u8, host: &str, backend: &str| {
+        let rules = json!([{"backendRefs": [{"name": backend, "port": 80}]}]);
+        json!({"metadata": {"creationTimestamp": format!("2026-01-0{created}T00:00:00Z")},
+            "spec": {"parentRefs": [{"name": "edge", "sectionName": "http"}], "hostnames": [host], "rules": rules}})
+    };
+    cluster.put("HTTPRoute", "shop", "old", route(1, "*.test", "web"));
+    cluster.put("GRPCRoute", "shop", "middle", route(2, "a.test", "api"));
+    cluster.put("HTTPRoute", "shop", "young", route(3, "a.test", "web"));
+    cluster.put("GRPCRoute", "shop", "apart", route(4, "b.org", "api"));
+    let mut core = cluster.compile();
+    let accepted = |core: &Core, kind: RouteKind, name: &str| {
+        core.route(kind, &Key::new("shop", name)).unwrap().parents[0].verdicts[0].reason
+    };
+    let all = |core: &Core| {
+        [(RouteKind::Http, "young"), (RouteKind::Grpc, "middle"), (RouteKind::Grpc, "apart")]
+            .map(|(kind, name)| accepted(core, kind, name) == "Accepted")
+    };
+    assert_eq!(all(&core), [true, false, true]);
+    assert_eq!((taken(&core, 80, "a.test", "/x"), attached(&core, "http")), ("shop/web:80".into(), 3));
+    // The oldest goes: the next in age has the hostname, and the youngest has lost it.
+    cluster.remove("HTTPRoute", "shop", "old");
+    core.apply([Item::Route(RouteKind::Http, Key::new("shop", "old"))], &cluster);
+    assert_eq!(all(&core), [false, true, true]);
+    assert_eq!((taken(&core, 80, "a.test", "/x"), attached(&core, "http")), ("shop/api:80".into(), 2));
+    cluster.put("HTTPRoute", "shop", "old", route(1, "*.test", "web"));
+    core.apply([Item::Route(RouteKind::Http, Key::new("shop", "old"))], &cluster);
+    assert_eq!(all(&core), [true, false, true]);
+}
