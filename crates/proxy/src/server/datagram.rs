@@ -112,6 +112,8 @@ async fn open(shared: &Shared, (address, port): (IpAddr, u16)) -> Option<Session
     };
     let socket = UdpSocket::bind((any, 0)).await.ok()?;
     socket.connect(endpoint).await.ok()?;
+    // Until it is known to be writable, what is tried to be sent is refused: the first datagram would be lost.
+    socket.writable().await.ok()?;
     Some(Session { socket: Arc::new(socket), endpoint, backend: Arc::clone(backend), stop: CancellationToken::new() })
 }
 
