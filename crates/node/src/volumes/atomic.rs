@@ -38,8 +38,10 @@ pub(crate) fn write(directory: &Path, files: &Files, group: Option<u32>, now: Ti
         }
         fs::write(&target, &file.content)?;
         let mut mode = file.mode;
-        if let Some(group) = group {
-            chown(&target, None, Some(group))?;
+        if file.owner.is_some() || group.is_some() {
+            chown(&target, file.owner, group)?;
+        }
+        if group.is_some() {
             // The group that owns the volume reads what the owner reads.
             mode |= (mode & 0o700) >> 3 & 0o050;
         }
@@ -107,7 +109,9 @@ mod tests {
     fn files(pairs: &[(&str, &str)]) -> Files {
         pairs
             .iter()
-            .map(|(path, content)| ((*path).to_owned(), File { content: content.as_bytes().to_vec(), mode: 0o640 }))
+            .map(|(path, content)| {
+                ((*path).to_owned(), File { content: content.as_bytes().to_vec(), mode: 0o640, owner: None })
+            })
             .collect()
     }
 

@@ -14,6 +14,8 @@ use crate::{
 
 /// Upstream's default of `defaultMode`.
 const DEFAULT_MODE: i32 = 0o644;
+/// Mode of a token that belongs to somebody.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// Contents and mode by path relative to the volume.
 pub(crate) type Files = BTreeMap<String, File>;
@@ -23,6 +25,14 @@ pub(crate) type Files = BTreeMap<String, File>;
 pub(crate) struct File {
     pub(crate) content: Vec<u8>,
     pub(crate) mode: u32,
+    /// The user it is given to, where that is not root.
+    pub(crate) owner: Option<u32>,
+}
+
+impl File {
+    fn new(content: Vec<u8>, mode: u32) -> Self {
+        Self { content, mode, owner: None }
+    }
 }
 
 /// What makes a payload impossible for now.
@@ -66,14 +76,14 @@ fn select(
     let mut files = Files::new();
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         for (key, content) in data {
-            files.insert(checked(key)?, File { content: content.clone(), mode: mode(None, default_mode) });
+            files.insert(checked(key)?, File::new(content.clone(), mode(None, default_mode)));
         }
         return Ok(files);
     };
     for item in items {
         match data.get(&item.key) {
             Some(content) => {
-                let file = File { content: content.clone(), mode: mode(item.mode, default_mode) };
+                let file = File::new(content.clone(), mode(item.mode, default_mode));
                 files.insert(checked(&item.path)?, file);
             }
             None if optional => {}
@@ -138,7 +148,7 @@ fn downward_files(
             (None, Some(reference)) => resource(pod, facts, None, reference)?,
             (None, None) => String::new(),
         };
-        let file = File { content: text.into_bytes(), mode: mode(item.mode, default_mode) };
+        let file = File::new(text.into_bytes(), mode(item.mode, default_mode));
         files.insert(checked(&item.path)?, file);
     }
     Ok(files)
@@ -172,16 +182,30 @@ pub(crate) fn projected(
         if let Some(wanted) = &part.service_account_token
             && let Some(token) = tokens.get(&wanted.path)
         {
-            // A token is for the container's user alone; upstream opens it to a non-root user the same way.
-            let private = pod
-                .spec
-                .as_ref()
-                .is_some_and(|spec| spec.security_context.as_ref().is_some_and(|context| context.fs_group.is_some()));
-            let mode = if private { 0o600 } else { mode(None, default) };
-            files.insert(checked(&wanted.path)?, File { content: token.clone().into_bytes(), mode });
+            let file = token_file(pod, token, mode(None, default));
+            files.insert(checked(&wanted.path)?, file);
         }
     }
     Ok(files)
+}
+
+/// A token is for one user or group alone where the pod says which, and for whoever is there otherwise.
+fn token_file(pod: &Pod, token: &str, mode: u32) -> File {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let owner = only_user(pod);
+    let private = owner.is_some() || context.is_some_and(|context| context.fs_group.is_some());
+    File { content: token.as_bytes().to_vec(), mode: if private { PRIVATE_MODE } else { mode }, owner }
+}
+
+/// The user that all containers say they run as.
+fn only_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut users =
+        containers.map(|container| container.security_context.as_ref().and_then(|own| own.run_as_user).or(of_pod));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -239,5 +263,24 @@ mod tests {
         let files = projected(&source, &pod, &PodFacts::default(), &sources(), &tokens).unwrap();
         assert_eq!(names(&files), ["ca.crt", "k", "namespace", "token"].map(|name| (name, 0o644)));
         assert_eq!(files["namespace"].content, b"ns");
+    }
+
+    #[test]
+    fn a_token_belongs_to_the_only_user_or_group_of_its_pod() {
+        let of = |context, containers| {
+            let spec = json!({"securityContext": context, "containers": containers});
+            let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            let file = token_file(&pod, "t", 0o644);
+            (file.mode, file.owner)
+        };
+        let as_user = |user| json!({"name": "c", "securityContext": {"runAsUser": user}});
+        let plain = json!({"name": "c"});
+        assert_eq!(of(json!({}), json!([plain])), (0o644, None));
+        assert_eq!(of(json!({"fsGroup": 10000}), json!([plain])), (0o600, None));
+        assert_eq!(of(json!({"runAsUser": 1000}), json!([plain, plain])), (0o600, Some(1000)));
+        assert_eq!(of(json!({"runAsUser": 1000}), json!([plain, as_user(1001)])), (0o644, None));
+        assert_eq!(of(json!({}), json!([as_user(1001), as_user(1001)])), (0o600, Some(1001)));
+        assert_eq!(of(json!({}), json!([as_user(1001), plain])), (0o644, None));
+        assert_eq!(of(json!({"runAsUser": 0}), json!([plain])), (0o600, Some(0)));
     }
 }
