@@ -254,6 +254,8 @@ impl NodeServer {
         let mut wanted = query.wanted().map_err(Refusal::bad_request)?;
         // The container decides whether it has a terminal and an input; a client cannot add them later.
         wanted.tty &= status.config.tty;
+        let once = status.config.stdin_once && !status.config.tty;
+        wanted.ends_with_input = wanted.stdin && status.config.stdin && !once;
         let runtime = self.runtime.clone();
         self.upgrade(request, &remote::OFFER, move |io, transport| async move {
             let attach = AttachRequest {

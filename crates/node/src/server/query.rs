@@ -51,6 +51,7 @@ impl Query {
             stdout: self.flag("output") || self.flag("stdout"),
             stderr: self.flag("error") || self.flag("stderr"),
             tty: self.flag("tty"),
+            ends_with_input: false,
         };
         if !wanted.stdin && !wanted.stdout && !wanted.stderr {
             return Err("you must specify at least 1 of stdin, stdout, stderr".to_owned());
@@ -114,7 +115,10 @@ mod tests {
         let query =
             Query::parse("command=sh&command=-c&command=echo+%22a%20b%22&stdin=true&output=1&tty=0&ports=80,443");
         assert_eq!(query.all("command"), ["sh", "-c", "echo \"a b\""]);
-        assert_eq!(query.wanted(), Ok(Wanted { stdin: true, stdout: true, stderr: false, tty: false }));
+        assert_eq!(
+            query.wanted(),
+            Ok(Wanted { stdin: true, stdout: true, stderr: false, tty: false, ends_with_input: false })
+        );
         assert_eq!(query.ports(), Ok(vec![80, 443]));
         assert!(Query::parse("port=0").ports().is_err());
         assert!(Query::parse("").wanted().is_err());

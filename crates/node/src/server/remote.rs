@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
     pub(crate) tty: bool,
+    /// The session ends with the client's input, because the container's stays open for the next client.
+    pub(crate) ends_with_input: bool,
 }
 
 /// Writes one stream to the client.
@@ -75,6 +77,8 @@ struct Streams {
     resize: Option<mpsc::Receiver<Bytes>>,
     /// Whether the error stream carries a `metav1.Status` also on success (v4 and later).
     structured: bool,
+    /// Whether the session ends with `stdin`.
+    ends_with_input: bool,
     /// Keeps a SPDY connection open until the session is over.
     _acceptor: Option<Acceptor>,
 }
@@ -140,6 +144,7 @@ fn websocket_streams<T: AsyncRead + AsyncWrite + Unpin>(
         error: Sink::WebSocket(channels.writer(3)),
         resize: wanted.tty.then(|| channels.reader(4)),
         structured: protocol.starts_with("v4.") || protocol.starts_with("v5."),
+        ends_with_input: wanted.ends_with_input,
         _acceptor: None,
     }
 }
@@ -170,7 +175,8 @@ async fn spdy_streams(mut acceptor: Acceptor, protocol: &str, wanted: Wanted) ->
         }
     }
     let structured = protocol.starts_with("v4.");
-    Some(Streams { stdin, stdout, stderr, error: error?, resize, structured, _acceptor: Some(acceptor) })
+    let (ends_with_input, _acceptor) = (wanted.ends_with_input, Some(acceptor));
+    Some(Streams { stdin, stdout, stderr, error: error?, resize, structured, ends_with_input, _acceptor })
 }
 
 impl Streams {
@@ -180,7 +186,7 @@ impl Streams {
     }
 
     async fn run(self, open: impl Future<Output = Result<Session, RuntimeError>>) {
-        let Self { stdin, stdout, stderr, error, resize, structured, _acceptor } = self;
+        let Self { stdin, stdout, stderr, error, resize, structured, ends_with_input, _acceptor } = self;
         let outcome = match open.await {
             Ok(mut session) => {
                 let resizer = session.resizer();
@@ -194,10 +200,18 @@ impl Streams {
                     session.wait().await
                 };
                 tokio::pin!(input, resizes, outputs);
-                // Input may end long before the command does, never the other way round.
-                tokio::select! {
-                    exit = &mut outputs => exit,
-                    _ = async { tokio::join!(&mut input, &mut resizes) } => outputs.await,
+                if ends_with_input {
+                    tokio::select! {
+                        exit = &mut outputs => exit,
+                        () = &mut input => Ok(0),
+                        never = async { (&mut resizes).await; std::future::pending().await } => never,
+                    }
+                } else {
+                    // Input may end long before the command does, never the other way round.
+                    tokio::select! {
+                        exit = &mut outputs => exit,
+                        _ = async { tokio::join!(&mut input, &mut resizes) } => outputs.await,
+                    }
                 }
             }
             Err(error) => Err(error),

@@ -109,6 +109,7 @@ async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     let sick = json!({"exec": {"command": ["/probe", "exit", "1"]}, "periodSeconds": 1, "failureThreshold": 1});
     cluster.pod("sick", container(json!({"livenessProbe": sick}))).await;
     cluster.pod("echo", container(json!({"args": ["echo"], "stdin": true, "stdinOnce": true}))).await;
+    cluster.pod("open", container(json!({"args": ["echo"], "stdin": true}))).await;
     let mut greedy = container(json!({"resources": {"requests": {"cpu": "100k"}}}));
     greedy["tolerations"] = json!([{"operator": "Exists"}]);
     cluster.pod("greedy", greedy).await;
@@ -142,7 +143,15 @@ async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     let said = cluster.attach("echo", "c", "hello\n").await;
     assert_eq!(said, ("got hello\nend of input\n".into(), Some(0)));
 
-    for name in ["echo", "no-image", "bad-name", "no-map", "crash", "sick", "job"] {
+    // its input stays open, so that a client that has nothing more to say leaves it running
+    cluster.until("open", |pod| condition(pod, "Ready")).await;
+    for _ in 0..2 {
+        assert_eq!(cluster.attach("open", "c", "hello\n").await.1, Some(0));
+    }
+    let open = cluster.until("open", |pod| condition(pod, "Ready")).await;
+    assert_eq!((phase(&open), restarts(&open)), ("Running", 0));
+
+    for name in ["open", "echo", "no-image", "bad-name", "no-map", "crash", "sick", "job"] {
         cluster.delete(name).await;
     }
     cluster.until_clean().await;
