@@ -48,6 +48,23 @@ fn ports_are_matched_to_endpoints_by_name_and_protocol() {
 }
 
 #[test]
+fn one_port_may_be_of_two_protocols() {
+    let service = service(json!({"clusterIP": "10.160.128.9", "ports": [
+        {"name": "tcp", "port": 80}, {"name": "udp", "port": 80, "protocol": "UDP"}]}));
+    let ports = json!([{"name": "tcp", "port": 8080}, {"name": "udp", "port": 8080, "protocol": "UDP"}]);
+    let slices = [slice(ports, json!([{"addresses": ["10.160.0.2"]}]))];
+    let programs = programs(&service, &slices, &here());
+    let vip = Ipv4Addr::new(10, 160, 128, 9);
+    for (chain, protocol) in
+        [("service/default/web/tcp/tcp", Protocol::Tcp), ("service/default/web/udp/udp", Protocol::Udp)]
+    {
+        let program = &programs[chain];
+        assert_eq!((program.protocol, &program.matches[..]), (protocol, &[Match::Cluster(vip, protocol, 80)][..]));
+        assert_eq!(program.targets(), [(Ipv4Addr::new(10, 160, 0, 2), 8080)]);
+    }
+}
+
+#[test]
 fn terminating_endpoints_serve_only_when_no_other_does() {
     let service = service(json!({"clusterIP": "10.160.128.9", "ports": [{"port": 80}]}));
     let ports = json!([{"name": "", "port": 80}]);
