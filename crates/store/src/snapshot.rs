@@ -14,6 +14,8 @@ pub struct Snapshot {
     revision: Revision,
     collections: Tree<Tree<Object>>,
     bytes: u64,
+    /// Sum of the sizes of all objects that were replaced or removed on the way here.
+    superseded: u64,
     indexes: Vec<Indexed>,
 }
 
@@ -73,6 +75,10 @@ impl Snapshot {
         self.bytes
     }
 
+    pub(crate) fn superseded(&self) -> u64 {
+        self.superseded
+    }
+
     pub(crate) fn at(revision: Revision) -> Self {
         Snapshot { revision, ..Snapshot::default() }
     }
@@ -113,7 +119,9 @@ impl Snapshot {
                 indexed.change(&key.path, previous.as_ref(), object.as_ref());
             }
         }
-        self.bytes = (self.bytes + added).saturating_sub(previous.as_ref().map_or(0, |o| o.bytes.len() as u64));
+        let gone = previous.as_ref().map_or(0, |o| o.bytes.len() as u64);
+        self.bytes = (self.bytes + added).saturating_sub(gone);
+        self.superseded += gone;
         previous
     }
 

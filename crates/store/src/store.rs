@@ -142,11 +142,11 @@ impl Shared {
 
     /// Makes a state visible, and what led to it.
     pub(crate) fn publish(&self, state: Snapshot, events: Vec<Arc<Event>>) -> Wake {
-        let head = state.revision();
+        let (head, superseded) = (state.revision(), state.superseded());
         // First the snapshot, then the events: who hears of a change must find it when reading.
         self.head.store(Arc::new(state));
         let wake = self.windows.append(events.into_iter(), head);
-        self.retained.lock().prune(Instant::now());
+        self.retained.lock().prune(Instant::now(), superseded);
         wake
     }
 
