@@ -57,6 +57,19 @@ impl Member {
     pub(super) fn available(&self) -> i32 {
         self.set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
     }
+
+    /// Pods that may be there: those the set is to have, and those that it has not given up yet. It has asked for their
+    /// deletion before its status says that it saw its size.
+    pub(super) fn present(&self) -> i32 {
+        let status = self.set.status.as_ref();
+        let seen = status.and_then(|status| status.observed_generation).unwrap_or(0);
+        let left = if seen >= self.set.metadata.generation.unwrap_or(0) {
+            size(&self.set)
+        } else {
+            status.map_or(0, |status| status.replicas).max(size(&self.set))
+        };
+        if self.planned { self.replicas } else { self.replicas.max(left) }
+    }
 }
 
 /// What a deployment asks for, with percentages resolved.

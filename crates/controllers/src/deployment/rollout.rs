@@ -38,14 +38,16 @@ pub(super) fn new_set_size(sets: &Sets, bounds: Bounds, recreate: bool, current:
     if recreate {
         return bounds.replicas;
     }
-    let room = bounds.replicas + bounds.max_surge - sets.total();
+    let present: i32 = sets.all().map(Member::present).sum();
+    let room = bounds.replicas + bounds.max_surge - present;
     if room <= 0 { current } else { current + room.min(bounds.replicas - current) }
 }
 
-/// As far as a rolling update may go now: what the old sets give, the new one takes.
+/// As far as a rolling update may go now. What the old sets give, the new one takes when they have given it.
 pub(super) fn roll(sets: &mut Sets, bounds: Bounds) {
-    // each round moves sizes one way only, the new set's to what is wanted and the old ones' to nothing
-    while resize_new(sets, bounds) && shrink_old(sets, bounds) {}
+    if resize_new(sets, bounds) {
+        shrink_old(sets, bounds);
+    }
 }
 
 /// Gives the new set the size it may have; false when the old ones have to wait for it, because it is only planned.
@@ -67,14 +69,13 @@ fn certain(member: &Member) -> i32 {
     member.available().min(member.replicas)
 }
 
-/// Shrinks old sets as far as enough pods stay available: first by pods that are not available anyway. True when one shrank.
-fn shrink_old(sets: &mut Sets, bounds: Bounds) -> bool {
-    let before = sets.total();
+/// Shrinks old sets as far as enough pods stay available: first by pods that are not available anyway.
+fn shrink_old(sets: &mut Sets, bounds: Bounds) {
     let min_available = bounds.replicas - bounds.max_unavailable;
     let new_unavailable = sets.new.as_ref().map_or(0, |new| new.replicas - certain(new));
     let mut spare = sets.total() - min_available - new_unavailable;
     if spare <= 0 {
-        return false;
+        return;
     }
     for member in &mut sets.old {
         let unhealthy = (member.replicas - certain(member)).clamp(0, spare);
@@ -88,7 +89,6 @@ fn shrink_old(sets: &mut Sets, bounds: Bounds) -> bool {
         member.replicas -= cut;
         surplus -= cut;
     }
-    sets.total() < before
 }
 
 /// First step of a Recreate: all old sets to nothing. True when one had pods left.
