@@ -16,6 +16,8 @@ const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_STATE_INVALID: u32 = 1;
+const CT_STATUS: u32 = 2;
+const CT_STATUS_DNAT: u32 = 1 << 5;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 2;
 const RTN_LOCAL: u32 = 2;
@@ -182,6 +184,13 @@ impl<'e> Expressions<'e> {
     pub(crate) fn is_invalid(&mut self) -> &mut Self {
         self.push_numbers("ct", &[Register::R0 as u32, CT_STATE])
             .mask(CT_STATE_INVALID.to_ne_bytes())
+            .compare(Compare::NotEqual, &[0; 4])
+    }
+
+    /// Goes on when the packet's destination was translated.
+    pub(crate) fn is_translated(&mut self) -> &mut Self {
+        self.push_numbers("ct", &[Register::R0 as u32, CT_STATUS])
+            .mask(CT_STATUS_DNAT.to_ne_bytes())
             .compare(Compare::NotEqual, &[0; 4])
     }
 

@@ -5,7 +5,7 @@
 //! map node-ports { protocol . dport : goto service/… }
 //!
 //! prerouting, output (nat)  jump translate: look in services, and for local addresses in node-ports
-//! postrouting (nat)         masquerade hairpins, loopback sources towards pods, and what pods send out
+//! postrouting (nat)         masquerade translated hairpins, loopback sources towards pods, and what pods send out
 //! guard (before all)        drop loopback addresses coming from pods
 //! forward, local (filter)   refuse Service addresses that were not translated
 //! service/ns/name/tcp/port  dnat to a random (or client-chosen) endpoint; local/… knows those of this node only
@@ -69,7 +69,8 @@ fn source_translation(batch: &mut Batch, slot: Slot) {
     let chain = "postrouting";
     batch.add_chain(chain, Some(Hook { kind: "nat", number: POSTROUTING, priority: PRIORITY_SNAT }));
     batch.add_rule(chain, |rule| {
-        rule.load_source(Register::R0).load_destination(Register::R1).is_in(HAIRPINS).masquerade();
+        // Who writes to its own address needs no other: a datagram's answer could not be told from somebody else's.
+        rule.is_translated().load_source(Register::R0).load_destination(Register::R1).is_in(HAIRPINS).masquerade();
     });
     batch.add_rule(chain, |rule| rule.source_in(LOOPBACK).outgoing(Compare::Equal, &bridge).masquerade());
     batch.add_rule(chain, |rule| rule.source_in(slot.pod_cidr()).outgoing(Compare::NotEqual, &bridge).masquerade());
