@@ -73,7 +73,11 @@ fn source_translation(batch: &mut Batch, slot: Slot) {
         rule.is_translated().load_source(Register::R0).load_destination(Register::R1).is_in(HAIRPINS).masquerade();
     });
     batch.add_rule(chain, |rule| rule.source_in(LOOPBACK).outgoing(Compare::Equal, &bridge).masquerade());
-    batch.add_rule(chain, |rule| rule.source_in(slot.pod_cidr()).outgoing(Compare::NotEqual, &bridge).masquerade());
+    batch.add_rule(chain, |rule| {
+        // The machine's own addresses on the bridge are of that range, too, and what they send each other stays as it is.
+        let leaving = rule.source_in(slot.pod_cidr()).outgoing(Compare::NotEqual, &bridge);
+        leaving.outgoing(Compare::NotEqual, "lo").masquerade();
+    });
 }
 
 fn filters(batch: &mut Batch, slot: Slot) {
