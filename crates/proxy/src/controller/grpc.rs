@@ -1,45 +1,22 @@
-//! From the rules of a GRPCRoute to rules of the table: a call is a POST to `/service/method`.
+//! The conditions of a GRPCRoute's rules: a call is a POST to `/service/method`.
 
-use std::sync::Arc;
-
-use kinds::gateway::{GRPCMethodMatch, GRPCRoute, GRPCRouteMatch, GRPCRouteRule, ValueMatchType};
+use kinds::gateway::{GRPCMethodMatch, GRPCRouteMatch, GRPCRouteRule, ValueMatchType};
 
 use super::{
-    backends,
-    compiled::{Compiled, Outcome},
-    filters,
-    http::{failing, headers, pattern},
-    lookup::{Route, Seen, key_of},
+    http::{headers, pattern},
+    requests::{RequestRule, conditions},
     verdict::Fault,
 };
-use crate::routing::{Action, Owner, PathMatch, RequestMatch, Rule, Timeouts};
+use crate::routing::{PathMatch, RequestMatch};
 
-pub(crate) fn compile(seen: &Seen<'_>, route: &Route, object: &Arc<GRPCRoute>) -> Compiled {
-    let owner = route.kind().owner(&key_of(route.meta()));
-    let mut broken = Vec::new();
-    let outcomes = object.spec.rules.iter().map(|rule| outcome(seen, route, &owner, rule, &mut broken));
-    let outcomes = outcomes.collect();
-    Compiled::of_requests(outcomes, broken)
-}
-
-fn outcome(seen: &Seen<'_>, route: &Route, owner: &Owner, rule: &GRPCRouteRule, broken: &mut Vec<Fault>) -> Outcome {
-    let matches: Result<Vec<_>, _> = match &*rule.matches {
-        [] => Ok(vec![RequestMatch::prefix("/")]),
-        matches => matches.iter().map(condition).collect(),
-    };
-    let matches = match matches {
-        Ok(matches) => matches,
-        Err(fault) => return Outcome::Dropped(fault),
-    };
-    let compiled = filters::compile(seen, route, &rule.filters, broken).and_then(|filters| {
-        let shares = backends::shares(seen, route, &rule.backend_refs, broken)?;
-        let name = rule.name.as_deref().map(Into::into);
-        let (action, timeouts) = (Action::Forward(shares), Timeouts::default());
-        Ok(Rule { owner: owner.clone(), name, filters, action, timeouts })
-    });
-    match compiled {
-        Ok(compiled) => Outcome::Served(matches, compiled),
-        Err(fault) => Outcome::Failing(matches, failing(owner, rule.name.as_deref()), fault),
+/// What a rule has in common with those of other kinds.
+pub(crate) fn rule(from: &GRPCRouteRule) -> RequestRule<'_> {
+    RequestRule {
+        name: from.name.as_deref(),
+        matches: conditions(&from.matches, condition),
+        filters: &from.filters,
+        backends: &from.backend_refs,
+        timeouts: None,
     }
 }
 

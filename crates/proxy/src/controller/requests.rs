@@ -1,0 +1,101 @@
+//! From the rules of a route for requests to rules of the table, whatever the route's kind.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use kinds::gateway::{HTTPBackendRef, HTTPRouteFilter, HTTPRouteTimeouts};
+
+use super::{
+    backends,
+    compiled::{Compiled, Rules, first},
+    duration, filters,
+    lookup::{Route, Seen, key_of},
+    verdict::Fault,
+};
+use crate::routing::{Action, Filters, Owner, RequestMatch, Rule, Timeouts};
+
+/// What the rules of all kinds have in common, once their own conditions were read.
+pub(crate) struct RequestRule<'a> {
+    pub(crate) name: Option<&'a str>,
+    /// The requests that it is for; an error when they are not even known.
+    pub(crate) matches: Result<Vec<RequestMatch>, Fault>,
+    pub(crate) filters: &'a [HTTPRouteFilter],
+    pub(crate) backends: &'a [HTTPBackendRef],
+    pub(crate) timeouts: Option<&'a HTTPRouteTimeouts>,
+}
+
+/// The conditions of a rule; without any it is for every request.
+pub(crate) fn conditions<M>(
+    matches: &[M],
+    condition: fn(&M) -> Result<RequestMatch, Fault>,
+) -> Result<Vec<RequestMatch>, Fault> {
+    match matches {
+        [] => Ok(vec![RequestMatch::prefix("/")]),
+        matches => matches.iter().map(condition).collect(),
+    }
+}
+
+/// Compiles the rules of a route, of which some may be wrong: a wrong rule is answered with an error, the others are
+/// served.
+pub(crate) fn compile<'a>(
+    seen: &Seen<'_>,
+    route: &Route,
+    from: impl ExactSizeIterator<Item = RequestRule<'a>>,
+) -> Compiled {
+    let owner = route.kind().owner(&key_of(route.meta()));
+    let (mut rules, mut broken, mut fault, mut good) = (Vec::new(), Vec::new(), None, from.len() == 0);
+    for from in from {
+        match &from.matches {
+            Ok(matches) => {
+                let rule = compile_rule(seen, route, &owner, &from, &mut broken);
+                good |= rule.is_ok();
+                let rule = rule.unwrap_or_else(|wrong| {
+                    fault.get_or_insert(wrong);
+                    failing(&owner, from.name)
+                });
+                rules.push((matches.clone(), Arc::new(rule)));
+            }
+            Err(wrong) => {
+                fault.get_or_insert_with(|| wrong.clone());
+            }
+        }
+    }
+    let (accepted, partially) = match (fault, good) {
+        (None, _) => (Ok(()), None),
+        (Some(fault), true) => (Ok(()), Some(fault)),
+        (Some(fault), false) => (Err(fault), None),
+    };
+    Compiled { rules: Rules::Requests(rules), accepted, partially, references: first(broken) }
+}
+
+fn compile_rule(
+    seen: &Seen<'_>,
+    route: &Route,
+    owner: &Owner,
+    from: &RequestRule<'_>,
+    broken: &mut Vec<Fault>,
+) -> Result<Rule, Fault> {
+    let filters = filters::compile(seen, route, from.filters, broken)?;
+    let shares = backends::shares(seen, route, from.backends, broken)?;
+    let timeouts = from.timeouts.map_or(Ok(Timeouts::default()), timeouts)?;
+    let name = from.name.map(Into::into);
+    Ok(Rule { owner: owner.clone(), name, filters, action: Action::Forward(shares), timeouts })
+}
+
+/// A rule that cannot be served as it is written.
+fn failing(owner: &Owner, name: Option<&str>) -> Rule {
+    Rule {
+        owner: owner.clone(),
+        name: name.map(Into::into),
+        filters: Filters::default(),
+        action: Action::Fail(StatusCode::INTERNAL_SERVER_ERROR),
+        timeouts: Timeouts::default(),
+    }
+}
+
+fn timeouts(from: &HTTPRouteTimeouts) -> Result<Timeouts, Fault> {
+    Ok(Timeouts {
+        request: duration::limit(from.request.as_deref())?,
+        backend: duration::limit(from.backend_request.as_deref())?,
+    })
+}
