@@ -1,38 +1,48 @@
-//! The CustomResourceDefinitions of the Gateway API that Keelson implements, installed at start.
+//! The CustomResourceDefinitions that the gateway implements, installed at start: the Gateway API's and Envoy Gateway's
+//! policies.
 //!
-//! On other clusters they come with the Gateway API release; here they are part of the platform. They are packed by
+//! On other clusters they come with those projects' releases; here they are part of the platform. They are packed by
 //! `scripts/embed-crds`.
 
 use std::io::Read;
 
 use anyhow::Context;
+use futures::future::try_join_all;
 use serde_json::Value;
 
 const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const PACKED: &[u8] = include_bytes!("../data/gateway-api-crds.json.gz");
+const PACKED: [&[u8]; 2] =
+    [include_bytes!("../data/gateway-api-crds.json.gz"), include_bytes!("../data/envoy-gateway-crds.json.gz")];
 
 fn unpack() -> anyhow::Result<Vec<Value>> {
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(PACKED).read_to_string(&mut json).context("unpack the Gateway API definitions")?;
-    serde_json::from_str(&json).context("read the Gateway API definitions")
+    let mut definitions = Vec::new();
+    for packed in PACKED {
+        let mut json = String::new();
+        flate2::read::GzDecoder::new(packed).read_to_string(&mut json).context("unpack definitions")?;
+        definitions.extend(serde_json::from_str::<Vec<Value>>(&json).context("read definitions")?);
+    }
+    Ok(definitions)
 }
 
-/// Creates the definitions that are missing. One that is there is left alone: the user may run another release.
+/// Creates the definitions that are missing, all at once: one wait for the disk serves them all. One that is there is
+/// left alone: the user may run another release.
 pub(crate) async fn install(client: kube::Client) -> anyhow::Result<()> {
-    for definition in unpack()? {
-        let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-        let request = http::Request::post(PATH)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(serde_json::to_vec(&definition).context("encode a definition")?)
-            .context("build a request")?;
-        match client.request_text(request).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(kube::Error::Api(status)) => anyhow::bail!("install the definition {name}: {}", status.message),
-            Err(error) => return Err(error).with_context(|| format!("install the definition {name}")),
-        }
+    let definitions = unpack()?;
+    try_join_all(definitions.iter().map(|definition| create(&client, definition))).await.map(drop)
+}
+
+async fn create(client: &kube::Client, definition: &Value) -> anyhow::Result<()> {
+    let name = definition["metadata"]["name"].as_str().unwrap_or_default();
+    let request = http::Request::post(PATH)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(definition).context("encode a definition")?)
+        .context("build a request")?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(kube::Error::Api(status)) => anyhow::bail!("install the definition {name}: {}", status.message),
+        Err(error) => Err(error).with_context(|| format!("install the definition {name}")),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -54,6 +64,11 @@ mod tests {
                 "tcproutes",
                 "tlsroutes",
                 "udproutes",
+                "backends",
+                "backendtrafficpolicies",
+                "clienttrafficpolicies",
+                "httproutefilters",
+                "securitypolicies",
             ]
         );
     }

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    ClusterResourceScope, ListableResource, Metadata, NamespaceResourceScope,
-    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta},
+    ClusterResourceScope, NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector},
 };
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Serialize};
 
 mod backend_tls;
 mod grpc_route;
@@ -25,65 +25,10 @@ pub use stream_route::*;
 /// The API group.
 pub const GROUP: &str = "gateway.networking.k8s.io";
 
-/// Defines a kind: its object type with metadata, spec and status, and what `kube` needs to know of it.
+/// Defines a kind of this group.
 macro_rules! kind {
-    ($(#[$doc:meta])* $kind:ident, $list:literal, $plural:literal, $scope:ty, $spec:ty $(, $status:ty)?) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-        pub struct $kind {
-            /// Standard object metadata.
-            pub metadata: ObjectMeta,
-            /// Desired state.
-            #[serde(default)]
-            pub spec: $spec,
-            $(
-                /// Observed state.
-                #[serde(default)]
-                pub status: Option<$status>,
-            )?
-        }
-
-        impl k8s_openapi::Resource for $kind {
-            const API_VERSION: &'static str = "gateway.networking.k8s.io/v1";
-            const GROUP: &'static str = GROUP;
-            const KIND: &'static str = stringify!($kind);
-            const VERSION: &'static str = "v1";
-            const URL_PATH_SEGMENT: &'static str = $plural;
-            type Scope = $scope;
-        }
-
-        impl ListableResource for $kind {
-            const LIST_KIND: &'static str = $list;
-        }
-
-        impl Metadata for $kind {
-            type Ty = ObjectMeta;
-
-            fn metadata(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn metadata_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-
-        impl Serialize for $kind {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let mut object = serializer.serialize_struct(stringify!($kind), 5)?;
-                object.serialize_field("apiVersion", <Self as k8s_openapi::Resource>::API_VERSION)?;
-                object.serialize_field("kind", <Self as k8s_openapi::Resource>::KIND)?;
-                object.serialize_field("metadata", &self.metadata)?;
-                object.serialize_field("spec", &self.spec)?;
-                $(
-                    let status: &Option<$status> = &self.status;
-                    if let Some(status) = status {
-                        object.serialize_field("status", status)?;
-                    }
-                )?
-                object.end()
-            }
-        }
+    ($($kind:tt)*) => {
+        crate::custom::kind!("gateway.networking.k8s.io", "v1", $($kind)*);
     };
 }
 
@@ -231,7 +176,7 @@ pub struct GatewayTls {
 pub struct GatewayBackendTls {
     /// The certificate by which backends know the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_certificate_ref: Option<SecretReference>,
+    pub client_certificate_ref: Option<Reference>,
 }
 
 /// TLS of a gateway towards clients.
@@ -338,7 +283,7 @@ pub struct ListenerTls {
     pub mode: Option<TlsMode>,
     /// Certificates, as Secrets of type `kubernetes.io/tls`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub certificate_refs: Vec<SecretReference>,
+    pub certificate_refs: Vec<Reference>,
 }
 
 /// What a listener does with TLS.
@@ -350,13 +295,13 @@ pub enum TlsMode {
     Passthrough,
 }
 
-/// A reference to a Secret.
+/// A reference to an object of a group and kind that the referring field knows by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SecretReference {
-    /// API group; the core group when absent.
+pub struct Reference {
+    /// API group; the field's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Kind; `Secret` when absent.
+    /// Kind; the field's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Name.

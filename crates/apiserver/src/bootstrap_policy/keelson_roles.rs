@@ -90,6 +90,16 @@ const ROLES: &[RoleRow] = &[
                 "backendtlspolicies/status gatewayclasses/status gateways/status grpcroutes/status httproutes/status \
                  listenersets/status tcproutes/status tlsroutes/status udproutes/status",
             ),
+            on(
+                READ,
+                "gateway.envoyproxy.io",
+                "backends backendtrafficpolicies clienttrafficpolicies httproutefilters securitypolicies",
+            ),
+            on(
+                "patch update",
+                "gateway.envoyproxy.io",
+                "backends/status backendtrafficpolicies/status clienttrafficpolicies/status securitypolicies/status",
+            ),
             EVENTS,
         ],
     },

@@ -3,33 +3,17 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
 
-use super::{Listener, ListenerStatus};
+use super::{Listener, ListenerStatus, Reference};
 
 /// Desired state of a `ListenerSet`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerSetSpec {
     /// The Gateway that gets the listeners.
-    pub parent_ref: GatewayReference,
+    pub parent_ref: Reference,
     /// The listeners.
     #[serde(default)]
     pub listeners: Vec<Listener>,
-}
-
-/// A reference to a Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct GatewayReference {
-    /// API group; Gateway API's when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// Kind; `Gateway` when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// Name.
-    pub name: String,
-    /// Namespace; the set's when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
 }
 
 /// Observed state of a `ListenerSet`.

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kinds::gateway::{FrontendValidation, FrontendValidationMode, Gateway, Listener, ObjectReference, SecretReference};
+use kinds::gateway::{FrontendValidation, FrontendValidationMode, Gateway, Listener, ObjectReference, Reference};
 use reconcile::Key;
 use rustls::RootCertStore;
 
@@ -147,7 +147,7 @@ pub(crate) fn identity(seen: &Seen<'_>, gateway: &Gateway) -> Option<Result<Arc<
 fn certificate(
     seen: &Seen<'_>,
     (kind, meta): (&str, &ObjectMeta),
-    reference: &SecretReference,
+    reference: &Reference,
     reason: &'static str,
 ) -> Result<Certificate, Fault> {
     let own = namespace(meta);
