@@ -12,6 +12,7 @@ use k8s_openapi::{
     api::{
         core::v1::{ConfigMap, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::Ingress,
     },
 };
 use kinds::gateway::Gateway;
@@ -30,6 +31,7 @@ use self::{
     core::Core,
     endpoints::service_of,
     infrastructure::Made,
+    ingresses::Report,
     item::{Dependency, Item, RouteKind},
     lookup::{Lookup as _, Route},
     view::{View, gateway_of},
@@ -88,6 +90,8 @@ pub(crate) struct Controller {
     told: Queue<Item>,
     /// What was made for each Gateway, as far as this process knows.
     made: Mutex<HashMap<Key, Made>>,
+    /// What was told about each Ingress, so that it is told once.
+    reported: Mutex<HashMap<Key, Vec<Report>>>,
     client: kube::Client,
     recorder: Recorder,
 }
@@ -111,6 +115,7 @@ impl Controller {
             work: Queue::new(),
             told: Queue::new(),
             made: Mutex::default(),
+            reported: Mutex::default(),
             client: informers.client().clone(),
             recorder: Recorder::new(informers.client().clone(), "gateway-controller"),
         })
@@ -242,10 +247,30 @@ impl Controller {
             self.items(&view.tls, |key| Item::Route(RouteKind::Tls, key), |old, new| old.spec == new.spec),
             self.items(&view.tcp, |key| Item::Route(RouteKind::Tcp, key), |old, new| old.spec == new.spec),
             self.items(&view.udp, |key| Item::Route(RouteKind::Udp, key), |old, new| old.spec == new.spec),
-            self.items(&view.ingresses, Item::Ingress, |old, new| {
-                old.spec == new.spec && old.metadata.annotations == new.metadata.annotations
-            }),
+            self.watch_ingresses(),
         );
+    }
+
+    async fn watch_ingresses(&self) {
+        let same =
+            |old: &Ingress, new: &Ingress| old.spec == new.spec && old.metadata.annotations == new.metadata.annotations;
+        let mut changes = self.view.ingresses.subscribe();
+        while let Some(change) = changes.next().await {
+            let item = Item::Ingress(Key::of(&**change.object()));
+            if is_same(&change, same) {
+                self.told.add_after(item, STATUS_PAUSE);
+                continue;
+            }
+            let old = match &change {
+                Change::Applied { old, .. } => old.as_deref(),
+                Change::Deleted(_) => None,
+            };
+            let versions = old.into_iter().chain([&**change.object()]);
+            for related in ingresses::related(versions, |place| self.view.ingresses_at(place)) {
+                self.work.add(Work::Item(Item::Ingress(related)));
+            }
+            self.work.add(Work::Item(item));
+        }
     }
 
     async fn watch_services(&self) {
@@ -346,15 +371,29 @@ impl Controller {
                 }
                 self.write(&*policy, known, &status).await.map(drop)
             }
-            Item::Ingress(key) => {
-                let Some(ingress) = self.core.lock().ingress(key).cloned() else { return Ok(()) };
-                let Some(ingress) = self.view.ingress(&Key::of(&*ingress)) else { return Ok(()) };
-                let bindings = self.server.bindings().borrow().clone();
-                let status = status::ingress(&ingress, self.server.addresses(), &bindings);
-                self.write(&*ingress, ingress.status.as_ref(), &status).await.map(drop)
-            }
+            Item::Ingress(key) => self.tell_ingress(key).await,
             Item::Service(_) => Ok(()),
         }
+    }
+
+    async fn tell_ingress(&self, key: &Key) -> Result<(), kube::Error> {
+        let reports = self.core.lock().ingress(key).map(|plan| plan.reports.clone());
+        let (Some(reports), Some(ingress)) = (reports, self.view.ingress(key)) else {
+            self.reported.lock().remove(key);
+            return Ok(());
+        };
+        let bindings = self.server.bindings().borrow().clone();
+        let status = status::ingress(&ingress, self.server.addresses(), &bindings);
+        self.write(&*ingress, ingress.status.as_ref(), &status).await?;
+        let before = match reports.is_empty() {
+            true => self.reported.lock().remove(key),
+            false => self.reported.lock().insert(key.clone(), reports.clone()),
+        };
+        let before = before.unwrap_or_default();
+        for report in reports.iter().filter(|report| !before.contains(report)) {
+            self.recorder.about(&*ingress, EventType::Warning, report.reason, report.message.clone());
+        }
+        Ok(())
     }
 
     async fn tell_gateway(&self, key: &Key, now: Timestamp) -> Result<(), kube::Error> {

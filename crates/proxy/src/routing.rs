@@ -10,6 +10,8 @@
 //! the table before, so that it costs the same among ten routes and among ten thousand.
 
 mod backend;
+mod canary;
+mod cookies;
 mod cors;
 mod cow;
 mod decision;
@@ -22,10 +24,13 @@ mod redirect;
 mod rule;
 mod rules;
 mod table;
+mod template;
 #[cfg(test)]
 mod tests;
 
 pub use backend::{Backend, Security, Share, Target, Wire};
+pub use canary::{Canary, Values};
+pub use cookies::cookie;
 pub use cors::Cors;
 pub use decision::{Decision, Forward};
 pub use edit::HeaderEdits;
@@ -34,10 +39,11 @@ pub(crate) use hosts::{covers, intersect, overlap};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
 pub use mirror::Mirror;
-pub use redirect::{PathChange, Redirect, Rewrite};
+pub use redirect::{Captures, PathChange, Redirect, Rewrite};
 pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
 pub use rules::Entry;
 pub use table::{Place, RouteTable, Site, Spot, Transport};
+pub use template::{Template, UnknownVariable};
 
 /// A certificate and its key.
 pub type Certificate = std::sync::Arc<rustls::sign::CertifiedKey>;

@@ -37,7 +37,7 @@ mod tls;
 mod tunnel;
 mod upstream;
 
-pub use origin::{Expected, verification};
+pub use origin::{Expected, unverified, verification};
 pub use tls::{CertificateError, Clients, certificate, roots, termination};
 
 use self::{listener::Binding, upstream::Pool};

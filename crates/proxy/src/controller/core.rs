@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::networking::v1::Ingress;
 use reconcile::Key;
 
 use super::{
@@ -108,8 +107,8 @@ impl Core {
         self.policies.get(key)
     }
 
-    pub(crate) fn ingress(&self, key: &Key) -> Option<&Arc<Ingress>> {
-        self.ingresses.get(key).map(|plan| &plan.ingress)
+    pub(crate) fn ingress(&self, key: &Key) -> Option<&IngressPlan> {
+        self.ingresses.get(key)
     }
 
     /// How many routes a listener has.
@@ -313,7 +312,14 @@ impl Core {
         let mut again = self.regranted(changed);
         if let Some(mut plan) = plan {
             let sites = &self.sites;
-            plan.retain(|site, name| sites.is_granted(site, &(owner.clone(), Source::Gateway, name.to_owned())));
+            let leading = plan.leading;
+            plan.retain(|site, name| {
+                let grant = (owner.clone(), Source::Gateway, name.to_owned());
+                if leading && site.port == ingresses::PORTS.1 {
+                    return sites.is_leading(site, &grant);
+                }
+                sites.is_granted(site, &grant)
+            });
             insert(&mut self.table, &plan.placements);
             again.extend(plan.services.iter().cloned().map(Item::Service));
             self.ingresses.insert(key.clone(), plan);

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use reconcile::{Index, Informer, Informers, Key};
 use tracing::debug;
 
-use crate::routing::Backend;
+use crate::routing::{Backend, Wire};
 
 /// The label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -24,7 +24,19 @@ pub(crate) struct Endpoints {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     by_service: Index<EndpointSlice>,
-    backends: Mutex<HashMap<Key, HashMap<i32, Arc<Backend>>>>,
+    backends: Mutex<HashMap<Key, Backends>>,
+}
+
+/// The backends of a Service, by port and by how they are reached.
+type Backends = HashMap<(i32, Variant), Arc<Backend>>;
+
+/// How a backend is reached, where that is not as its Service says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Variant {
+    /// Different for each way to speak.
+    pub(crate) name: String,
+    /// Through the Service's own address instead of its endpoints'.
+    pub(crate) by_service_address: bool,
 }
 
 impl Endpoints {
@@ -44,12 +56,25 @@ impl Endpoints {
 
     /// The backend for a port of a Service, made and filled when it is new.
     pub(crate) fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {
+        self.make(service, port, &Variant::default(), None)
+    }
+
+    /// The same, reached in another way.
+    pub(crate) fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
+        self.make(service, port, variant, Some(wire))
+    }
+
+    fn make(&self, service: &Key, port: i32, variant: &Variant, wire: Option<&dyn Fn() -> Wire>) -> Arc<Backend> {
         let mut backends = self.backends.lock();
-        let backend = backends.entry(service.clone()).or_default().entry(port).or_insert_with(|| {
-            let backend = Backend::new(format!("{service}:{port}"));
-            self.fill(service, port, &backend);
-            backend
-        });
+        let backend =
+            backends.entry(service.clone()).or_default().entry((port, variant.clone())).or_insert_with(|| {
+                let backend = Backend::new(format!("{service}:{port}"));
+                if let Some(wire) = wire {
+                    backend.set_wire(wire());
+                }
+                self.fill(service, port, variant, &backend);
+                backend
+            });
         Arc::clone(backend)
     }
 
@@ -58,7 +83,8 @@ impl Endpoints {
         let mut backends = self.backends.lock();
         let Some(ports) = backends.get_mut(service) else { return Vec::new() };
         ports.retain(|_, backend| Arc::strong_count(backend) > 1);
-        let known = ports.iter().map(|(port, backend)| (*port, Arc::clone(backend))).collect();
+        let said = ports.iter().filter(|((_, variant), _)| *variant == Variant::default());
+        let known = said.map(|((port, _), backend)| (*port, Arc::clone(backend))).collect();
         if ports.is_empty() {
             backends.remove(service);
         }
@@ -68,13 +94,14 @@ impl Endpoints {
     /// Brings the backends of a Service up to date.
     pub(crate) fn refresh(&self, service: &Key) {
         let backends = self.backends.lock();
-        for (port, backend) in backends.get(service).into_iter().flatten() {
-            self.fill(service, *port, backend);
+        for ((port, variant), backend) in backends.get(service).into_iter().flatten() {
+            self.fill(service, *port, variant, backend);
         }
     }
 
-    fn fill(&self, service: &Key, port: i32, backend: &Backend) {
+    fn fill(&self, service: &Key, port: i32, variant: &Variant, backend: &Backend) {
         let addresses = match self.services.get(&service.namespace, &service.name) {
+            Some(object) if variant.by_service_address => own_address(&object, port).into_iter().collect(),
             Some(object) => endpoints(&object, port, &self.by_service.get(&service.to_string())),
             None => Vec::new(),
         };
@@ -82,6 +109,12 @@ impl Endpoints {
             debug!(backend = backend.name(), endpoints = ?backend.endpoints(), "endpoints changed");
         }
     }
+}
+
+/// The address of a Service itself, which leads to its endpoints.
+fn own_address(service: &Service, port: i32) -> Option<SocketAddr> {
+    let address = service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()?;
+    Some(SocketAddr::new(address, u16::try_from(port).ok()?))
 }
 
 /// The Service that a slice belongs to.

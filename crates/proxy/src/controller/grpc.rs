@@ -66,7 +66,7 @@ mod tests {
             let condition = RequestMatch { path, ..RequestMatch::prefix("/") };
             let (method, headers) = (Method::POST, HeaderMap::new());
             let takes = |path: &str| {
-                condition.takes(&RequestHead { host: "h", method: &method, path, query: None, headers: &headers })
+                condition.takes(&RequestHead { host: "h", method: &method, path, query: None, headers: &headers }, 0)
             };
             assert!(taken.iter().all(|path| takes(path)), "{from} takes {taken:?}");
             assert!(!refused.iter().any(|path| takes(path)), "{from} takes none of {refused:?}");

@@ -39,7 +39,14 @@ fn condition(from: &HTTPRouteMatch) -> Result<RequestMatch, Fault> {
             query.push((parameter.name.as_str().into(), value_match(parameter)?));
         }
     }
-    Ok(RequestMatch { host_labels: None, path, method: method.transpose()?, headers: headers(&from.headers)?, query })
+    Ok(RequestMatch {
+        host_labels: None,
+        path,
+        method: method.transpose()?,
+        headers: headers(&from.headers)?,
+        query,
+        canary: None,
+    })
 }
 
 /// A pattern for a whole path.

@@ -1,31 +1,37 @@
 //! Ingresses in the same table: rules by host on the well-known ports of the shared addresses.
+//!
+//! Annotations are those of ingress-nginx. They are read in one place and compiled into the rules that routes are compiled
+//! into; there is no second way to serve. An Ingress is compiled with its canaries, which have no rules of their own.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use k8s_openapi::api::{
-    core::v1::Service,
-    networking::v1::{Ingress, IngressBackend, IngressClass, IngressRule, ServiceBackendPort},
-};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use reconcile::Key;
-use tracing::warn;
 
+use self::{rules::Compiled, settings::Settings};
 use super::{
     attach::Placement,
-    item::Item,
-    listeners::Source,
-    lookup::{Seen, key_of, namespace, rank},
+    lookup::{Seen, namespace},
     sites::Claim,
 };
-use crate::{
-    routing::{
-        Action, Certificate, Entry, Filters, ListenerConfig, Mode, Owner, PathMatch, Place, Protocol, Rank,
-        RequestMatch, Rule, Share, Site, Spot, Target, Timeouts, Transport, covers,
-    },
-    server::{Clients, termination},
+use crate::routing::{Entry, Owner, Place, RequestMatch, Rule, Site, Spot, Transport};
+
+pub(crate) use self::{
+    annotations::Report,
+    canaries::{paths, related},
 };
+
+mod annotations;
+mod backends;
+mod canaries;
+mod listeners;
+mod rules;
+mod settings;
+mod values;
 
 /// Who serves an IngressClass of ours.
 pub(crate) const INGRESS_CONTROLLER: &str = "keelson.dev/ingress";
@@ -38,10 +44,14 @@ const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-cl
 
 /// An Ingress of ours and its rules.
 pub(crate) struct IngressPlan {
-    pub(crate) ingress: Arc<Ingress>,
     pub(crate) placements: Vec<Placement>,
     /// The Services that it refers to.
     pub(crate) services: BTreeSet<Key>,
+    /// What deserves an event.
+    pub(crate) reports: Vec<Report>,
+    /// Whether its rules must be behind its own listeners only, which verify clients, and not behind others' for the same
+    /// hostnames.
+    pub(crate) leading: bool,
 }
 
 impl IngressPlan {
@@ -55,6 +65,33 @@ impl IngressPlan {
     }
 }
 
+/// What is compiled, and what was found on the way.
+struct Context<'a> {
+    seen: &'a Seen<'a>,
+    ingress: &'a Ingress,
+    settings: Settings,
+    reports: RefCell<Vec<Report>>,
+}
+
+impl Context<'_> {
+    fn namespace(&self) -> &str {
+        namespace(&self.ingress.metadata)
+    }
+
+    /// A Secret, ConfigMap or Service beside the Ingress.
+    fn beside(&self, name: &str) -> Key {
+        Key::new(self.namespace(), name)
+    }
+
+    /// Tells about something; once, though several rules may meet it.
+    fn report(&self, report: Report) {
+        let mut reports = self.reports.borrow_mut();
+        if !reports.contains(&report) {
+            reports.push(report);
+        }
+    }
+}
+
 /// The owner of an Ingress's rules.
 pub(crate) fn owner(key: &Key) -> Owner {
     Owner { kind: "Ingress", name: key.to_string().into() }
@@ -65,54 +102,64 @@ pub(crate) fn plan(seen: &Seen<'_>, ingress: Arc<Ingress>) -> Option<(IngressPla
     if !is_ours(&ingress, &seen.ingress_classes()) {
         return None;
     }
-    let clear = Site { place: Place::Shared, port: PORTS.0, transport: Transport::Tcp };
-    let secure = Site { port: PORTS.1, ..clear };
-    let certificates = certificates(seen, &ingress);
-    let mut placements = Vec::new();
-    for (host, condition, rank, rule) in rules(seen, &ingress) {
-        let host: Option<Box<str>> = host.as_deref().map(Into::into);
-        let entry = Arc::new(Entry { condition, rank, rule });
-        // Behind the most specific certificate that covers the host; a host without one is not served over TLS.
-        let covering = certificates.iter().map(|(pattern, _)| pattern).filter(|pattern| match (pattern, &host) {
-            (None, _) => true,
-            (Some(pattern), Some(host)) => covers(pattern, host),
-            (Some(_), None) => false,
-        });
-        if let Some(pattern) = covering.max_by_key(|pattern| pattern.as_ref().map_or(0, String::len)) {
-            let spot = Spot { site: secure, listener: pattern.as_deref().map(Into::into), host: host.clone() };
-            placements.push(Placement::Request(spot, Arc::clone(&entry)));
-        }
-        placements.push(Placement::Request(Spot { site: clear, listener: None, host }, entry));
+    let (settings, reports) = settings(&ingress);
+    let mut context = Context { seen, ingress: &ingress, settings, reports: RefCell::new(reports) };
+    let (mut placements, mut claims, mut leading) = (Vec::new(), BTreeMap::new(), false);
+    if context.settings.canary.enabled {
+        canaries::judge(&context);
+    } else if context.settings.passthrough {
+        (placements, claims) = listeners::passthrough(&context);
+    } else {
+        let listeners = listeners::plan(&mut context);
+        placements = place(&context, &listeners);
+        leading = listeners.verifying;
+        claims = listeners.claims;
     }
-    let claims = claims(&ingress, certificates, (clear, secure));
-    Some((IngressPlan { ingress, placements, services: seen.services() }, claims))
+    let reports = context.reports.into_inner();
+    Some((IngressPlan { placements, services: seen.services(), reports, leading }, claims))
 }
 
-fn claims(
-    ingress: &Ingress,
-    certificates: Vec<(Option<String>, Certificate)>,
-    (clear, secure): (Site, Site),
-) -> BTreeMap<Site, Vec<Claim>> {
-    let rank = rank(&ingress.metadata);
-    let claim = |order: usize, hostname: Option<String>, protocol: Protocol, mode: Mode| Claim {
-        rank: Rank { order: (order, 0), ..rank.clone() },
-        owner: Item::Ingress(key_of(&ingress.metadata)),
-        source: Source::Gateway,
-        name: hostname.clone().unwrap_or_default(),
-        protocol,
-        config: ListenerConfig { hostname: hostname.map(Into::into), mode, identity: None },
-    };
-    let mut claims = BTreeMap::from([(clear, vec![claim(0, None, Protocol::Http, Mode::Http(None))])]);
-    for (order, (hostname, certificate)) in certificates.into_iter().enumerate() {
-        match termination(vec![certificate], &Clients::Anybody, true) {
-            Ok(config) => {
-                let claim = claim(order, hostname, Protocol::Tls, Mode::Http(Some(config)));
-                claims.entry(secure).or_default().push(claim);
+/// Puts the rules behind the listeners.
+fn place(context: &Context<'_>, listeners: &listeners::Plan) -> Vec<Placement> {
+    let (clear, secure) = sites();
+    let (redirects, mut placements) = (&context.settings.redirects, Vec::new());
+    let to_secure = rules::to_secure(context);
+    for Compiled { host, condition, rank, rule } in rules::compile(context) {
+        let covering = listeners.covering(host.as_deref());
+        let redirected =
+            redirects.secure_always || listeners.verifying || covering.is_some() && redirects.secure != Some(false);
+        let host: Option<Box<str>> = host.as_deref().map(Into::into);
+        let spot = Spot { site: clear, listener: None, host: host.clone() };
+        let mut put = |spot: Spot, condition: RequestMatch, rule: &Arc<Rule>| {
+            let entry = Entry { condition, rank: rank.clone(), rule: Arc::clone(rule) };
+            placements.push(Placement::Request(spot, Arc::new(entry)));
+        };
+        if let Some(pattern) = covering {
+            put(Spot { site: secure, listener: pattern.map(Into::into), host }, condition.clone(), &rule);
+        }
+        if redirected {
+            if redirects.secure_always && !listeners.verifying {
+                put(spot.clone(), rules::secured_before(condition.clone()), &rule);
             }
-            Err(error) => warn!(ingress = %key_of(&ingress.metadata), %error, "an Ingress has no usable certificate"),
+            put(spot, condition, &to_secure);
+        } else {
+            put(spot, condition, &rule);
         }
     }
-    claims
+    placements
+}
+
+/// The ports of HTTP and HTTPS.
+fn sites() -> (Site, Site) {
+    let clear = Site { place: Place::Shared, port: PORTS.0, transport: Transport::Tcp };
+    (clear, Site { port: PORTS.1, ..clear })
+}
+
+fn settings(ingress: &Ingress) -> (Settings, Vec<Report>) {
+    match &ingress.metadata.annotations {
+        Some(annotations) => annotations::parse(annotations, namespace(&ingress.metadata)),
+        None => Default::default(),
+    }
 }
 
 /// Whether an Ingress names a class of ours, or none while ours is the default.
@@ -129,97 +176,4 @@ fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
             annotations.and_then(|a| a.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|v| v == "true")
         }),
     }
-}
-
-/// The certificates by host; `None` stands for every host.
-fn certificates(seen: &Seen<'_>, ingress: &Ingress) -> Vec<(Option<String>, Certificate)> {
-    let mut certificates: Vec<(Option<String>, Certificate)> = Vec::new();
-    for tls in ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten()) {
-        let Some(secret) = &tls.secret_name else { continue };
-        match seen.certificate(&Key::new(namespace(&ingress.metadata), secret)) {
-            Ok(certificate) => {
-                let mut hosts: Vec<_> = tls.hosts.iter().flatten().map(|h| Some(h.to_ascii_lowercase())).collect();
-                if hosts.is_empty() {
-                    hosts.push(None);
-                }
-                for host in hosts {
-                    // The first for a host stays.
-                    if certificates.iter().all(|(known, _)| *known != host) {
-                        certificates.push((host, Arc::clone(&certificate)));
-                    }
-                }
-            }
-            Err(error) => {
-                warn!(ingress = %key_of(&ingress.metadata), secret, error, "an Ingress has no usable certificate");
-            }
-        }
-    }
-    certificates
-}
-
-type Compiled = (Option<String>, RequestMatch, Rank, Arc<Rule>);
-
-fn rules(seen: &Seen<'_>, ingress: &Ingress) -> Vec<Compiled> {
-    let Some(spec) = &ingress.spec else { return Vec::new() };
-    let rank = rank(&ingress.metadata);
-    let mut compiled = Vec::new();
-    for (order, rule) in spec.rules.iter().flatten().enumerate() {
-        compiled.extend(paths(seen, ingress, rule, order, &rank));
-    }
-    if let Some(backend) = &spec.default_backend {
-        // After everything else that takes every path of every host.
-        let rank = Rank { created: i64::MAX, order: (usize::MAX, 0), ..rank };
-        compiled.push((None, RequestMatch::prefix("/"), rank, forward(seen, ingress, backend)));
-    }
-    compiled
-}
-
-fn paths(seen: &Seen<'_>, ingress: &Ingress, rule: &IngressRule, order: usize, rank: &Rank) -> Vec<Compiled> {
-    let host = rule.host.as_ref().map(|h| h.to_ascii_lowercase()).filter(|h| !h.is_empty());
-    let host_labels = host.as_ref().filter(|h| h.starts_with("*.")).map(|h| h.split('.').count());
-    let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
-    let compiled = paths.map(|(index, path)| {
-        let value = path.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-        let condition = match path.path_type.as_str() {
-            "Exact" => PathMatch::Exact(value.into()),
-            // What the implementation makes of the third type is its own choice: a prefix.
-            _ => PathMatch::prefix(value),
-        };
-        let condition = RequestMatch { host_labels, path: condition, ..RequestMatch::prefix("/") };
-        let rank = Rank { order: (order, index), ..rank.clone() };
-        (host.clone(), condition, rank, forward(seen, ingress, &path.backend))
-    });
-    compiled.collect()
-}
-
-fn forward(seen: &Seen<'_>, ingress: &Ingress, backend: &IngressBackend) -> Arc<Rule> {
-    let share = Share { weight: 1, target: target(seen, ingress, backend), filters: Filters::default() };
-    Arc::new(Rule {
-        owner: owner(&key_of(&ingress.metadata)),
-        name: None,
-        filters: Filters::default(),
-        action: Action::Forward(vec![share]),
-        timeouts: Timeouts::default(),
-    })
-}
-
-/// The backend's endpoints. A Service that is missing has none, and is answered with 503 until it is there.
-fn target(seen: &Seen<'_>, ingress: &Ingress, backend: &IngressBackend) -> Target {
-    let Some(reference) = &backend.service else { return Target::Invalid };
-    let key = Key::new(namespace(&ingress.metadata), &reference.name);
-    let service = seen.service(&key);
-    let port = reference.port.as_ref().and_then(|port| port_number(port, service.as_deref()));
-    match port {
-        Some(port) => Target::Service { backend: seen.backend(&key, port), http2: false },
-        None => Target::Invalid,
-    }
-}
-
-fn port_number(port: &ServiceBackendPort, service: Option<&Service>) -> Option<i32> {
-    let by_name = || {
-        let name = port.name.as_deref()?;
-        let ports = service?.spec.as_ref()?.ports.as_ref()?;
-        ports.iter().find(|p| p.name.as_deref() == Some(name)).map(|p| p.port)
-    };
-    port.number.or_else(by_name)
 }

@@ -8,7 +8,7 @@ use std::{
 
 use k8s_openapi::{
     api::{
-        core::v1::Service,
+        core::v1::{ConfigMap, Secret, Service},
         networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
@@ -22,10 +22,11 @@ use reconcile::Key;
 use rustls::RootCertStore;
 
 use super::{
+    endpoints::Variant,
     item::{Dependency, RouteKind},
     verdict::Fault,
 };
-use crate::routing::{Backend, Certificate, Rank};
+use crate::routing::{Backend, Certificate, Rank, Wire};
 
 /// The cluster by name.
 pub(crate) trait Lookup {
@@ -46,9 +47,15 @@ pub(crate) trait Lookup {
     fn policies(&self, service: &Key) -> Vec<Arc<BackendTLSPolicy>>;
     fn policy(&self, key: &Key) -> Option<Arc<BackendTLSPolicy>>;
     fn ingress(&self, key: &Key) -> Option<Arc<Ingress>>;
+    /// The Ingresses with a rule for a host and path, as [`super::ingresses::paths`] writes them.
+    fn ingresses_at(&self, place: &str) -> Vec<Arc<Ingress>>;
+    fn secret(&self, key: &Key) -> Option<Arc<Secret>>;
+    fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>>;
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>>;
     /// The shared backend for a port of a Service.
     fn backend(&self, service: &Key, port: i32) -> Arc<Backend>;
+    /// The same, spoken to in another way than the Service says.
+    fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend>;
     /// The backends of a Service that somebody refers to, by port.
     fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)>;
 }
@@ -120,6 +127,25 @@ impl<'a> Seen<'a> {
     pub(crate) fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {
         self.note(Dependency::IngressClasses);
         self.cluster.ingress_classes()
+    }
+
+    /// Who compiles by what is found has to see to it that it is compiled again.
+    pub(crate) fn ingresses_at(&self, place: &str) -> Vec<Arc<Ingress>> {
+        self.cluster.ingresses_at(place)
+    }
+
+    pub(crate) fn secret(&self, key: &Key) -> Option<Arc<Secret>> {
+        self.note(Dependency::Secret(key.clone()));
+        self.cluster.secret(key)
+    }
+
+    pub(crate) fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>> {
+        self.note(Dependency::ConfigMap(key.clone()));
+        self.cluster.config_map(key)
+    }
+
+    pub(crate) fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
+        self.cluster.variant(service, port, variant, wire)
     }
 
     pub(crate) fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {

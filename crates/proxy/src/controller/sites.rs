@@ -73,6 +73,22 @@ impl Sites {
     }
 }
 
+impl Sites {
+    /// Whether a listener is on a port, and serves as it wants to itself: of several for one hostname the first counts.
+    pub(crate) fn is_leading(&self, site: Site, grant: &Grant) -> bool {
+        let claims = self.claims.get(&site).map(Vec::as_slice).unwrap_or_default();
+        let own =
+            claims.iter().find(|claim| claim.owner == grant.0 && claim.source == grant.1 && claim.name == grant.2);
+        let Some(own) = own.filter(|_| self.is_granted(site, grant)) else { return false };
+        // They are sorted, and only those that speak the same are granted.
+        let first = claims.iter().find(|claim| {
+            claim.config.hostname == own.config.hostname
+                && self.is_granted(site, &(claim.owner.clone(), claim.source.clone(), claim.name.clone()))
+        });
+        first.is_some_and(|first| first.owner == own.owner)
+    }
+}
+
 /// The oldest claim decides what a port speaks. Claims for one hostname share its listener where they serve alike; bytes
 /// and datagrams have one listener.
 fn grant(claims: &[Claim]) -> (Protocol, Vec<&Claim>) {

@@ -6,20 +6,18 @@ use std::{
 };
 
 use ::http::{HeaderMap, Method};
-use k8s_openapi::{
-    api::networking::v1::{Ingress, IngressClass},
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::{api::networking::v1::IngressClass, apimachinery::pkg::apis::meta::v1::Condition};
 use kinds::gateway::{BackendTLSPolicy, Gateway, GatewayClass, ListenerSet, ListenerSetStatus, ReferenceGrant};
 use rustls::RootCertStore;
 use serde_json::json;
 
-use super::{listeners::ListenerId, lookup::Lookup, *};
+use super::{endpoints::Variant, listeners::ListenerId, lookup::Lookup, *};
 use crate::{
-    routing::{Backend, Certificate, Decision, Place, RequestHead, Site, Target, Transport},
+    routing::{Backend, Certificate, Decision, Place, RequestHead, Site, Target, Transport, Wire},
     server::{Bindings, certificate, roots},
 };
 
+mod annotations;
 mod cost;
 mod gateways;
 mod ingress;
@@ -188,6 +186,26 @@ impl Lookup for Cluster {
 
     fn ingress(&self, key: &Key) -> Option<Arc<Ingress>> {
         self.get("Ingress", key)
+    }
+
+    fn ingresses_at(&self, place: &str) -> Vec<Arc<Ingress>> {
+        let ingresses = self.all::<Ingress>("Ingress").into_iter();
+        ingresses.filter(|ingress| ingresses::paths(ingress).contains(place)).collect()
+    }
+
+    fn secret(&self, key: &Key) -> Option<Arc<Secret>> {
+        self.get("Secret", key)
+    }
+
+    fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>> {
+        self.get("ConfigMap", key)
+    }
+
+    fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
+        let backend =
+            Backend::new(format!("{service}:{port} {}", if variant.by_service_address { "itself" } else { "" }));
+        backend.set_wire(wire());
+        backend
     }
 
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {

@@ -18,13 +18,14 @@ use reconcile::{Index, Informer, Informers, Key};
 use rustls::RootCertStore;
 
 use super::{
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Variant},
+    ingresses,
     item::RouteKind,
     lookup::{Lookup, Route, namespace},
     policies,
 };
 use crate::{
-    routing::{Backend, Certificate},
+    routing::{Backend, Certificate, Wire},
     server::{certificate, roots},
 };
 
@@ -46,6 +47,7 @@ pub(crate) struct View {
     pub(crate) secrets: Informer<Secret>,
     pub(crate) config_maps: Informer<ConfigMap>,
     pub(crate) namespaces: Informer<Namespace>,
+    ingresses_by_path: Index<Ingress>,
     sets_by_gateway: Index<ListenerSet>,
     policies_by_service: Index<BackendTLSPolicy>,
     certificates: Parsed<Certificate>,
@@ -55,6 +57,7 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn new(informers: &Informers) -> Self {
         let (sets, policies) = (informers.of::<ListenerSet>(), informers.of::<BackendTLSPolicy>());
+        let ingresses = informers.of::<Ingress>();
         View {
             endpoints: Endpoints::new(informers),
             classes: informers.of(),
@@ -65,7 +68,6 @@ impl View {
             tcp: informers.of(),
             udp: informers.of(),
             grants: informers.of(),
-            ingresses: informers.of(),
             ingress_classes: informers.of(),
             secrets: informers.of(),
             config_maps: informers.of(),
@@ -73,8 +75,10 @@ impl View {
             sets_by_gateway: sets.index("proxy/gateway", |set| vec![gateway_of(set).to_string()]),
             policies_by_service: policies
                 .index("proxy/service", |policy| policies::services(policy).iter().map(Key::to_string).collect()),
+            ingresses_by_path: ingresses.index("proxy/path", |ingress| ingresses::paths(ingress).into_iter().collect()),
             sets,
             policies,
+            ingresses,
             certificates: Parsed::default(),
             roots: Parsed::default(),
         }
@@ -183,12 +187,28 @@ impl Lookup for View {
         self.ingresses.get(&key.namespace, &key.name)
     }
 
+    fn ingresses_at(&self, place: &str) -> Vec<Arc<Ingress>> {
+        self.ingresses_by_path.get(place)
+    }
+
+    fn secret(&self, key: &Key) -> Option<Arc<Secret>> {
+        self.secrets.get(&key.namespace, &key.name)
+    }
+
+    fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>> {
+        self.config_maps.get(&key.namespace, &key.name)
+    }
+
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {
         self.ingress_classes.list()
     }
 
     fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {
         self.endpoints.backend(service, port)
+    }
+
+    fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
+        self.endpoints.variant(service, port, variant, wire)
     }
 
     fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)> {

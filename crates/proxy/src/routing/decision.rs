@@ -83,6 +83,9 @@ pub(super) fn decide<'a>(
         return redirected(redirect);
     }
     match &rule.action {
+        Action::Redirect { status, to } => {
+            Decision::Redirect { rule, status: *status, location: to.render(head, origin) }
+        }
         Action::Fail(status) => Decision::Fail(*status),
         Action::Forward(shares) => match choose(shares, random) {
             Some(share) => match &share.target {

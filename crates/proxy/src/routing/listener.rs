@@ -114,7 +114,7 @@ impl PortTable {
             // The connection was made for another listener, whose certificate and client checks are not this one's.
             return Decision::Misdirected;
         }
-        let Some(entry) = listener.find(head) else { return Decision::NotFound };
+        let Some(entry) = listener.find(head, random) else { return Decision::NotFound };
         let origin =
             Origin { tls: self.protocol == Protocol::Tls, host: head.host, port, path: head.path, query: head.query };
         decide(entry, head, origin, listener.config.identity.as_ref(), random)
@@ -150,8 +150,8 @@ impl PortTable {
 }
 
 impl Listener {
-    fn find(&self, head: &RequestHead<'_>) -> Option<&Entry> {
-        self.http.matching(head.host).find_map(|rules| rules.find(head))
+    fn find(&self, head: &RequestHead<'_>, random: u64) -> Option<&Entry> {
+        self.http.matching(head.host).find_map(|rules| rules.find(head, random))
     }
 
     /// The share of a connection to a server name in lower case; `None` when no route takes it or no backend may.

@@ -1,9 +1,11 @@
 //! Conditions on a request, and how specific they are.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
+
+use super::canary::Canary;
 
 /// What a decision looks at.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,14 @@ pub enum PathMatch {
     Prefix(Box<str>),
     /// A pattern for the whole path.
     Pattern(Regex),
+    /// A pattern for the beginning of the path, whatever its case. It comes before the prefixes that are no longer than
+    /// its text, and after longer ones, as ingress-nginx has it.
+    Location {
+        /// The pattern.
+        pattern: Regex,
+        /// Length of its text.
+        length: usize,
+    },
 }
 
 impl PathMatch {
@@ -42,13 +52,21 @@ impl PathMatch {
         whole(pattern).map(PathMatch::Pattern)
     }
 
+    /// A pattern for the beginning of the path, whatever its case.
+    pub fn location(pattern: &str) -> Result<Self, regex::Error> {
+        let length = pattern.len();
+        // Checked by itself first: it must not end the group.
+        Regex::new(pattern)?;
+        Ok(PathMatch::Location { pattern: Regex::new(&format!("(?i)^(?:{pattern})"))?, length })
+    }
+
     fn takes(&self, path: &str) -> bool {
         match self {
             PathMatch::Exact(exact) => **exact == *path,
             PathMatch::Prefix(prefix) => {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
-            PathMatch::Pattern(pattern) => pattern.is_match(path),
+            PathMatch::Pattern(pattern) | PathMatch::Location { pattern, .. } => pattern.is_match(path),
         }
     }
 
@@ -56,7 +74,16 @@ impl PathMatch {
     pub(crate) fn prefix_len(&self) -> usize {
         match self {
             PathMatch::Prefix(prefix) => prefix.len(),
-            PathMatch::Exact(_) | PathMatch::Pattern(_) => 0,
+            PathMatch::Exact(_) | PathMatch::Pattern(_) | PathMatch::Location { .. } => 0,
+        }
+    }
+
+    /// Length of the longest prefix that comes after it.
+    pub(super) fn outranks(&self) -> usize {
+        match self {
+            PathMatch::Exact(_) | PathMatch::Pattern(_) => usize::MAX,
+            PathMatch::Location { length, .. } => *length,
+            PathMatch::Prefix(prefix) => prefix.len(),
         }
     }
 }
@@ -101,6 +128,8 @@ pub struct RequestMatch {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     /// On query parameters.
     pub query: Vec<(Box<str>, ValueMatch)>,
+    /// Which of the requests are a canary's.
+    pub canary: Option<Arc<Canary>>,
 }
 
 impl RequestMatch {
@@ -112,16 +141,18 @@ impl RequestMatch {
             method: None,
             headers: Vec::new(),
             query: Vec::new(),
+            canary: None,
         }
     }
 
-    /// Whether every condition holds.
-    pub fn takes(&self, head: &RequestHead<'_>) -> bool {
+    /// Whether every condition holds; `random` draws for a canary.
+    pub fn takes(&self, head: &RequestHead<'_>, random: u64) -> bool {
         self.path.takes(head.path)
             && self.host_labels.is_none_or(|labels| head.host.split('.').count() == labels)
             && self.method.as_ref().is_none_or(|method| method == head.method)
             && self.headers.iter().all(|(name, condition)| takes_header(head.headers, name, condition))
             && self.query.iter().all(|(name, condition)| takes_parameter(head.query, name, condition))
+            && self.canary.as_ref().is_none_or(|canary| canary.takes(head.headers, random))
     }
 }
 

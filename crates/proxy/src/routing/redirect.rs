@@ -1,6 +1,7 @@
 //! Redirects and rewrites.
 
 use http::StatusCode;
+use regex::Regex;
 
 /// A change of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +10,53 @@ pub enum PathChange {
     Full(Box<str>),
     /// The prefix that the rule matched.
     Prefix(Box<str>),
+    /// The whole path, made of what a pattern caught.
+    Captures(Captures),
 }
+
+/// A pattern for paths, and what becomes of those in which it is found. What it caught is `$1` to `$9` there.
+#[derive(Clone, Debug)]
+pub struct Captures {
+    pattern: Regex,
+    /// As it was written.
+    target: Box<str>,
+    /// The same in the words of the regular expressions, where `$1a` is a name.
+    expansion: Box<str>,
+}
+
+impl Captures {
+    /// Makes `target` of the paths in which the pattern is found.
+    pub fn new(pattern: Regex, target: &str) -> Self {
+        let mut expansion = String::with_capacity(target.len());
+        let mut characters = target.chars().peekable();
+        while let Some(character) = characters.next() {
+            match (character, characters.peek().filter(|next| next.is_ascii_digit()).copied()) {
+                ('$', Some(digit)) => {
+                    characters.next();
+                    expansion.extend(['$', '{', digit, '}']);
+                }
+                ('$', None) => expansion.push_str("$$"),
+                (other, _) => expansion.push(other),
+            }
+        }
+        Captures { pattern, target: target.into(), expansion: expansion.into() }
+    }
+
+    fn apply(&self, path: &str) -> String {
+        let Some(found) = self.pattern.captures(path) else { return path.to_owned() };
+        let mut expanded = String::new();
+        found.expand(&self.expansion, &mut expanded);
+        absolute(&expanded)
+    }
+}
+
+impl PartialEq for Captures {
+    fn eq(&self, other: &Self) -> bool {
+        self.pattern.as_str() == other.pattern.as_str() && self.target == other.target
+    }
+}
+
+impl Eq for Captures {}
 
 impl PathChange {
     /// The new path; `matched` is the length of the matched prefix without a trailing slash.
@@ -20,6 +67,7 @@ impl PathChange {
                 let prefix = prefix.trim_end_matches('/');
                 absolute(&format!("{prefix}{}", path.get(matched..).unwrap_or("")))
             }
+            PathChange::Captures(captures) => captures.apply(path),
         }
     }
 }

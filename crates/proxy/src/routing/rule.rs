@@ -10,6 +10,7 @@ use super::{
     edit::HeaderEdits,
     mirror::Mirror,
     redirect::{Redirect, Rewrite},
+    template::Template,
 };
 
 /// The object that a rule comes from: its kind, and `namespace/name`.
@@ -64,6 +65,13 @@ pub struct Filters {
 pub enum Action {
     /// Sends requests to backends, by weight.
     Forward(Vec<Share>),
+    /// Sends the client elsewhere.
+    Redirect {
+        /// The status of the answer.
+        status: StatusCode,
+        /// The `Location`.
+        to: Template,
+    },
     /// Answers with an error, for a rule that cannot be served as it was written.
     Fail(StatusCode),
 }

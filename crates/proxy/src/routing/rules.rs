@@ -34,20 +34,29 @@ pub(super) struct HostRules {
 }
 
 impl HostRules {
-    /// The rule that takes a request: an exact path before a pattern before the longest prefix.
-    pub(super) fn find(&self, head: &RequestHead<'_>) -> Option<&Entry> {
-        take(self.exact.get(head.path), head).or_else(|| take(Some(&self.patterns), head)).or_else(|| {
-            if self.prefixes.is_empty() {
-                return None;
+    /// The rule that takes a request: an exact path before a pattern before the longest prefix, unless the prefix is
+    /// longer than the pattern of an Ingress.
+    pub(super) fn find(&self, head: &RequestHead<'_>, random: u64) -> Option<&Entry> {
+        if let Some(found) = take(self.exact.get(head.path), head, random) {
+            return Some(found);
+        }
+        let pattern = take(Some(&self.patterns), head, random);
+        if self.prefixes.is_empty() {
+            return pattern;
+        }
+        let mut end = self.deepest(head.path);
+        loop {
+            if pattern.is_some_and(|pattern| end <= pattern.condition.path.outranks()) {
+                return pattern;
             }
-            let mut end = self.deepest(head.path);
-            loop {
-                if let Some(found) = take(self.prefixes.get(&head.path[..end]), head) {
-                    return Some(found);
-                }
-                end = head.path[..end].rfind('/')?;
+            if let Some(found) = take(self.prefixes.get(&head.path[..end]), head, random) {
+                return Some(found);
             }
-        })
+            match head.path[..end].rfind('/') {
+                Some(shorter) => end = shorter,
+                None => return pattern,
+            }
+        }
     }
 
     /// Where the longest part of a path ends that could be a prefix.
@@ -85,7 +94,7 @@ impl HostRules {
         match path {
             PathMatch::Exact(path) => self.exact.change(path, change),
             PathMatch::Prefix(prefix) => self.prefixes.change(prefix, change),
-            PathMatch::Pattern(_) => {
+            PathMatch::Pattern(_) | PathMatch::Location { .. } => {
                 let mut patterns = Some(std::mem::take(&mut self.patterns));
                 change(&mut patterns);
                 self.patterns = patterns.unwrap_or_default();
@@ -94,18 +103,19 @@ impl HostRules {
     }
 }
 
-fn take<'a>(entries: Option<&'a Entries>, head: &RequestHead<'_>) -> Option<&'a Entry> {
-    entries?.iter().find(|entry| entry.condition.takes(head)).map(|entry| &**entry)
+fn take<'a>(entries: Option<&'a Entries>, head: &RequestHead<'_>, random: u64) -> Option<&'a Entry> {
+    entries?.iter().find(|entry| entry.condition.takes(head, random)).map(|entry| &**entry)
 }
 
 /// Among conditions on the same path the smallest wins: those with a method, the most headers, the most parameters; among
-/// patterns the longest.
+/// patterns those for whole paths, then the longest; a canary comes before what it stands beside.
 fn order(entry: &Entry) -> impl Ord + use<'_> {
     let condition = &entry.condition;
     let pattern = match &condition.path {
-        PathMatch::Pattern(pattern) => pattern.as_str().len(),
-        PathMatch::Exact(_) | PathMatch::Prefix(_) => 0,
+        PathMatch::Pattern(pattern) => (true, pattern.as_str().len()),
+        PathMatch::Location { length, .. } => (false, *length),
+        PathMatch::Exact(_) | PathMatch::Prefix(_) => (false, 0),
     };
     let (headers, query) = (Reverse(condition.headers.len()), Reverse(condition.query.len()));
-    (Reverse(pattern), condition.method.is_none(), headers, query, &entry.rank)
+    (Reverse(pattern), condition.method.is_none(), headers, query, condition.canary.is_none(), &entry.rank)
 }

@@ -139,7 +139,7 @@ fn outgoing(
         Some(change) => {
             let mut path = change.apply(parts.uri.path(), way.matched);
             if let Some(query) = parts.uri.query() {
-                path.push('?');
+                path.push(if path.contains('?') { '&' } else { '?' });
                 path.push_str(query);
             }
             PathAndQuery::try_from(path).ok()?

@@ -28,27 +28,46 @@ pub enum Expected {
 pub fn verification(roots: RootCertStore, expected: Vec<Expected>) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let verifier = Verifier { roots, expected, provider };
+    let verifier = Verifier { trust: Trust::Verified(roots, expected), provider };
     Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()))
+}
+
+/// Takes any certificate: what is sent is encrypted, to whoever answers.
+pub fn unverified() -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let verifier = Verifier { trust: Trust::Anybody, provider };
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()))
+}
+
+/// Whose certificates are taken.
+#[derive(Debug)]
+enum Trust {
+    Anybody,
+    /// Those that one of the roots vouches for and that have one of the names.
+    Verified(RootCertStore, Vec<Expected>),
 }
 
 #[derive(Debug)]
 struct Verifier {
-    roots: RootCertStore,
-    expected: Vec<Expected>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
 }
 
-impl Verifier {
-    fn named(&self, der: &CertificateDer<'_>, leaf: &ParsedCertificate<'_>, asked: &ServerName<'_>) -> bool {
-        let host = |name: &ServerName<'_>| verify_server_name(leaf, name).is_ok();
-        match &*self.expected {
-            [] => host(asked),
-            expected => expected.iter().any(|expected| match expected {
-                Expected::Host(name) => host(name),
-                Expected::Uri(uri) => has_uri(der, uri),
-            }),
-        }
+/// Whether a certificate has one of the names, or without any the one that is asked for.
+fn named(
+    expected: &[Expected],
+    der: &CertificateDer<'_>,
+    leaf: &ParsedCertificate<'_>,
+    asked: &ServerName<'_>,
+) -> bool {
+    let host = |name: &ServerName<'_>| verify_server_name(leaf, name).is_ok();
+    match expected {
+        [] => host(asked),
+        expected => expected.iter().any(|expected| match expected {
+            Expected::Host(name) => host(name),
+            Expected::Uri(uri) => has_uri(der, uri),
+        }),
     }
 }
 
@@ -69,10 +88,11 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let Trust::Verified(roots, expected) = &self.trust else { return Ok(ServerCertVerified::assertion()) };
         let leaf = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)?;
-        if self.named(end_entity, &leaf, server_name) {
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
+        if named(expected, end_entity, &leaf, server_name) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::NotValidForName))

@@ -70,6 +70,8 @@ pub enum Clients {
     Anybody,
     /// A certificate that one of these roots vouches for.
     Verified(Arc<RootCertStore>),
+    /// The same, or none.
+    Optional(Arc<RootCertStore>),
     /// A certificate, which need not be there nor be valid.
     Asked,
 }
@@ -80,8 +82,12 @@ pub fn termination(certificates: Vec<Certificate>, clients: &Clients, http: bool
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let builder = match clients {
         Clients::Anybody => builder.with_no_client_auth(),
-        Clients::Verified(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider).build();
+        Clients::Verified(roots) | Clients::Optional(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider);
+            let verifier = match clients {
+                Clients::Optional(_) => verifier.allow_unauthenticated().build(),
+                _ => verifier.build(),
+            };
             builder.with_client_cert_verifier(verifier.map_err(|error| Error::General(error.to_string()))?)
         }
         Clients::Asked => builder.with_client_cert_verifier(Arc::new(Unverified(provider))),
@@ -93,7 +99,7 @@ pub fn termination(certificates: Vec<Certificate>, clients: &Clients, http: bool
     match clients {
         Clients::Anybody => config.ticketer = ring::Ticketer::new()?,
         // A resumed session would tell of a client that was verified by other rules.
-        Clients::Verified(_) | Clients::Asked => {
+        Clients::Verified(_) | Clients::Optional(_) | Clients::Asked => {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }

@@ -28,12 +28,12 @@ fn ingress_shares_the_table() {
     let mut core = cluster.compile();
     assert!(core.ingress(&Key::new("shop", "main")).is_some() && core.ingress(&Key::new("shop", "other")).is_none());
     for (port, host, path, expected) in [
-        (80, "shop.test", "/api", "shop/web:80"),
-        (80, "shop.test", "/api/x", "shop/api:80"),
+        (80, "shop.test", "/api", "https://shop.test/api"),
+        (443, "shop.test", "/api", "shop/web:80"),
         (80, "a.shop.test", "/api/x", "shop/api:80"),
         (80, "b.a.shop.test", "/api/x", "shop/web:80"),
-        (80, "shop.test", "/other", "shop/web:80"),
-        (80, "shop.test", "/gone", "shop/gone:80"),
+        (80, "a.shop.test", "/other", "shop/web:80"),
+        (80, "a.shop.test", "/gone", "shop/gone:80"),
         (80, "unknown.test", "/", "shop/web:80"),
         (443, "shop.test", "/api/x", "shop/api:80"),
         (443, "a.shop.test", "/api/x", "404"),

@@ -1,0 +1,136 @@
+//! What the annotations of an Ingress amount to.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::routing::{Canary, Template};
+
+/// Everything that annotations can ask for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) paths: Paths,
+    pub(crate) redirects: Redirects,
+    /// More names for the host of the first rule.
+    pub(crate) aliases: Vec<String>,
+    pub(crate) upstream: Upstream,
+    /// Value of the header `X-Forwarded-Prefix`.
+    pub(crate) forwarded_prefix: Option<http::HeaderValue>,
+    /// The ConfigMap with headers for answers.
+    pub(crate) response_headers: Option<Box<str>>,
+    pub(crate) cors: Cors,
+    pub(crate) canary: CanarySettings,
+    pub(crate) mirror: Option<Box<str>>,
+    pub(crate) clients: ClientCertificates,
+    /// TLS is passed to the backend as it comes.
+    pub(crate) passthrough: bool,
+    /// Something that keeps requests out cannot be served: then nobody gets in.
+    pub(crate) closed: bool,
+}
+
+/// How paths are matched and changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Paths {
+    /// Paths are regular expressions.
+    pub(crate) regex: bool,
+    /// What becomes of the path.
+    pub(crate) rewrite: Option<Box<str>>,
+    /// Where `/` leads.
+    pub(crate) app_root: Option<Box<str>>,
+}
+
+/// Answers that send clients elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Redirects {
+    /// Whether clear requests are sent to HTTPS; if it is not said, those are for whose host there is a certificate.
+    pub(crate) secure: Option<bool>,
+    /// Also without a certificate here.
+    pub(crate) secure_always: bool,
+    pub(crate) permanent: Option<Template>,
+    pub(crate) permanent_status: Option<StatusCode>,
+    pub(crate) temporal: Option<Template>,
+    pub(crate) temporal_status: Option<StatusCode>,
+    /// With and without `www.` lead to the one that there are rules for.
+    pub(crate) www: bool,
+}
+
+/// What backends speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    #[default]
+    Http,
+    Https,
+    Grpc,
+    Grpcs,
+}
+
+/// How backends are reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Upstream {
+    /// As the annotation says; without it as the Service's port does.
+    pub(crate) spoken: Option<Spoken>,
+    /// The `Host` that backends are told; with variables that are known beforehand.
+    pub(crate) host: Option<Box<str>>,
+    /// Through the Service's own address.
+    pub(crate) by_service_address: bool,
+    pub(crate) tls: UpstreamTls,
+    /// How long an attempt may take to connect.
+    pub(crate) connect: Option<Duration>,
+    /// How long one may take to answer.
+    pub(crate) read: Option<Duration>,
+}
+
+/// TLS towards backends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UpstreamTls {
+    /// The Secret with the gateway's certificate and the roots.
+    pub(crate) secret: Option<Box<str>>,
+    pub(crate) verify: bool,
+    /// The name that is verified.
+    pub(crate) name: Option<Box<str>>,
+    /// Whether the name is sent.
+    pub(crate) send_name: bool,
+}
+
+/// Cross-origin resource sharing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cors {
+    pub(crate) enabled: bool,
+    pub(crate) origins: Option<Vec<String>>,
+    pub(crate) methods: Option<Vec<String>>,
+    pub(crate) headers: Option<Vec<String>>,
+    pub(crate) expose: Vec<String>,
+    pub(crate) credentials: Option<bool>,
+    pub(crate) max_age: Option<u32>,
+}
+
+/// Whether the Ingress is a canary, and of which requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CanarySettings {
+    pub(crate) enabled: bool,
+    pub(crate) of: Canary,
+    /// Name of the header, which comes before its values.
+    pub(crate) header: Option<http::HeaderName>,
+    pub(crate) value: Option<Box<str>>,
+    pub(crate) pattern: Option<regex::Regex>,
+}
+
+/// Certificates of clients.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClientCertificates {
+    /// The Secret with the roots.
+    pub(crate) secret: Option<Box<str>>,
+    pub(crate) verify: Verify,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Verify {
+    #[default]
+    On,
+    Off,
+    /// A certificate need not be there, but if it is it must be valid.
+    Optional,
+    /// A certificate need not be there nor be valid.
+    Asked,
+}
