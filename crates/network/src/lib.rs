@@ -10,12 +10,14 @@
 //! - [`Network`] sets the node up, and attaches and detaches pods ([`PodNetwork`]).
 //! - [`run_services`] keeps the rules in step with Services, EndpointSlices and the ports of the node that pods ask for;
 //!   [`run_load_balancer`] gives Services of type LoadBalancer addresses of the machine; [`run_dns`] serves DNS.
+//! - [`PodNamespace`] is a pod's network namespace for who serves inside it, as the mesh does.
 //! - [`down`] removes everything, also after a crash.
 //!
 //! Invariants: whatever is set up can be set up again without disturbing what lives; a changed Service costs what that
 //! Service costs, never the whole table; names and addresses of all objects follow from the slot, so that a process
 //! that knows nothing else can adopt or remove them.
 
+mod capture;
 mod dns;
 mod ipam;
 mod link;
@@ -33,6 +35,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+pub use capture::{Capture, PodNamespace};
 pub use dns::{DnsConfig, DnsError, host_resolvers, run_dns};
 pub use ipam::IpamError;
 pub use load_balancer::run_load_balancer;

@@ -14,6 +14,8 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -34,6 +36,9 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FR_ACT_TO_TBL: u8 = 1;
 
 const IFF_UP: u32 = 1;
 const IFINFO_LEN: usize = 16;
@@ -270,6 +275,52 @@ impl Links {
             message.attr(RTA_PREFSRC, &source.octets());
         });
         self.socket.request(&format!("set default route via {gateway}"), &messages)
+    }
+}
+
+/// Packets with a mark that are taken for the machine's own, whatever their destination.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MarkedLocal {
+    /// The mark.
+    pub(crate) mark: u32,
+    /// The routing table that says so; nobody else uses it.
+    pub(crate) table: u8,
+    /// The order of the rule that leads there.
+    pub(crate) priority: u32,
+}
+
+impl Links {
+    /// Takes marked packets for the machine's own, or keeps doing so.
+    pub(crate) fn take_marked(&self, marked: MarkedLocal) -> Result<(), NetlinkError> {
+        let loopback = index_of("lo").unwrap_or(1);
+        let mut route = Encoder::default();
+        route.message(RTM_NEWROUTE, REQUEST | ACK | CREATE | REPLACE, |message| {
+            let mut header = rtmsg(0, RT_SCOPE_HOST);
+            (header[4], header[7]) = (marked.table, RTN_LOCAL);
+            message.raw(&header);
+            message.attr_u32(RTA_OIF, loopback);
+        });
+        self.socket.request("add the route of marked packets", &route)?;
+        let rule = marked.message(RTM_NEWRULE, REQUEST | ACK | CREATE | EXCL);
+        tolerate(self.socket.request("add the rule of marked packets", &rule), &[libc::EEXIST])
+    }
+
+    /// Routes marked packets as all others. The table's route stays, to which nothing leads.
+    pub(crate) fn leave_marked(&self, marked: MarkedLocal) -> Result<(), NetlinkError> {
+        let rule = marked.message(RTM_DELRULE, REQUEST | ACK);
+        tolerate(self.socket.request("delete the rule of marked packets", &rule), &[libc::ENOENT])
+    }
+}
+
+impl MarkedLocal {
+    fn message(self, kind: u16, flags: u16) -> Encoder {
+        let mut encoder = Encoder::default();
+        encoder.message(kind, flags, |message| {
+            message.raw(&[libc::AF_INET as u8, 0, 0, 0, self.table, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0]);
+            message.attr_u32(FRA_PRIORITY, self.priority);
+            message.attr_u32(FRA_FWMARK, self.mark);
+        });
+        encoder
     }
 }
 

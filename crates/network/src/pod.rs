@@ -13,7 +13,7 @@ use crate::netlink::{NetlinkError, in_netns};
 use crate::slot::Slot;
 
 /// The pod's link.
-const POD_LINK: &str = "eth0";
+pub(crate) const POD_LINK: &str = "eth0";
 
 /// What a pod knows of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The whole node in network namespaces of the test's own: what packets really do.
 
+mod capture;
 mod support;
 
 use std::collections::HashSet;

@@ -11,16 +11,22 @@ const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const SOURCE_OFFSET: u32 = 12;
 const DESTINATION_OFFSET: u32 = 16;
+const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
 const CT_STATE_INVALID: u32 = 1;
 const CT_STATUS: u32 = 2;
+const CT_MARK: u32 = 3;
 const CT_STATUS_DNAT: u32 = 1 << 5;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 2;
 const RTN_LOCAL: u32 = 2;
+const TCP_FLAGS_OFFSET: u32 = 13;
+/// FIN, SYN, RST and ACK.
+const TCP_FLAGS_MASK: u8 = 0x17;
+const TCP_SYN: u8 = 0x02;
 const NAT_DESTINATION: u32 = 1;
 const NUMGEN_RANDOM: u32 = 1;
 const REJECT_ICMP_UNREACHABLE: u32 = 0;
@@ -214,6 +220,58 @@ impl<'e> Expressions<'e> {
     /// Goes on when the packet's transport protocol has this number.
     pub(crate) fn protocol_is(&mut self, protocol: u8) -> &mut Self {
         self.load_protocol(Register::R0).compare(Compare::Equal, &[protocol])
+    }
+
+    /// Goes on when the packet asks for a new TCP connection.
+    pub(crate) fn opens_tcp(&mut self) -> &mut Self {
+        // one byte fills a register of four, the rest of which is zero
+        self.protocol_is(libc::IPPROTO_TCP as u8)
+            .payload(Register::R0, TRANSPORT_HEADER, TCP_FLAGS_OFFSET, 1)
+            .mask([TCP_FLAGS_MASK, 0, 0, 0])
+            .compare(Compare::Equal, &[TCP_SYN, 0, 0, 0])
+    }
+
+    /// Goes on when the destination port is this.
+    pub(crate) fn port_is(&mut self, port: u16) -> &mut Self {
+        self.load_port(Register::R0).compare(Compare::Equal, &port.to_be_bytes())
+    }
+
+    /// Compares the packet's mark.
+    pub(crate) fn mark(&mut self, operator: Compare, mark: u32) -> &mut Self {
+        self.meta(Register::R0, META_MARK).compare(operator, &mark.to_ne_bytes())
+    }
+
+    /// Compares the mark of the packet's connection.
+    pub(crate) fn connection_mark(&mut self, operator: Compare, mark: u32) -> &mut Self {
+        self.push_numbers("ct", &[Register::R0 as u32, CT_MARK]).compare(operator, &mark.to_ne_bytes())
+    }
+
+    /// Marks the packet.
+    pub(crate) fn set_mark(&mut self, mark: u32) -> &mut Self {
+        self.constant(&mark.to_ne_bytes()).push("meta", |data| {
+            data.attr_be32(2, META_MARK);
+            data.attr_be32(3, Register::R0 as u32);
+        })
+    }
+
+    /// Marks the packet's connection.
+    pub(crate) fn set_connection_mark(&mut self, mark: u32) -> &mut Self {
+        self.constant(&mark.to_ne_bytes()).push("ct", |data| {
+            data.attr_be32(2, CT_MARK);
+            data.attr_be32(4, Register::R0 as u32);
+        })
+    }
+
+    /// Translates the destination to a port of this machine.
+    pub(crate) fn redirect(&mut self, port: u16) {
+        self.constant(&port.to_be_bytes()).push_numbers("redir", &[Register::R0 as u32]);
+    }
+
+    fn constant(&mut self, value: &[u8]) -> &mut Self {
+        self.push("immediate", |data| {
+            data.attr_be32(1, Register::R0 as u32);
+            data.nest(2, |nest| nest.attr(NFTA_DATA_VALUE, value));
+        })
     }
 
     /// Chooses an index into the map at random.
