@@ -1,11 +1,11 @@
 //! `keelson`: parse, build, run, drain. Everything else is a library of this workspace.
 
+mod bundled_crds;
 mod cli;
 mod commands;
 mod config;
 mod data_dir;
 mod exit;
-mod gateway_crds;
 mod log;
 mod memory;
 mod place;

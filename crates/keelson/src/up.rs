@@ -24,12 +24,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    bundled_crds,
     cli::Up,
     commands,
     config::Config,
     data_dir::{DataDir, Layout, RunFile},
     exit::{Exit, Failure, chain},
-    gateway_crds, log, memory,
+    log, memory,
     supervisor::{Fate, Supervisor},
 };
 
@@ -139,7 +140,7 @@ async fn control_plane(
     supervisor: &mut Supervisor,
 ) -> Result<(api::Api, reconcile::Informers), Failure> {
     let api = api::start(config, layout, listener, slot, supervisor).await?;
-    gateway_crds::install(api.administrator()).await?;
+    bundled_crds::install(api.administrator()).await?;
     cluster_objects::publish(&api, slot).await.context("publish the objects that every cluster has")?;
     let informers = informers(&api);
     api.server.add_metrics(reconcile::render_metrics);

@@ -1,7 +1,7 @@
 //! Rust types of every API that Keelson serves, and the table of resources behind discovery.
 //!
 //! Pure: no I/O, no clock. Core types are `k8s_openapi`'s, re-exported as [`k8s`]; types of APIs that live in CRDs
-//! (Gateway API, Envoy Gateway) stand in a module per API group, [`matching`] says what selectors, node terms and
+//! (Gateway API, Envoy Gateway, Istio) stand in a module per API group, [`matching`] says what selectors, node terms and
 //! tolerations mean, and [`demand`] what a pod takes of its node.
 //! [`Resource`] is one row of the group-version-resource table: built-in rows are generated from the published OpenAPI
 //! document, rows of CustomResourceDefinitions are made at run time.
@@ -14,6 +14,7 @@ mod custom;
 pub mod demand;
 pub mod envoy_gateway;
 pub mod gateway;
+pub mod istio;
 pub mod matching;
 pub mod quantity;
 mod resource;

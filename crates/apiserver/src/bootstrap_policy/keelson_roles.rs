@@ -73,7 +73,7 @@ const ROLES: &[RoleRow] = &[
     RoleRow {
         name: GATEWAY,
         rules: &[
-            on(READ, "core", "configmaps namespaces secrets"),
+            on(READ, "core", "configmaps namespaces pods secrets"),
             on("create get list patch watch", "core", "services"),
             on("create get list patch watch", "discovery.k8s.io", "endpointslices"),
             on(READ, "networking.k8s.io", "ingressclasses ingresses"),
@@ -99,6 +99,14 @@ const ROLES: &[RoleRow] = &[
                 "patch update",
                 "gateway.envoyproxy.io",
                 "backends/status backendtrafficpolicies/status clienttrafficpolicies/status securitypolicies/status",
+            ),
+            on(READ, "networking.istio.io", "destinationrules virtualservices"),
+            on("patch update", "networking.istio.io", "destinationrules/status virtualservices/status"),
+            on(READ, "security.istio.io", "authorizationpolicies peerauthentications requestauthentications"),
+            on(
+                "patch update",
+                "security.istio.io",
+                "authorizationpolicies/status peerauthentications/status requestauthentications/status",
             ),
             EVENTS,
         ],

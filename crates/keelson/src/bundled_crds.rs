@@ -1,5 +1,5 @@
-//! The CustomResourceDefinitions that the gateway implements, installed at start: the Gateway API's and Envoy Gateway's
-//! policies.
+//! The CustomResourceDefinitions that gateway and mesh implement, installed at start: the Gateway API's, Envoy Gateway's
+//! policies, and those of Istio's that the mesh follows.
 //!
 //! On other clusters they come with those projects' releases; here they are part of the platform. They are packed by
 //! `scripts/embed-crds`.
@@ -11,8 +11,11 @@ use futures::future::try_join_all;
 use serde_json::Value;
 
 const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const PACKED: [&[u8]; 2] =
-    [include_bytes!("../data/gateway-api-crds.json.gz"), include_bytes!("../data/envoy-gateway-crds.json.gz")];
+const PACKED: [&[u8]; 3] = [
+    include_bytes!("../data/gateway-api-crds.json.gz"),
+    include_bytes!("../data/envoy-gateway-crds.json.gz"),
+    include_bytes!("../data/istio-crds.json.gz"),
+];
 
 fn unpack() -> anyhow::Result<Vec<Value>> {
     let mut definitions = Vec::new();
@@ -69,6 +72,11 @@ mod tests {
                 "clienttrafficpolicies",
                 "httproutefilters",
                 "securitypolicies",
+                "destinationrules",
+                "virtualservices",
+                "authorizationpolicies",
+                "peerauthentications",
+                "requestauthentications",
             ]
         );
     }
