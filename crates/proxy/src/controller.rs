@@ -53,7 +53,7 @@ mod infrastructure;
 mod ingresses;
 mod item;
 mod listeners;
-mod lookup;
+pub(crate) mod lookup;
 mod policies;
 mod requests;
 mod rivals;
@@ -488,7 +488,7 @@ impl Controller {
 }
 
 /// Replaces a status, but only that of the revision it was made from: others write to the same lists.
-async fn patch<K, S>(api: &Api<K>, object: &K, known: Option<&S>, status: &S) -> Result<(), kube::Error>
+pub(crate) async fn patch<K, S>(api: &Api<K>, object: &K, known: Option<&S>, status: &S) -> Result<(), kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     S: Serialize,
@@ -515,7 +515,7 @@ fn replacing<S: Serialize>(known: Option<&S>, status: &S) -> Value {
 }
 
 /// Whether a change leaves alone what matters.
-fn is_same<K>(change: &Change<K>, same: impl Fn(&K, &K) -> bool) -> bool {
+pub(crate) fn is_same<K>(change: &Change<K>, same: impl Fn(&K, &K) -> bool) -> bool {
     match change {
         Change::Applied { old: Some(old), new } => same(old, new),
         Change::Applied { old: None, .. } | Change::Deleted(_) => false,

@@ -14,6 +14,7 @@ use reconcile::Informers;
 use tokio_util::sync::CancellationToken;
 
 mod controller;
+pub mod mesh;
 pub mod routing;
 pub mod server;
 
