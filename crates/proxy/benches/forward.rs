@@ -17,8 +17,8 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proxy::{
     routing::{
-        Action, Backend, Entry, Filters, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable,
-        Rule, Share, Site, Spot, Timeouts, Transport,
+        Action, Backend, Entry, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable, Rule,
+        Share, Site, Spot, Transport,
     },
     server::{Server, ServerConfig},
 };
@@ -73,16 +73,11 @@ async fn start_backend(tasks: &mut JoinSet<()>) -> Outcome<SocketAddr> {
 async fn start_gateway(address: SocketAddr, tasks: &mut JoinSet<()>) -> Outcome<SocketAddr> {
     let backend = Backend::new("backend");
     backend.set_endpoints(vec![address]);
-    let rule = Rule {
-        owner: Owner { kind: "HTTPRoute", name: "bench/route".into() },
-        name: None,
-        filters: Filters::default(),
-        action: Action::Forward(vec![Share::new(backend, 1)]),
-        timeouts: Timeouts::default(),
-    };
+    let owner = Owner { kind: "HTTPRoute", name: "bench/route".into() };
+    let rule = Rule::new(owner, Action::Forward(vec![Share::new(backend, 1)]));
     let site = Site { place: Place::Shared, port: PORT, transport: Transport::Tcp };
     let mut table = RouteTable::default();
-    let listener = ListenerConfig { hostname: None, mode: Mode::Http(None), identity: None };
+    let listener = ListenerConfig::new(None, Mode::Http(None));
     table.listen(site, Protocol::Http, vec![listener]);
     let entry = Entry { condition: RequestMatch::prefix("/"), rank: Rank::default(), rule: Arc::new(rule) };
     table.insert(&Spot { site, listener: None, host: None }, Arc::new(entry));

@@ -27,6 +27,7 @@ mod table;
 mod template;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use backend::{Backend, Security, Share, Target, Wire};
 pub use canary::{Canary, Values};
@@ -44,6 +45,10 @@ pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
 pub use rules::Entry;
 pub use table::{Place, RouteTable, Site, Spot, Transport};
 pub use template::{Template, UnknownVariable};
+pub use traffic::{
+    Attempt, Balance, Carrier, Failed, Group, HashKey, Limits, Member, Overflow, Permit, Retry, Session, Token,
+    Traffic, Trigger, Upstream, UpstreamConfig, Want,
+};
 
 /// A certificate and its key.
 pub type Certificate = std::sync::Arc<rustls::sign::CertifiedKey>;

@@ -24,16 +24,19 @@ use crate::routing::{Place, RouteTable, Site, Transport};
 mod answer;
 mod body;
 mod datagram;
+mod exchange;
 mod forward;
 mod headers;
 mod hello;
 mod listener;
 mod mirror;
 mod origin;
+mod replay;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traffic;
 mod tunnel;
 mod upstream;
 
@@ -58,6 +61,13 @@ pub struct ServerConfig {
     pub addresses: Vec<IpAddr>,
     /// Lets the kernel choose each port instead of the listener: for tests, and where the ports belong to others.
     pub ephemeral: bool,
+}
+
+impl ServerConfig {
+    /// Where a listener's port is bound on an address.
+    fn at(&self, address: IpAddr, port: u16) -> SocketAddr {
+        SocketAddr::new(address, if self.ephemeral { 0 } else { port })
+    }
 }
 
 /// A port of an address.

@@ -40,9 +40,11 @@ use crate::{
 };
 
 mod layer;
+mod places;
 mod turn;
 
 pub use layer::{BulkheadFuture, BulkheadLayer, BulkheadService, Place};
+pub use places::{Places, Taken};
 
 /// Nobody finds out what is in a longer queue in time.
 pub const QUEUE_MAX: usize = 1_000_000;

@@ -206,7 +206,7 @@ fn plan_listener(
         }
     };
     let hostname = hostname(listener).map(|host| host.to_ascii_lowercase().into());
-    let config = mode.map(|mode| ListenerConfig { hostname, mode, identity: identity.cloned() });
+    let config = mode.map(|mode| ListenerConfig { identity: identity.cloned(), ..ListenerConfig::new(hostname, mode) });
     ListenerPlan {
         source,
         listener: listener.clone(),

@@ -12,7 +12,7 @@ use super::{
     lookup::{Route, Seen, key_of},
     verdict::Fault,
 };
-use crate::routing::{Action, Filters, Owner, RequestMatch, Rule, Timeouts};
+use crate::routing::{Action, Owner, RequestMatch, Rule, Timeouts};
 
 /// What the rules of all kinds have in common, once their own conditions were read.
 pub(crate) struct RequestRule<'a> {
@@ -79,18 +79,13 @@ fn compile_rule(
     let shares = backends::shares(seen, route, from.backends, broken)?;
     let timeouts = from.timeouts.map_or(Ok(Timeouts::default()), timeouts)?;
     let name = from.name.map(Into::into);
-    Ok(Rule { owner: owner.clone(), name, filters, action: Action::Forward(shares), timeouts })
+    Ok(Rule { name, filters, timeouts, ..Rule::new(owner.clone(), Action::Forward(shares)) })
 }
 
 /// A rule that cannot be served as it is written.
 fn failing(owner: &Owner, name: Option<&str>) -> Rule {
-    Rule {
-        owner: owner.clone(),
-        name: name.map(Into::into),
-        filters: Filters::default(),
-        action: Action::Fail(StatusCode::INTERNAL_SERVER_ERROR),
-        timeouts: Timeouts::default(),
-    }
+    let name = name.map(Into::into);
+    Rule { name, ..Rule::new(owner.clone(), Action::Fail(StatusCode::INTERNAL_SERVER_ERROR)) }
 }
 
 fn timeouts(from: &HTTPRouteTimeouts) -> Result<Timeouts, Fault> {

@@ -3,15 +3,19 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
+use resilience::retry::{Budget, BudgetConfig};
 use rustls::{ClientConfig, pki_types::ServerName};
 
-use super::rule::Filters;
+use super::{
+    rule::Filters,
+    traffic::{Group, Upstream},
+};
 
 /// The endpoints behind one port of a Service, and how to speak to them. It outlives route tables, so that a change of
 /// either recompiles none.
@@ -21,6 +25,9 @@ pub struct Backend {
     endpoints: ArcSwap<Vec<SocketAddr>>,
     next: AtomicUsize,
     wire: ArcSwap<Wire>,
+    /// One for each way in which traffic policies use the endpoints: a few at most.
+    groups: ArcSwap<Vec<Arc<Group>>>,
+    budget: OnceLock<Option<Budget>>,
 }
 
 /// How to speak to the endpoints of a backend.
@@ -66,6 +73,8 @@ impl Backend {
             endpoints: ArcSwap::default(),
             next: AtomicUsize::new(0),
             wire: ArcSwap::from_pointee(Wire::new(false, Security::Plain)),
+            groups: ArcSwap::default(),
+            budget: OnceLock::new(),
         })
     }
 
@@ -98,6 +107,35 @@ impl Backend {
     /// The ready endpoints.
     pub fn endpoints(&self) -> Arc<Vec<SocketAddr>> {
         self.endpoints.load_full()
+    }
+
+    /// The ready endpoints, for a look at them.
+    pub fn current(&self) -> Guard<Arc<Vec<SocketAddr>>> {
+        self.endpoints.load()
+    }
+
+    /// What those know of the endpoints who use them in this way.
+    pub fn group(&self, upstream: &Arc<Upstream>) -> Arc<Group> {
+        let find = |groups: &[Arc<Group>]| groups.iter().find(|group| Arc::ptr_eq(group.upstream(), upstream)).cloned();
+        if let Some(known) = find(&self.groups.load()) {
+            return known;
+        }
+        let new = Group::new(&self.name, Arc::clone(upstream));
+        self.groups.rcu(|groups| {
+            // Those of policies that are gone go with them.
+            let mut next: Vec<_> = groups.iter().filter(|group| !group.is_orphan()).cloned().collect();
+            if find(&next).is_none() {
+                next.push(Arc::clone(&new));
+            }
+            next
+        });
+        // Two that come at the same time get the same.
+        find(&self.groups.load()).unwrap_or(new)
+    }
+
+    /// How many requests to it may be tried again, by all rules together.
+    pub fn budget(&self) -> Option<&Budget> {
+        self.budget.get_or_init(|| Budget::new(BudgetConfig::default()).ok()).as_ref()
     }
 
     /// The next endpoint in turn that is not in `avoid`; `None` when there is none. A further attempt, which avoids what

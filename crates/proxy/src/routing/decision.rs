@@ -7,11 +7,12 @@ use http::{HeaderMap, StatusCode};
 use super::{
     backend::{Backend, Share, Target, choose},
     cors::Cors,
-    listener::Identity,
+    listener::{Identity, ListenerConfig},
     matching::RequestHead,
     redirect::{Origin, Redirect},
     rule::{Action, Rule},
     rules::Entry,
+    traffic::{Retry, Session, Traffic},
 };
 
 /// What to do with a request.
@@ -53,12 +54,24 @@ pub struct Forward<'a> {
     pub matched: usize,
     /// By which certificate the backend knows the gateway.
     pub identity: Option<&'a Arc<Identity>>,
+    /// What a policy says of how it is forwarded.
+    pub traffic: Option<&'a Arc<Traffic>>,
 }
 
-impl Forward<'_> {
+impl<'a> Forward<'a> {
     /// Who may read the answer.
-    pub fn cors(&self) -> Option<&Cors> {
+    pub fn cors(&self) -> Option<&'a Cors> {
         self.share.filters.cors.as_deref().or(self.rule.filters.cors.as_deref())
+    }
+
+    /// How often it is tried again: as the route says, else as the policy does.
+    pub fn retry(&self) -> Option<&'a Retry> {
+        self.rule.retry.as_deref().or_else(|| self.traffic?.retry.as_deref())
+    }
+
+    /// How a client finds its endpoint again: as the route says, else as the policy does.
+    pub fn session(&self) -> Option<&'a Session> {
+        self.rule.session.as_deref().or_else(|| self.traffic?.session.as_deref())
     }
 }
 
@@ -66,7 +79,7 @@ pub(super) fn decide<'a>(
     entry: &'a Entry,
     head: &RequestHead<'_>,
     origin: Origin<'_>,
-    identity: Option<&'a Arc<Identity>>,
+    listener: &'a ListenerConfig,
     random: u64,
 ) -> Decision<'a> {
     let (rule, matched) = (&*entry.rule, entry.condition.path.prefix_len());
@@ -96,8 +109,9 @@ pub(super) fn decide<'a>(
                     match &share.filters.redirect {
                         Some(redirect) => redirected(redirect),
                         None => {
-                            let http2 = *http2;
-                            Decision::Forward(Forward { rule, share, backend, http2, matched, identity })
+                            let (http2, identity) = (*http2, listener.identity.as_ref());
+                            let traffic = rule.traffic.as_ref().or(listener.traffic.as_ref());
+                            Decision::Forward(Forward { rule, share, backend, http2, matched, identity, traffic })
                         }
                     }
                 }

@@ -12,6 +12,7 @@ use super::{
     redirect::Origin,
     rule::{Owner, StreamRule},
     rules::{Entry, HostRules},
+    traffic::Traffic,
 };
 
 /// What a port speaks.
@@ -36,6 +37,15 @@ pub struct ListenerConfig {
     pub mode: Mode,
     /// By which certificate backends know the gateway.
     pub identity: Option<Arc<Identity>>,
+    /// What a policy says of how requests are forwarded whose rule has none of its own.
+    pub traffic: Option<Arc<Traffic>>,
+}
+
+impl ListenerConfig {
+    /// A listener without anything special.
+    pub fn new(hostname: Option<Box<str>>, mode: Mode) -> Self {
+        ListenerConfig { hostname, mode, identity: None, traffic: None }
+    }
 }
 
 /// What becomes of connections.
@@ -117,7 +127,7 @@ impl PortTable {
         let Some(entry) = listener.find(head, random) else { return Decision::NotFound };
         let origin =
             Origin { tls: self.protocol == Protocol::Tls, host: head.host, port, path: head.path, query: head.query };
-        decide(entry, head, origin, listener.config.identity.as_ref(), random)
+        decide(entry, head, origin, &listener.config, random)
     }
 
     pub(super) fn configure(&mut self, configs: Vec<ListenerConfig>) {

@@ -11,6 +11,7 @@ use super::{
     mirror::Mirror,
     redirect::{Redirect, Rewrite},
     template::Template,
+    traffic::{Retry, Session, Traffic},
 };
 
 /// The object that a rule comes from: its kind, and `namespace/name`.
@@ -41,6 +42,28 @@ pub struct Rule {
     pub action: Action,
     /// How long it may take.
     pub timeouts: Timeouts,
+    /// What its own route says of trying again; before what a policy says.
+    pub retry: Option<Arc<Retry>>,
+    /// How requests of one client find the same endpoint again; before what a policy says.
+    pub session: Option<Arc<Session>>,
+    /// What a policy says of how its requests are forwarded; in place of what one says for the listener.
+    pub traffic: Option<Arc<Traffic>>,
+}
+
+impl Rule {
+    /// A rule that changes nothing on the way.
+    pub fn new(owner: Owner, action: Action) -> Self {
+        Rule {
+            owner,
+            name: None,
+            filters: Filters::default(),
+            action,
+            timeouts: Timeouts::default(),
+            retry: None,
+            session: None,
+            traffic: None,
+        }
+    }
 }
 
 /// What a rule, or one of its shares, changes on the way.

@@ -46,7 +46,7 @@ fn owner(name: &str) -> Owner {
 }
 
 fn rule(name: &str, action: Action, filters: Filters) -> Arc<Rule> {
-    Arc::new(Rule { owner: owner(name), name: None, filters, action, timeouts: Timeouts::default() })
+    Arc::new(Rule { filters, ..Rule::new(owner(name), action) })
 }
 
 fn share(name: &str, weight: u32) -> Share {
@@ -70,11 +70,7 @@ fn spot(port: u16, listener: Option<&str>, host: Option<&str>) -> Spot {
 /// A table of one plain port with these listeners.
 fn listening(port: u16, hostnames: &[Option<&str>]) -> RouteTable {
     let mut table = RouteTable::default();
-    let config = |hostname: &Option<&str>| ListenerConfig {
-        hostname: hostname.map(Into::into),
-        mode: Mode::Http(None),
-        identity: None,
-    };
+    let config = |hostname: &Option<&str>| ListenerConfig::new(hostname.map(Into::into), Mode::Http(None));
     table.listen(site(port), Protocol::Http, hostnames.iter().map(config).collect());
     table
 }
@@ -365,11 +361,7 @@ fn a_change_of_one_route_is_seen_by_tables_made_after_it_only() {
 fn listeners_that_stay_keep_their_routes_and_those_that_go_lose_them() {
     let condition = || RequestMatch::prefix("/");
     let mut table = table(vec![(None, None, condition(), "any"), (Some("a.test"), Some("a.test"), condition(), "a")]);
-    let config = |hostname: Option<&str>| ListenerConfig {
-        hostname: hostname.map(Into::into),
-        mode: Mode::Http(None),
-        identity: None,
-    };
+    let config = |hostname: Option<&str>| ListenerConfig::new(hostname.map(Into::into), Mode::Http(None));
     table.listen(site(80), Protocol::Http, vec![config(None)]);
     assert_eq!(taken(&table, &get("a.test", "/")), "any");
     table.listen(site(80), Protocol::Http, vec![config(None), config(Some("a.test"))]);
@@ -382,7 +374,7 @@ fn listeners_that_stay_keep_their_routes_and_those_that_go_lose_them() {
 fn own_places_come_before_the_shared_one() {
     let mut table = one(80, "/", forward("shared"));
     let own = Site { place: Place::Own([10, 0, 0, 1].into()), ..site(80) };
-    let config = ListenerConfig { hostname: None, mode: Mode::Http(None), identity: None };
+    let config = ListenerConfig::new(None, Mode::Http(None));
     table.listen(own, Protocol::Http, vec![config]);
     let found = |local: [u8; 4]| table.find(local.into(), 80, Transport::Tcp).unwrap().0;
     assert_eq!((found([10, 0, 0, 1]), found([127, 0, 0, 1])), (own, site(80)));
@@ -427,7 +419,7 @@ fn deep_paths_find_the_longest_prefix_without_trying_every_part() {
 #[test]
 fn connections_go_to_the_oldest_route_of_their_server_name() {
     let mut table = RouteTable::default();
-    let config = ListenerConfig { hostname: None, mode: Mode::Passthrough, identity: None };
+    let config = ListenerConfig::new(None, Mode::Passthrough);
     table.listen(site(443), Protocol::Tls, vec![config]);
     let rank = |created| Rank { created, ..Rank::default() };
     for (host, created, name) in [(Some("a.test"), 2, "younger"), (Some("a.test"), 1, "older"), (None, 1, "any")] {

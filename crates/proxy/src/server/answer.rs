@@ -24,6 +24,11 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
+/// The code of gRPC in the head of an answer.
+pub(crate) fn call_code(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
 /// An answer of the gateway's own to a request, or to a gRPC call.
 pub(crate) fn own(status: StatusCode, grpc: bool) -> Answer {
     if grpc {

@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::upstream::{Connection, Line, Pool};
+use super::{
+    exchange::Held,
+    replay::Replay,
+    upstream::{Connection, Line, Pool},
+};
 
 /// Why a body broke off.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -36,6 +40,8 @@ pub(crate) enum RequestBody {
     },
     /// What passes through another body.
     Copy(Tapped),
+    /// The client's body, the beginning of which is kept.
+    Replay(Replay),
 }
 
 /// Where what passes through a body is copied to.
@@ -105,14 +111,39 @@ impl RequestBody {
                 copies.push(Tap { pieces: sender, waiting: Arc::clone(&waiting) });
                 RequestBody::Copy(Tapped { pieces, waiting })
             }
-            RequestBody::Copy(_) => RequestBody::Whole(None),
+            RequestBody::Copy(_) | RequestBody::Replay(_) => RequestBody::Whole(None),
+        }
+    }
+
+    /// Keeps the beginning of a body that would be gone once it was read.
+    pub(crate) fn replayed(self) -> RequestBody {
+        match self {
+            RequestBody::Stream { .. } => RequestBody::Replay(Replay::new(self)),
+            RequestBody::Whole(_) | RequestBody::Copy(_) | RequestBody::Replay(_) => self,
+        }
+    }
+
+    /// The same body once more, if it can be had; it must be [rewound](Self::rewound) to be read.
+    pub(crate) fn again(&self) -> Option<RequestBody> {
+        match self {
+            RequestBody::Whole(bytes) => Some(RequestBody::Whole(bytes.clone())),
+            RequestBody::Replay(replay) => Some(RequestBody::Replay(replay.again())),
+            RequestBody::Stream { .. } | RequestBody::Copy(_) => None,
+        }
+    }
+
+    /// Begins to read anew; `None` when the beginning is gone.
+    pub(crate) fn rewound(self) -> Option<RequestBody> {
+        match self {
+            RequestBody::Replay(replay) => replay.rewound().map(RequestBody::Replay),
+            RequestBody::Whole(_) | RequestBody::Stream { .. } | RequestBody::Copy(_) => Some(self),
         }
     }
 
     /// Tells later whether the body was read to its end.
     pub(crate) fn ended(&self) -> Ended {
         match self {
-            RequestBody::Whole(_) | RequestBody::Copy(_) => Ended(None),
+            RequestBody::Whole(_) | RequestBody::Copy(_) | RequestBody::Replay(_) => Ended(None),
             RequestBody::Stream { ended, .. } => Ended(Some(Arc::clone(ended))),
         }
     }
@@ -158,6 +189,7 @@ impl Body for RequestBody {
                 Some(Piece::End) => None,
                 None => Some(Err("the request broke off".into())),
             }),
+            RequestBody::Replay(replay) => replay.poll(context),
         }
     }
 
@@ -166,6 +198,7 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) => bytes.is_none(),
             RequestBody::Stream { body, .. } => body.is_end_stream(),
             RequestBody::Copy(_) => false,
+            RequestBody::Replay(replay) => replay.is_end_stream(),
         }
     }
 
@@ -174,6 +207,7 @@ impl Body for RequestBody {
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             RequestBody::Stream { body, .. } => body.size_hint(),
             RequestBody::Copy(_) => SizeHint::default(),
+            RequestBody::Replay(replay) => replay.size_hint(),
         }
     }
 }
@@ -193,6 +227,8 @@ pub(crate) struct BackendBody {
     pool: Pool,
     request: Ended,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Counts the request until its answer has left.
+    _held: Option<Held>,
 }
 
 impl ResponseBody {
@@ -203,6 +239,7 @@ impl ResponseBody {
         pool: Pool,
         request: Ended,
         deadline: Option<Instant>,
+        held: Option<Held>,
     ) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let connection = match line {
@@ -210,7 +247,7 @@ impl ResponseBody {
             // A shared one ends when nobody uses it.
             Line::Many(..) => None,
         };
-        let mut body = BackendBody { body, connection, pool, request, deadline };
+        let mut body = BackendBody { body, connection, pool, request, deadline, _held: held };
         if body.body.is_end_stream() {
             poll_fn(|context| {
                 body.release(context);

@@ -47,7 +47,7 @@ pub(crate) async fn bind(
     tasks: &mut JoinSet<()>,
     stop: CancellationToken,
 ) -> io::Result<Binding> {
-    let socket = UdpSocket::bind((address, if shared.config.ephemeral { 0 } else { port })).await?;
+    let socket = UdpSocket::bind(shared.config.at(address, port)).await?;
     let local = socket.local_addr()?;
     tasks.spawn(receive(Arc::clone(shared), Arc::new(socket), (address, port), stop.clone()));
     Ok(Binding { local, stop })

@@ -1,37 +1,33 @@
 //! From a request to its answer.
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+use std::borrow::Cow;
 
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
-use tracing::debug;
+use tokio::time::timeout_at;
 
 use super::{
-    Shared,
     answer::{Answer, is_grpc, own},
     body::{RequestBody, ResponseBody},
+    exchange::{Answered, Exchange, Unanswered, repeatable},
     headers,
     listener::Peer,
-    mirror, tunnel,
-    upstream::{CONNECT, CONNECT_ELSE, Line, SendError, Way},
+    mirror,
+    traffic::Course,
+    tunnel,
+    upstream::{Line, Way},
 };
-use crate::routing::{Backend, Decision, Forward, RequestHead};
-
-/// Endpoints that one request is tried on. During a roll-out one or two may be gone; more would only delay the answer
-/// that the backend is unavailable.
-const ATTEMPTS: usize = 3;
+use crate::routing::{Decision, Forward, RequestHead};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
 const KEPT_BODY_BYTES: u64 = 64 << 10;
 
-/// With this header a client says that a repetition of its request does no harm (draft-ietf-httpapi-idempotency-key).
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that a request was refused because there is too much to do already, as Envoy has it.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// Serves a request by the table of this moment.
 pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
@@ -70,9 +66,16 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
         }
         Decision::Forward(way) => {
             let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
-            let mut answer = match forward(peer, way, request, authority).await {
+            let course = Course::of(way, &request, peer.address.ip());
+            let way = course.way;
+            let mut answer = match forward(peer, course, request, authority).await {
                 Ok(answer) => answer,
-                Err(status) => own(status, grpc),
+                Err(Unanswered::Status(status)) => own(status, grpc),
+                Err(Unanswered::Overflow) => {
+                    let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, grpc);
+                    answer.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+                    answer
+                }
             };
             if let Some(cors) = way.cors() {
                 cors.apply(origin.as_ref(), answer.headers_mut());
@@ -167,38 +170,36 @@ async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>
     Ok(Request::from_parts(parts, body.keep(KEPT_BODY_BYTES).await?))
 }
 
-/// Whether sending a request twice does no more than sending it once.
-fn repeatable(method: &Method, headers: &HeaderMap) -> bool {
-    method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY)
-}
-
 async fn forward(
     peer: &Peer,
-    way: Forward<'_>,
+    mut course: Course<'_>,
     mut request: Request<Incoming>,
     authority: HeaderValue,
-) -> Result<Answer, StatusCode> {
-    let (shared, timeouts) = (&peer.shared, way.rule.timeouts);
-    let deadline = timeouts.request.map(|limit| Instant::now() + limit);
+) -> Result<Answer, Unanswered> {
+    let (shared, way, deadline) = (&peer.shared, course.way, course.deadline);
     let upgrade = headers::upgrade(request.headers()).map(|name| (name, hyper::upgrade::on(&mut request)));
     let mut reach = Way::to(way.backend, way.http2, way.identity);
     // Protocols are switched in HTTP/1.1 only.
     reach.http2 &= upgrade.is_none();
     if reach.is_broken() {
-        return Err(StatusCode::INTERNAL_SERVER_ERROR);
+        return Err(StatusCode::INTERNAL_SERVER_ERROR.into());
     }
     let protocol = upgrade.as_ref().map(|(name, _)| name);
     let request = outgoing(peer, request, authority, protocol, &way, &reach).ok_or(StatusCode::BAD_REQUEST)?;
-    let mut request = keep_body(request).await.map_err(|_| StatusCode::BAD_REQUEST)?;
+    let kept = if course.repeats() { Ok(request) } else { keep_body(request).await };
+    let mut request = kept.map_err(|_| StatusCode::BAD_REQUEST)?;
     let upgrade = upgrade.map(|(_, client)| client);
     let mirrors = || way.rule.filters.mirrors.iter().chain(&way.share.filters.mirrors);
     if mirrors().next().is_some() {
         mirror::start(shared, mirrors(), way.identity, &mut request);
     }
     let ended = request.body().ended();
-    let exchange =
-        Exchange { shared, backend: way.backend, way: reach, limit: timeouts.backend, fresh: upgrade.is_some() };
-    let (response, line) = match deadline {
+    if course.repeats() {
+        request = request.map(RequestBody::replayed);
+    }
+    let (limit, fresh, plan) = (course.timeouts.backend, upgrade.is_some(), course.plan.take());
+    let exchange = Exchange { shared, backend: way.backend, way: reach, limit, fresh, plan };
+    let Answered { response, line, endpoint, held } = match deadline {
         None => exchange.run(request).await?,
         Some(deadline) => {
             timeout_at(deadline, exchange.run(request)).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)??
@@ -207,118 +208,16 @@ async fn forward(
     let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     headers::remove_hop_by_hop(&mut parts.headers);
+    course.remember(endpoint, &mut parts.headers);
     parts.version = Version::HTTP_11;
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let (Some(client), Some(protocol), Line::One(connection)) = (upgrade, protocol, line) else {
-            return Err(StatusCode::BAD_GATEWAY);
+            return Err(StatusCode::BAD_GATEWAY.into());
         };
         headers::set_upgrade(&mut parts.headers, protocol);
         tunnel::open(shared, client, connection);
         return Ok(Response::from_parts(parts, ResponseBody::Own(None)));
     }
-    let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, deadline).await;
+    let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, deadline, held).await;
     Ok(Response::from_parts(parts, body))
-}
-
-/// One request and its attempts. What decides on a further attempt is [`Exchange::run`]'s loop: budgets and pauses between
-/// attempts belong there.
-pub(crate) struct Exchange<'a> {
-    pub(crate) shared: &'a Arc<Shared>,
-    pub(crate) backend: &'a Backend,
-    pub(crate) way: Way,
-    /// How long one attempt may take.
-    pub(crate) limit: Option<Duration>,
-    /// Whether only a new connection will do.
-    pub(crate) fresh: bool,
-}
-
-impl Exchange<'_> {
-    /// Tries endpoints until one answers. A request is sent again only when nothing of it was sent, or when it is
-    /// repeatable and its body is at hand.
-    pub(crate) async fn run(
-        &self,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Line), StatusCode> {
-        let mut avoid: Vec<SocketAddr> = Vec::new();
-        let mut fresh = self.fresh;
-        for _ in 0..ATTEMPTS {
-            let Some(address) = self.backend.pick(&avoid).or_else(|| self.backend.pick(&[])) else {
-                return Err(StatusCode::SERVICE_UNAVAILABLE);
-            };
-            let mut line = match self.line(address, fresh).await {
-                Ok(line) => line,
-                Err(error) => {
-                    debug!(backend = self.backend.name(), %address, %error, "cannot connect to an endpoint");
-                    avoid.push(address);
-                    continue;
-                }
-            };
-            let spare = Spare::of(&request);
-            let failed = match self.send(&mut line, request).await? {
-                Ok(response) => return Ok((response, line)),
-                Err(failed) => failed,
-            };
-            debug!(backend = self.backend.name(), %address, error = %failed.error, "an endpoint gave no answer");
-            request = match failed.unsent.or_else(|| spare.map(Spare::request)) {
-                Some(request) => request,
-                None => return Err(StatusCode::BAD_GATEWAY),
-            };
-            // An idle connection that the backend had closed says nothing about the backend.
-            if !line.reused() {
-                avoid.push(address);
-            }
-            fresh = true;
-        }
-        Err(StatusCode::BAD_GATEWAY)
-    }
-
-    async fn line(&self, address: SocketAddr, fresh: bool) -> std::io::Result<Line> {
-        let others = self.backend.endpoints().len() > 1;
-        Line::get(self.shared, &self.way, address, fresh, if others { CONNECT_ELSE } else { CONNECT }).await
-    }
-
-    async fn send(
-        &self,
-        line: &mut Line,
-        request: Request<RequestBody>,
-    ) -> Result<Result<Response<Incoming>, SendError>, StatusCode> {
-        match self.limit {
-            None => Ok(line.send(request).await),
-            Some(limit) => {
-                tokio::time::timeout(limit, line.send(request)).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)
-            }
-        }
-    }
-}
-
-/// What it takes to send a request again.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    version: Version,
-    body: Option<Bytes>,
-}
-
-impl Spare {
-    /// `None` for a request that must not be sent twice, or cannot be.
-    fn of(request: &Request<RequestBody>) -> Option<Spare> {
-        let RequestBody::Whole(body) = request.body() else { return None };
-        repeatable(request.method(), request.headers()).then(|| Spare {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().clone(),
-            version: request.version(),
-            body: body.clone(),
-        })
-    }
-
-    fn request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::Whole(self.body));
-        *request.version_mut() = self.version;
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request
-    }
 }

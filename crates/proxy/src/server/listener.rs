@@ -77,7 +77,7 @@ pub(crate) async fn bind(
     tasks: &mut JoinSet<()>,
     stop: CancellationToken,
 ) -> io::Result<Binding> {
-    let listener = TcpListener::bind((address, if shared.config.ephemeral { 0 } else { port })).await?;
+    let listener = TcpListener::bind(shared.config.at(address, port)).await?;
     let local = listener.local_addr()?;
     let server = Arc::new(Accepted { shared: Arc::clone(shared), port, stop: stop.clone() });
     tasks.spawn(accept(listener, server));

@@ -9,7 +9,7 @@ use tracing::debug;
 use super::{
     Shared,
     body::{RequestBody, ResponseBody},
-    forward::Exchange,
+    exchange::{Answered, Exchange},
     upstream::Way,
 };
 use crate::routing::{Backend, Identity, Mirror};
@@ -55,9 +55,9 @@ pub(crate) fn start<'a>(
 
 async fn send(shared: &Arc<Shared>, backend: &Backend, way: Way, request: Request<RequestBody>) {
     let ended = request.body().ended();
-    let exchange = Exchange { shared, backend, way, limit: None, fresh: false };
-    let Ok((response, line)) = exchange.run(request).await else { return };
-    let body = ResponseBody::backend(response.into_body(), line, shared.pool.clone(), ended, None);
+    let exchange = Exchange { shared, backend, way, limit: None, fresh: false, plan: None };
+    let Ok(Answered { response, line, .. }) = exchange.run(request).await else { return };
+    let body = ResponseBody::backend(response.into_body(), line, shared.pool.clone(), ended, None, None);
     let mut body = body.await;
     while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
 }

@@ -32,6 +32,7 @@ mod encrypted;
 mod filters;
 mod harness;
 mod protocols;
+mod traffic;
 
 fn name(name: &'static str) -> HeaderName {
     HeaderName::from_static(name)

@@ -267,6 +267,13 @@ pub(crate) struct SendError {
 }
 
 impl SendError {
+    /// Whether the backend said that it has not looked at the request.
+    pub(crate) fn is_refused(&self) -> bool {
+        let reason =
+            std::error::Error::source(&self.error).and_then(|source| source.downcast_ref::<h2::Error>()?.reason());
+        reason == Some(h2::Reason::REFUSED_STREAM)
+    }
+
     fn of(mut failed: TrySendError<Request<RequestBody>>) -> Self {
         let unsent = failed.take_message();
         SendError { error: failed.into_error(), unsent }

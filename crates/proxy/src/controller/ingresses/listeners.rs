@@ -46,7 +46,7 @@ fn claim(context: &Context<'_>, order: usize, hostname: Option<String>, protocol
         source: Source::Gateway,
         name: hostname.clone().unwrap_or_default(),
         protocol,
-        config: ListenerConfig { hostname: hostname.map(Into::into), mode, identity: None },
+        config: ListenerConfig::new(hostname.map(Into::into), mode),
     }
 }
 

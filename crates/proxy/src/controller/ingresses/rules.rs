@@ -141,7 +141,7 @@ fn rule(context: &Context<'_>, backend: &IngressBackend, pattern: Option<&Regex>
     };
     let timeouts = Timeouts { request: None, backend: settings.upstream.read.filter(|limit| !limit.is_zero()) };
     let filters = filters(context, port.as_ref(), pattern);
-    Rule { owner: owner(&key_of(&context.ingress.metadata)), name: None, filters, action, timeouts }
+    Rule { filters, timeouts, ..Rule::new(owner(&key_of(&context.ingress.metadata)), action) }
 }
 
 fn redirect(settings: &Settings) -> Option<(StatusCode, Template)> {
@@ -219,13 +219,9 @@ fn cors(settings: &Settings) -> Option<Arc<Cors>> {
 
 /// A rule that answers with a redirect of which only this differs from the request.
 fn redirecting(context: &Context<'_>, redirect: Redirect) -> Arc<Rule> {
-    Arc::new(Rule {
-        owner: owner(&key_of(&context.ingress.metadata)),
-        name: None,
-        filters: Filters { redirect: Some(redirect), ..Filters::default() },
-        action: Action::Forward(Vec::new()),
-        timeouts: Timeouts::default(),
-    })
+    let filters = Filters { redirect: Some(redirect), ..Filters::default() };
+    let owner = owner(&key_of(&context.ingress.metadata));
+    Arc::new(Rule { filters, ..Rule::new(owner, Action::Forward(Vec::new())) })
 }
 
 const SAME: Redirect =

@@ -64,38 +64,31 @@ async fn request(stream: TlsStream<TcpStream>, host: &str) -> Result<Answer, hyp
 }
 
 /// A backend that ends TLS itself; says whether the client showed a certificate.
-async fn encrypted(certificate: &Certificate, clients: Clients) -> (SocketAddr, JoinSet<()>) {
+async fn encrypted(certificate: &Certificate, clients: Clients) -> Upstream {
     let config = termination(vec![Arc::clone(certificate)], &clients, false).unwrap();
-    let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = TlsAcceptor::from(Arc::clone(&config));
-            connections.spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let known = stream.get_ref().1.peer_certificates().is_some();
-                let asked = stream.get_ref().1.server_name().unwrap_or("").to_owned();
-                let service = hyper::service::service_fn(move |_: Request<Incoming>| {
-                    let text = format!("{asked} {known}");
-                    async move { Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(text))) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new();
-                let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+    accepting(move |stream| {
+        let acceptor = TlsAcceptor::from(Arc::clone(&config));
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let known = stream.get_ref().1.peer_certificates().is_some();
+            let asked = stream.get_ref().1.server_name().unwrap_or("").to_owned();
+            let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+                let text = format!("{asked} {known}");
+                async move { Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(text))) }
             });
+            let connection = hyper::server::conn::http1::Builder::new();
+            let _ = connection.serve_connection(TokioIo::new(stream), service).await;
         }
-    });
-    (address, tasks)
+    })
+    .await
 }
 
 #[tokio::test]
 async fn server_name_decides_between_passing_through_ending_and_http() {
     let authority = Authority::new();
     let behind = authority.issue(&["pass.test"], None);
-    let (passed, _passed) = encrypted(&behind, Clients::Anybody).await;
-    let (bytes, _bytes) = repeating("raw").await;
+    let passed = encrypted(&behind, Clients::Anybody).await;
+    let bytes = repeating("raw").await;
     let web = named("web").await;
     let ended =
         |host: &str, http: bool| termination(vec![authority.issue(&[host], None)], &Clients::Anybody, http).unwrap();
@@ -107,7 +100,7 @@ async fn server_name_decides_between_passing_through_ending_and_http() {
             config(Some("*.web.test"), Mode::Http(Some(ended("a.web.test", true)))),
         ],
     );
-    for (host, address) in [("pass.test", passed), ("end.test", bytes)] {
+    for (host, address) in [("pass.test", passed.address), ("end.test", bytes.address)] {
         let owner = Owner { kind: "TLSRoute", name: host.into() };
         let rule = StreamRule { owner, shares: vec![share(&backend(&[address]), 1)] };
         table.insert_stream(&spot(Some(host)), Rank::default(), Arc::new(rule));
@@ -156,7 +149,7 @@ async fn clients_show_the_certificates_that_are_asked_for() {
 async fn backends_are_verified_by_the_names_that_are_expected() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let spiffe = "spiffe://shop/web";
-    let (address, _tasks) = encrypted(&authority.issue(&["web.test"], Some(spiffe)), Clients::Anybody).await;
+    let upstream = encrypted(&authority.issue(&["web.test"], Some(spiffe)), Clients::Anybody).await;
     let host = |name: &'static str| Expected::Host(ServerName::try_from(name).unwrap());
     for (roots, asked, expected, served) in [
         (&authority, "web.test", vec![], true),
@@ -168,7 +161,7 @@ async fn backends_are_verified_by_the_names_that_are_expected() {
         (&authority, "web.test", vec![Expected::Uri("spiffe://shop/api".into())], false),
         (&authority, "web.test", vec![host("other.test"), Expected::Uri(spiffe.into())], true),
     ] {
-        let target = backend(&[address]);
+        let target = backend(&[upstream.address]);
         let config = verification(roots.roots(), expected.clone()).unwrap();
         target.set_wire(Wire::new(false, Security::Tls { name: ServerName::try_from(asked).unwrap(), config }));
         let gateway = Gateway::start(table(forward(vec![share(&target, 1)]))).await;
@@ -177,7 +170,7 @@ async fn backends_are_verified_by_the_names_that_are_expected() {
         assert_eq!(answer.body == told, served, "{asked} {expected:?}: {answer:?}");
         assert_eq!(answer.status == StatusCode::BAD_GATEWAY, !served, "{answer:?}");
     }
-    let broken = backend(&[address]);
+    let broken = backend(&[upstream.address]);
     broken.set_wire(Wire::new(false, Security::Broken));
     let gateway = Gateway::start(table(forward(vec![share(&broken, 1)]))).await;
     assert_eq!(gateway.get("/").await.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -187,8 +180,8 @@ async fn backends_are_verified_by_the_names_that_are_expected() {
 async fn gateway_shows_its_own_certificate_to_backends() {
     let authority = Authority::new();
     let clients = Clients::Verified(Arc::new(authority.roots()));
-    let (address, _tasks) = encrypted(&authority.issue(&["web.test"], None), clients).await;
-    let target = backend(&[address]);
+    let upstream = encrypted(&authority.issue(&["web.test"], None), clients).await;
+    let target = backend(&[upstream.address]);
     let verification = verification(authority.roots(), Vec::new()).unwrap();
     let name = ServerName::try_from("web.test").unwrap();
     target.set_wire(Wire::new(false, Security::Tls { name, config: verification }));
@@ -205,8 +198,8 @@ async fn gateway_shows_its_own_certificate_to_backends() {
 #[tokio::test]
 async fn ended_bytes_are_encrypted_again_for_a_backend_that_wants_it() {
     let authority = Authority::new();
-    let (address, _tasks) = encrypted(&authority.issue(&["inner.test"], None), Clients::Anybody).await;
-    let target = backend(&[address]);
+    let upstream = encrypted(&authority.issue(&["inner.test"], None), Clients::Anybody).await;
+    let target = backend(&[upstream.address]);
     let config = verification(authority.roots(), Vec::new()).unwrap();
     let name = ServerName::try_from("inner.test").unwrap();
     target.set_wire(Wire::new(false, Security::Tls { name, config }));

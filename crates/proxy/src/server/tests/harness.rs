@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     routing::{
         Action, Backend, Entry, Filters, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable,
-        Rule, Share, Site, Spot, Timeouts, Transport,
+        Rule, Share, Site, Spot, Transport,
     },
     server::{Server, ServerConfig},
 };
@@ -117,6 +117,26 @@ where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
+    accepting(move |stream| {
+        let answer = answer.clone();
+        let service = service_fn(move |request| {
+            let answer = answer(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        async move {
+            let connection = hyper::server::conn::http1::Builder::new();
+            let _ = connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        }
+    })
+    .await
+}
+
+/// A backend that does `serve` with each connection.
+pub(super) async fn accepting<S, F>(mut serve: S) -> Upstream
+where
+    S: FnMut(TcpStream) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
@@ -124,15 +144,7 @@ where
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let answer = answer.clone();
-            let service = service_fn(move |request| {
-                let answer = answer(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new();
-            connections.spawn(async move {
-                let _ = connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
-            });
+            connections.spawn(serve(stream));
         }
     });
     Upstream { address, _tasks: tasks }
@@ -176,13 +188,13 @@ pub(super) fn forward(shares: Vec<Share>) -> Rule {
 
 pub(super) fn rule(shares: Vec<Share>, filters: Filters) -> Rule {
     let owner = Owner { kind: "HTTPRoute", name: "ns/route".into() };
-    Rule { owner, name: None, filters, action: Action::Forward(shares), timeouts: Timeouts::default() }
+    Rule { filters, ..Rule::new(owner, Action::Forward(shares)) }
 }
 
 pub(super) const SITE: Site = Site { place: Place::Shared, port: PORT, transport: Transport::Tcp };
 
 pub(super) fn config(hostname: Option<&str>, mode: Mode) -> ListenerConfig {
-    ListenerConfig { hostname: hostname.map(Into::into), mode, identity: None }
+    ListenerConfig::new(hostname.map(Into::into), mode)
 }
 
 /// A table of one port with these listeners.

@@ -7,40 +7,31 @@ use super::*;
 use crate::routing::{Backend, Owner, Rank, Security, Share, StreamRule, Target, Wire};
 
 /// A backend that speaks only HTTP/2 in clear, and echoes the body with a trailer.
-async fn speaking_http_2() -> (SocketAddr, JoinSet<()>) {
-    let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
-                let told = format!("{:?} {} te={:?}\n", request.version(), request.uri(), request.headers().get("te"));
-                let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
-                let mut trailers = http::HeaderMap::new();
-                trailers.insert("grpc-status", value("0"));
-                let body = [told.as_bytes(), &body].concat();
-                let frames = [
-                    Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(body))),
-                    Ok(hyper::body::Frame::trailers(trailers)),
-                ];
-                let body = http_body_util::StreamBody::new(futures::stream::iter(frames));
-                Ok::<_, std::convert::Infallible>(Response::new(body))
-            });
-            connections.spawn(async move {
-                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    (address, tasks)
+async fn speaking_http_2() -> Upstream {
+    accepting(|stream| async move {
+        let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+            let told = format!("{:?} {} te={:?}\n", request.version(), request.uri(), request.headers().get("te"));
+            let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", value("0"));
+            let body = [told.as_bytes(), &body].concat();
+            let frames = [
+                Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(Bytes::from(body))),
+                Ok(hyper::body::Frame::trailers(trailers)),
+            ];
+            let body = http_body_util::StreamBody::new(futures::stream::iter(frames));
+            Ok::<_, std::convert::Infallible>(Response::new(body))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await
 }
 
 #[tokio::test]
 async fn backend_in_http_2_serves_clients_of_both_versions() {
-    let (address, _tasks) = speaking_http_2().await;
-    let target = backend(&[address]);
+    let upstream = speaking_http_2().await;
+    let target = backend(&[upstream.address]);
     target.set_wire(Wire::new(true, Security::Plain));
     let gateway = Gateway::start(table(forward(vec![share(&target, 1)]))).await;
     let mut client = gateway.connect().await;
@@ -73,9 +64,9 @@ fn call(path: &str) -> Request<Full<Bytes>> {
 
 #[tokio::test]
 async fn calls_keep_their_trailers_and_failures_have_the_codes_of_grpc() {
-    let (address, _tasks) = speaking_http_2().await;
+    let upstream = speaking_http_2().await;
     let mut rule = forward(vec![Share {
-        target: Target::Service { backend: backend(&[address]), http2: true },
+        target: Target::Service { backend: backend(&[upstream.address]), http2: true },
         ..share(&backend(&[]), 1)
     }]);
     rule.filters.request.set.push((name("x-added"), value("1")));
@@ -107,22 +98,13 @@ fn stream_table(site: Site, protocol: Protocol, mode: Mode, shares: Vec<Share>) 
 }
 
 /// A backend of bytes that says its name and then repeats what it gets.
-pub(super) async fn repeating(name: &'static str) -> (SocketAddr, JoinSet<()>) {
-    let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            connections.spawn(async move {
-                stream.write_all(name.as_bytes()).await.unwrap();
-                let (mut reader, mut writer) = stream.split();
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
-        }
-    });
-    (address, tasks)
+pub(super) async fn repeating(name: &'static str) -> Upstream {
+    accepting(move |mut stream| async move {
+        stream.write_all(name.as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    })
+    .await
 }
 
 async fn exchange(stream: &mut TcpStream, say: &[u8], expected: &[u8]) {
@@ -134,14 +116,14 @@ async fn exchange(stream: &mut TcpStream, say: &[u8], expected: &[u8]) {
 
 #[tokio::test]
 async fn bytes_are_carried_and_a_change_leaves_connections_alone() {
-    let ((a, _a), (b, _b)) = (repeating("a").await, repeating("b").await);
+    let (a, b) = (repeating("a").await, repeating("b").await);
     let to = |address: SocketAddr| {
         stream_table(SITE, Protocol::Tcp, Mode::Stream(None), vec![share(&backend(&[address]), 1)])
     };
-    let gateway = Gateway::start(to(a)).await;
+    let gateway = Gateway::start(to(a.address)).await;
     let mut old = TcpStream::connect(gateway.address).await.unwrap();
     exchange(&mut old, b"1", b"a1").await;
-    gateway.server.install(to(b));
+    gateway.server.install(to(b.address));
     let mut new = TcpStream::connect(gateway.address).await.unwrap();
     exchange(&mut new, b"2", b"b2").await;
     exchange(&mut old, b"3", b"3").await;

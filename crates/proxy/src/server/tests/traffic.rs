@@ -1,0 +1,205 @@
+//! What policies say of how requests are forwarded.
+
+use http::header;
+use resilience::outlier::OutlierConfig;
+
+use super::*;
+use crate::routing::{
+    Balance, Carrier, HashKey, Limits, Retry, Rule, Session, Traffic, Trigger, Upstream, UpstreamConfig,
+};
+
+/// A rule for everything, with a policy.
+fn with(upstreams: &[SocketAddr], traffic: Traffic) -> RouteTable {
+    table(Rule { traffic: Some(Arc::new(traffic)), ..forward(vec![share(&backend(upstreams), 1)]) })
+}
+
+fn using(config: UpstreamConfig) -> Traffic {
+    Traffic { upstream: Some(Upstream::new(config).unwrap()), ..Traffic::default() }
+}
+
+fn retry(triggers: &[Trigger], retries: u32) -> Retry {
+    let config = Retry::config(retries, Duration::from_millis(1), Duration::from_millis(2));
+    Retry { triggers: triggers.to_vec(), statuses: Vec::new(), config, pause: Duration::ZERO, attempt: None }
+}
+
+fn trying(retry: Retry) -> Traffic {
+    Traffic { retry: Some(Arc::new(retry)), ..Traffic::default() }
+}
+
+/// A backend that fails so often before it echoes the body; counts its requests.
+async fn failing(times: usize, status: StatusCode) -> (harness::Upstream, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let upstream = upstream(move |request: Request<Incoming>| {
+        let number = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+            let mut response = Response::new(Full::from(body));
+            if number < times {
+                *response.status_mut() = status;
+            }
+            response
+        }
+    })
+    .await;
+    (upstream, count)
+}
+
+fn post(body: &str) -> Request<Full<Bytes>> {
+    Request::post("/").header("host", "h").body(Full::from(body.to_owned())).unwrap()
+}
+
+#[tokio::test]
+async fn answers_that_a_policy_names_are_tried_again_with_the_same_body() {
+    for (retries, status, told, sent) in [
+        (2, StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK, 3),
+        (1, StatusCode::SERVICE_UNAVAILABLE, StatusCode::SERVICE_UNAVAILABLE, 2),
+        (2, StatusCode::NOT_FOUND, StatusCode::NOT_FOUND, 1),
+    ] {
+        let (upstream, count) = failing(2, status).await;
+        let gateway = Gateway::start(with(&[upstream.address], trying(retry(&[Trigger::ServerError], retries)))).await;
+        let answer = gateway.connect().await.send(post("pay")).await.unwrap();
+        assert_eq!((answer.status, &*answer.body), (told, "pay"), "{retries} {status}");
+        assert_eq!(count.load(Ordering::SeqCst), sent, "{retries} {status}");
+    }
+    let (upstream, count) = failing(2, StatusCode::SERVICE_UNAVAILABLE).await;
+    let gateway = Gateway::start(with(&[upstream.address], trying(retry(&[Trigger::ServerError], 2)))).await;
+    let long = "x".repeat(100 << 10);
+    let answer = gateway.connect().await.send(post(&long)).await.unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "what is too long to be kept is sent once");
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_followed_by_another() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let upstream = upstream(move |_| {
+        let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            if first {
+                std::future::pending::<()>().await;
+            }
+            Response::new(Full::from("second"))
+        }
+    })
+    .await;
+    let retry = Retry { attempt: Some(Duration::from_millis(50)), ..retry(&[Trigger::Reset], 1) };
+    let gateway = Gateway::start(with(&[upstream.address], trying(retry))).await;
+    assert_eq!(gateway.get("/").await.body, "second");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_a_route_says_of_retries_comes_before_what_the_listener_says() {
+    let (upstream, count) = failing(1, StatusCode::SERVICE_UNAVAILABLE).await;
+    let listener = crate::routing::ListenerConfig {
+        traffic: Some(Arc::new(trying(retry(&[Trigger::ServerError], 5)))),
+        ..config(None, Mode::Http(None))
+    };
+    let mut table = listening(Protocol::Http, vec![listener]);
+    let rule = |retry: Option<Retry>| {
+        let shares = vec![share(&backend(&[upstream.address]), 1)];
+        Rule { retry: retry.map(Arc::new), ..forward(shares) }
+    };
+    insert(&mut table, None, "/own", rule(Some(retry(&[], 0))));
+    insert(&mut table, None, "/", rule(None));
+    let gateway = Gateway::start(table).await;
+    assert_eq!(gateway.get("/own").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    count.store(0, Ordering::SeqCst);
+    assert_eq!(gateway.get("/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_left_alone() {
+    let (good, (bad, count)) = (named("good").await, failing(usize::MAX, StatusCode::INTERNAL_SERVER_ERROR).await);
+    let outlier = OutlierConfig { consecutive_5xx: Some(3), ..OutlierConfig::default() };
+    let config = UpstreamConfig { balance: Balance::Turns, outlier: Some(outlier), ..UpstreamConfig::default() };
+    let gateway = Gateway::start(with(&[good.address, bad.address], using(config))).await;
+    for _ in 0..20 {
+        gateway.get("/").await;
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn clients_come_back_to_the_endpoint_of_their_key() {
+    let (a, b, c) = (named("a").await, named("b").await, named("c").await);
+    let balance = Balance::Hash(HashKey::Headers([name("x-user")].into()));
+    let config = UpstreamConfig { balance, ..UpstreamConfig::default() };
+    let gateway = Gateway::start(with(&[a.address, b.address, c.address], using(config))).await;
+    let mut seen = BTreeSet::new();
+    for user in 0..20 {
+        let ask = async || {
+            let request = Request::get("/").header("host", "h").header("x-user", user.to_string());
+            gateway.connect().await.send(request.body(Full::default()).unwrap()).await.unwrap().body
+        };
+        let first = ask().await;
+        assert_eq!((ask().await, ask().await), (first.clone(), first.clone()));
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn a_session_stays_with_its_endpoint_whatever_the_weights() {
+    let (a, b) = (named("a").await, named("b").await);
+    let carrier = Carrier::Cookie { name: "s".into(), permanent: false, attributes: "".into(), path: "/".into() };
+    let session = Some(Arc::new(Session { carrier, absolute: None, idle: None }));
+    let backends = [backend(&[a.address]), backend(&[b.address])];
+    let weighted = |weights: [u32; 2]| {
+        let shares = backends.iter().zip(weights).map(|(backend, weight)| share(backend, weight));
+        table(Rule { session: session.clone(), ..forward(shares.collect()) })
+    };
+    let gateway = Gateway::start(weighted([1, 0])).await;
+    let first = gateway.get("/").await;
+    assert_eq!(first.body, "a");
+    let cookie = first.headers[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned();
+    gateway.server.install(weighted([0, 1]));
+    let ask = async |cookie: &str| {
+        let request = Request::get("/").header("host", "h").header("cookie", cookie).body(Full::default()).unwrap();
+        gateway.connect().await.send(request).await.unwrap()
+    };
+    let again = ask(&cookie).await;
+    assert_eq!((&*again.body, again.headers.get(header::SET_COOKIE)), ("a", None));
+    assert_eq!(ask("s=nonsense").await.body, "b");
+    backends[0].set_endpoints(Vec::new());
+    let moved = ask(&cookie).await;
+    assert_eq!(moved.body, "b");
+    assert!(moved.headers.contains_key(header::SET_COOKIE), "and is told where it went");
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_a_backend_is_refused_until_there_is_room() {
+    let (entered, release) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+    let (inside, go) = (Arc::clone(&entered), Arc::clone(&release));
+    let slow = upstream(move |_| {
+        let (inside, go) = (Arc::clone(&inside), Arc::clone(&go));
+        async move {
+            let released = go.notified();
+            inside.add_permits(1);
+            released.await;
+            Response::new(Full::from("slow"))
+        }
+    })
+    .await;
+    let limits = Limits { connections: Some(1), pending: Some(0), ..Limits::default() };
+    let gateway =
+        Gateway::start(with(&[slow.address], using(UpstreamConfig { limits, ..UpstreamConfig::default() }))).await;
+    let mut first = gateway.connect().await;
+    let mut pending = JoinSet::new();
+    pending.spawn(async move { first.get("/").await });
+    entered.acquire().await.unwrap().forget();
+    let refused = gateway.get("/").await;
+    assert_eq!(
+        (refused.status, &refused.headers["x-envoy-overloaded"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &value("true"))
+    );
+    release.notify_one();
+    assert_eq!(pending.join_next().await.unwrap().unwrap().body, "slow");
+    let mut second = gateway.connect().await;
+    pending.spawn(async move { second.get("/").await });
+    entered.acquire().await.unwrap().forget();
+    release.notify_one();
+    assert_eq!(pending.join_next().await.unwrap().unwrap().status, StatusCode::OK);
+}
