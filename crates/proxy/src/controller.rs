@@ -34,7 +34,7 @@ use self::{
     ingresses::Report,
     item::{Dependency, Item, RouteKind},
     lookup::{Lookup as _, Route},
-    view::{View, gateway_of},
+    view::{View, gateway_of, release_of},
 };
 use crate::server::Server;
 
@@ -64,6 +64,7 @@ mod termination;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod versions;
 mod view;
 
 pub use addresses::Pool;
@@ -233,6 +234,7 @@ impl Controller {
             self.changed(&view.secrets, |old: &Secret, new| old.data == new.data, Dependency::Secret),
             self.changed(&view.config_maps, |old: &ConfigMap, new| old.data == new.data, Dependency::ConfigMap),
             self.changed(&view.namespaces, same_labels, |key| Dependency::Namespace(key.name)),
+            self.watch_definitions(),
             self.watch_services(),
         );
     }
@@ -284,6 +286,18 @@ impl Controller {
             let ports = |service: &Service| service.spec.as_ref().and_then(|spec| spec.ports.clone());
             if !is_same(&change, |old, new| ports(old) == ports(new)) {
                 self.work.add(Work::Changed(Dependency::Service(key)));
+            }
+        }
+    }
+
+    /// Which release of Gateway API a cluster has is in the status of the classes.
+    async fn watch_definitions(&self) {
+        let mut changes = self.view.definitions.subscribe();
+        while let Some(change) = changes.next().await {
+            if release_of(change.object()).is_some() {
+                for class in self.view.classes.list() {
+                    self.told.add_after(Item::Class(Key::of(&*class).name), STATUS_PAUSE);
+                }
             }
         }
     }
@@ -356,7 +370,9 @@ impl Controller {
             Item::Class(name) => {
                 let Some(class) = self.view.classes.get("", name) else { return Ok(()) };
                 let Some(verdict) = self.core.lock().class(name).cloned() else { return Ok(()) };
-                let status = status::class(class.status.as_ref(), &verdict, class.metadata.generation, now);
+                let version = self.view.supported_version();
+                let verdicts: Vec<_> = std::iter::once(verdict).chain(version).collect();
+                let status = status::class(class.status.as_ref(), &verdicts, class.metadata.generation, now);
                 self.write_cluster(&*class, class.status.as_ref(), &status).await
             }
             Item::Gateway(key) => self.tell_gateway(key, now).await,

@@ -36,7 +36,7 @@ pub use cors::Cors;
 pub use decision::{Decision, Forward};
 pub use edit::HeaderEdits;
 pub use hosts::Hosts;
-pub(crate) use hosts::{covers, intersect, overlap};
+pub(crate) use hosts::{covers, overlap, shared};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
 pub use mirror::Mirror;

@@ -78,6 +78,7 @@ const ROLES: &[RoleRow] = &[
             on("create get list patch watch", "discovery.k8s.io", "endpointslices"),
             on(READ, "networking.k8s.io", "ingressclasses ingresses"),
             on("patch update", "networking.k8s.io", "ingresses/status"),
+            on(READ, "apiextensions.k8s.io", "customresourcedefinitions"),
             on(
                 READ,
                 "gateway.networking.k8s.io",

@@ -16,7 +16,7 @@ use super::{
     rivals::{Candidate, Rivals},
     verdict::{Fault, Verdict},
 };
-use crate::routing::{Entry, Rank, Spot, StreamRule, intersect};
+use crate::routing::{Entry, Rank, Spot, StreamRule, shared};
 
 /// A route and what became of it.
 pub(crate) struct RoutePlan {
@@ -168,7 +168,7 @@ fn attachments<'a>(
         return Err(Fault::new("NotAllowedByListeners", message));
     }
     let hosts = |offer: &Offer| match kind {
-        RouteKind::Http | RouteKind::Grpc | RouteKind::Tls => intersect(offer.hostname.as_deref(), route.hostnames()),
+        RouteKind::Http | RouteKind::Grpc | RouteKind::Tls => shared(offer.hostname.as_deref(), route.hostnames()),
         RouteKind::Tcp | RouteKind::Udp => vec![None],
     };
     let attachments = admitting.into_iter().map(|offer| (offer, hosts(offer)));

@@ -1,7 +1,7 @@
 //! What of Gateway API is served beyond its core, by the names that upstream's conformance tests know.
 
 /// In the order of the names, as the API asks for.
-pub(crate) const SUPPORTED: [&str; 45] = [
+pub(crate) const SUPPORTED: [&str; 47] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -16,6 +16,7 @@ pub(crate) const SUPPORTED: [&str; 45] = [
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructurePropagation",
     "GatewayPort8080",
+    "GatewayRouteHostnameIntersectionPrecedence",
     "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -25,6 +26,7 @@ pub(crate) const SUPPORTED: [&str; 45] = [
     "HTTPRouteBackendProtocolWebSocket",
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
+    "HTTPRouteBackendURLRewrite",
     "HTTPRouteCORS",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",

@@ -34,15 +34,14 @@ const ANCESTORS: usize = 16;
 
 pub(crate) fn class(
     known: Option<&GatewayClassStatus>,
-    verdict: &Verdict,
+    verdicts: &[Verdict],
     generation: Option<i64>,
     now: Timestamp,
 ) -> GatewayClassStatus {
     let known = known.map(|s| s.conditions.as_slice()).unwrap_or_default();
-    let verdicts = [verdict.clone(), Verdict::yes("SupportedVersion", "SupportedVersion")];
     let supported = features::SUPPORTED.iter().map(|name| SupportedFeature { name: (*name).to_owned() });
     GatewayClassStatus {
-        conditions: conditions(known, &verdicts, generation, now),
+        conditions: conditions(known, verdicts, generation, now),
         supported_features: supported.collect(),
     }
 }

@@ -5,16 +5,20 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, Namespace, Secret, Service},
-    networking::v1::{Ingress, IngressClass},
+use k8s_openapi::{
+    api::{
+        core::v1::{ConfigMap, Namespace, Secret, Service},
+        networking::v1::{Ingress, IngressClass},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kinds::gateway::{
     BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
     UDPRoute,
 };
+use kube::core::ApiResource;
 use parking_lot::Mutex;
-use reconcile::{Index, Informer, Informers, Key};
+use reconcile::{Index, Informer, Informers, Key, Metadata};
 use rustls::RootCertStore;
 
 use super::{
@@ -23,6 +27,8 @@ use super::{
     item::RouteKind,
     lookup::{Lookup, Route, namespace},
     policies,
+    verdict::Verdict,
+    versions,
 };
 use crate::{
     routing::{Backend, Certificate, Wire},
@@ -47,6 +53,7 @@ pub(crate) struct View {
     pub(crate) secrets: Informer<Secret>,
     pub(crate) config_maps: Informer<ConfigMap>,
     pub(crate) namespaces: Informer<Namespace>,
+    pub(crate) definitions: Informer<Metadata>,
     ingresses_by_path: Index<Ingress>,
     sets_by_gateway: Index<ListenerSet>,
     policies_by_service: Index<BackendTLSPolicy>,
@@ -72,6 +79,7 @@ impl View {
             secrets: informers.of(),
             config_maps: informers.of(),
             namespaces: informers.of(),
+            definitions: informers.metadata(&ApiResource::erase::<CustomResourceDefinition>(&())),
             sets_by_gateway: sets.index("proxy/gateway", |set| vec![gateway_of(set).to_string()]),
             policies_by_service: policies
                 .index("proxy/service", |policy| policies::services(policy).iter().map(Key::to_string).collect()),
@@ -84,6 +92,16 @@ impl View {
         }
     }
 
+    /// Whether the cluster's Gateway API is one that is known here; `None` while that is not known.
+    pub(crate) fn supported_version(&self) -> Option<Verdict> {
+        if !self.definitions.is_synced() {
+            return None;
+        }
+        let definitions = self.definitions.list();
+        Some(versions::verdict(definitions.iter().filter_map(|definition| release_of(definition))))
+    }
+
+    /// Waits for everything that traffic depends on.
     pub(crate) async fn synced(&self) {
         self.classes.synced().await;
         self.gateways.synced().await;
@@ -103,6 +121,12 @@ impl View {
         self.endpoints.services().synced().await;
         self.endpoints.slices().synced().await;
     }
+}
+
+/// A definition of Gateway API, and the release it says it belongs to.
+pub(crate) fn release_of(definition: &Metadata) -> Option<(&str, Option<&str>)> {
+    let meta = &definition.metadata;
+    versions::release(meta.name.as_deref()?, |key| meta.annotations.as_ref()?.get(key).map(String::as_str))
 }
 
 /// The Gateway that a ListenerSet names.

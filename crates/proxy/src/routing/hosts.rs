@@ -95,28 +95,20 @@ pub(crate) fn overlap(one: Option<&str>, other: Option<&str>) -> bool {
     }
 }
 
-/// The hostnames under which a route is reachable through a listener: the intersection of both sides' patterns, each the
-/// more specific of the two. `None` stands for every hostname; an empty result for no intersection.
-pub(crate) fn intersect(listener: Option<&str>, route: &[String]) -> Vec<Option<String>> {
-    let Some(listener) = listener.filter(|l| !l.is_empty()).map(str::to_ascii_lowercase) else {
-        return if route.is_empty() {
-            vec![None]
-        } else {
-            route.iter().map(|h| Some(h.to_ascii_lowercase())).collect()
-        };
-    };
+/// A route's hostnames that have some hostname in common with a listener's. `None` stands for every hostname; an empty
+/// result for nothing in common.
+///
+/// They stay as the route has them, though only what the listener admits comes to them: of two routes the one with the
+/// more specific hostname of its own goes first, even where the listener's is more specific than both.
+pub(crate) fn shared(listener: Option<&str>, route: &[String]) -> Vec<Option<String>> {
     if route.is_empty() {
-        return vec![Some(listener)];
+        return vec![None];
     }
+    let listener = listener.filter(|listener| !listener.is_empty()).map(str::to_ascii_lowercase);
     let mut hosts = Vec::new();
-    for host in route.iter().map(|h| h.to_ascii_lowercase()) {
-        let host = match (covers(&listener, &host), covers(&host, &listener)) {
-            (true, _) => Some(host),
-            (false, true) => Some(listener.clone()),
-            (false, false) => continue,
-        };
-        if !hosts.contains(&host) {
-            hosts.push(host);
+    for host in route.iter().map(|host| host.to_ascii_lowercase()) {
+        if overlap(listener.as_deref(), Some(&host)) && !hosts.contains(&Some(host.clone())) {
+            hosts.push(Some(host));
         }
     }
     hosts

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
-    hosts::{covers, intersect},
+    hosts::{covers, shared},
     *,
 };
 
@@ -285,22 +285,22 @@ fn redirect_keeps_what_it_does_not_change() {
 }
 
 #[test]
-fn hostnames_of_listener_and_route_intersect_in_the_more_specific() {
+fn a_route_keeps_the_hostnames_that_it_shares_with_a_listener() {
     let hosts = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
     let some = |names: &[&str]| names.iter().map(|n| Some((*n).to_owned())).collect::<Vec<_>>();
     for (listener, route, expected) in [
         (None, hosts(&[]), vec![None]),
         (None, hosts(&["A.com"]), some(&["a.com"])),
-        (Some("a.com"), hosts(&[]), some(&["a.com"])),
+        (Some("a.com"), hosts(&[]), vec![None]),
         (Some("a.com"), hosts(&["b.com"]), vec![]),
         (
             Some("*.a.com"),
-            hosts(&["x.a.com", "a.com", "*.y.a.com", "*.com"]),
-            some(&["x.a.com", "*.y.a.com", "*.a.com"]),
+            hosts(&["x.a.com", "a.com", "*.y.a.com", "X.a.com", "*.com"]),
+            some(&["x.a.com", "*.y.a.com", "*.com"]),
         ),
-        (Some("x.a.com"), hosts(&["*.a.com"]), some(&["x.a.com"])),
+        (Some("X.a.com"), hosts(&["*.a.com"]), some(&["*.a.com"])),
     ] {
-        assert_eq!(intersect(listener, &route), expected, "{listener:?} with {route:?}");
+        assert_eq!(shared(listener, &route), expected, "{listener:?} with {route:?}");
     }
     assert!(!covers("*.a.com", "ba.com") && !covers("*.a.com", "xa.com") && covers("*.a.com", "*.a.com"));
 }

@@ -164,8 +164,11 @@ fn listener_verdicts(listener: &ListenerPlan, bound: &Bound, unserved: bool) -> 
     let taken = bound.open.is_empty() && !bound.failed.is_empty();
     let accepted = match (&listener.protocol, &listener.distinct, &listener.clients) {
         (Err(fault), ..) => Err(fault.clone()),
-        // The reason of the conflict is that of the condition below.
-        (_, Err(fault), _) => Err(Fault::new("Invalid", fault.message.clone())),
+        // The reason of the conflict is that of the condition below; a ListenerSet's entry says here already that it is one.
+        (_, Err(fault), _) => {
+            let reason = if listener.source == Source::Gateway { "Invalid" } else { "Conflicted" };
+            Err(Fault::new(reason, fault.message.clone()))
+        }
         (.., Err(fault)) => Err(fault.clone()),
         (Ok(_), Ok(()), Ok(())) if taken => Err(Fault::new("PortUnavailable", bound.message())),
         (Ok(_), Ok(()), Ok(())) => Ok(()),
@@ -210,7 +213,8 @@ fn set_status(
     let (mut listeners, mut valid, mut programmed) = (Vec::new(), 0, false);
     for listener in plan.listeners.iter().filter(|listener| listener.source == source) {
         let told = listener_status(scene, key, listener, &known.listeners, generation)?;
-        valid += usize::from(listener.is_valid());
+        // A set needs a listener that can serve: one whose references lead nowhere adds nothing to the Gateway.
+        valid += usize::from(listener.is_valid() && listener.config.is_some());
         programmed |= told.programmed;
         listeners.push(told.status);
     }

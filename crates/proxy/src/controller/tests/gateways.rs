@@ -397,6 +397,7 @@ fn older_listeners_win_and_those_in_their_way_are_told() {
     let new = told_set(&core, "a-new");
     assert_eq!(brief(&new.conditions), ["Accepted=False ListenersNotValid", "Programmed=False ListenersNotValid"]);
     assert_eq!(conflict(&told_set(&core, "raw"), 0), "Conflicted=True ProtocolConflict");
+    assert_eq!(brief(&new.listeners[0].conditions)[0], "Accepted=False Conflicted");
 }
 
 #[test]
@@ -456,16 +457,18 @@ fn grants_for_a_gateway_are_none_for_its_sets_and_the_other_way_round() {
         "set",
         set("set", 1, json!([listener("more", 443, "HTTPS", at("set.test", abroad()))])),
     );
-    for (kind, own, sets) in [
-        ("Gateway", "True ResolvedRefs", "False RefNotPermitted"),
-        ("ListenerSet", "False RefNotPermitted", "True ResolvedRefs"),
+    for (kind, own, sets, accepted) in [
+        ("Gateway", "True ResolvedRefs", "False RefNotPermitted", "False ListenersNotValid"),
+        ("ListenerSet", "False RefNotPermitted", "True ResolvedRefs", "True Accepted"),
     ] {
         let from = json!([{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "shop"}]);
         let to = json!([{"group": "", "kind": "Secret"}]);
         cluster.put("ReferenceGrant", "other", "g", json!({"spec": {"from": from, "to": to}}));
         let core = cluster.compile();
         assert_eq!(brief_listener(&core, "own")[3], format!("ResolvedRefs={own}"), "{kind}");
-        assert_eq!(brief(&told_set(&core, "set").listeners[0].conditions)[3], format!("ResolvedRefs={sets}"), "{kind}");
+        let set = told_set(&core, "set");
+        assert_eq!(brief(&set.listeners[0].conditions)[3], format!("ResolvedRefs={sets}"), "{kind}");
+        assert_eq!(brief(&set.conditions)[0], format!("Accepted={accepted}"), "{kind}");
     }
 }
 

@@ -95,6 +95,11 @@ fn objects(backend: SocketAddr) -> HashMap<&'static str, Vec<Value>> {
         ),
         ("services", vec![json!({"metadata": meta("web"), "spec": {"ports": [{"port": 80}]}})]),
         (
+            "customresourcedefinitions",
+            vec![json!({"metadata": {"name": "gateways.gateway.networking.k8s.io",
+            "annotations": {"gateway.networking.k8s.io/bundle-version": "v0.0.0"}}})],
+        ),
+        (
             "endpointslices",
             vec![json!({"metadata": slice, "addressType": "IPv4", "ports": [{"port": backend.port()}],
             "endpoints": [{"addresses": [backend.ip().to_string()]}]})],
@@ -120,22 +125,22 @@ async fn objects_become_a_table_and_their_status() {
         let stop = stop.clone();
         async move { informers.run(stop).await.unwrap() }
     });
+    let group = "/apis/gateway.networking.k8s.io/v1";
+    let class = format!("{group}/gatewayclasses/keelson/status");
+    let reason = |body: &Value, at: usize| body["status"]["conditions"][at]["reason"].clone();
     let mut statuses = HashMap::new();
-    while statuses.len() < 3 {
+    // The release of the definitions is told as soon as it is known, which traffic does not wait for.
+    while statuses.len() < 3 || statuses.get(&class).is_none_or(|body| reason(body, 1) != "UnsupportedVersion") {
         let (path, body) = patched.recv().await.unwrap();
         statuses.insert(path, body);
     }
-    let group = "/apis/gateway.networking.k8s.io/v1";
     let gateway = &statuses[&format!("{group}/namespaces/shop/gateways/edge/status")];
     assert_eq!(gateway["metadata"]["resourceVersion"], "7");
     assert_eq!(gateway["status"]["addresses"][0]["value"], "127.0.0.1");
     assert_eq!(gateway["status"]["listeners"][0]["attachedRoutes"], 1);
     let route = &statuses[&format!("{group}/namespaces/shop/httproutes/web/status")];
     assert_eq!(route["status"]["parents"][0]["conditions"][0]["status"], "True");
-    assert_eq!(
-        statuses[&format!("{group}/gatewayclasses/keelson/status")]["status"]["conditions"][0]["reason"],
-        "Accepted"
-    );
+    assert_eq!(reason(&statuses[&class], 0), "Accepted");
     let bound = bindings.wait_for(|b| !b.is_empty()).await.unwrap().values().next().unwrap().clone().unwrap();
     let mut stream = TcpStream::connect(bound).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n").await.unwrap();

@@ -37,6 +37,34 @@ fn route_says_why_it_is_not_attached() {
 }
 
 #[test]
+fn the_more_specific_hostname_of_its_own_goes_before_the_older_route() {
+    for (listener, older, newer) in [
+        ("abc.example.com", json!(["*.example.com"]), json!(["abc.example.com"])),
+        ("*.example.com", json!(["*.com"]), json!(["*.example.com"])),
+        ("abc.example.com", json!([]), json!(["*.com"])),
+    ] {
+        for (kind, protocol, port) in [("HTTPRoute", "HTTP", 80), ("TLSRoute", "TLS", 443)] {
+            let mut cluster = Cluster::new();
+            let tls = (kind == "TLSRoute").then(|| json!({"mode": "Passthrough"}));
+            cluster
+                .listen(json!([{"name": "l", "port": port, "protocol": protocol, "hostname": listener, "tls": tls}]));
+            for (name, created, hosts, backend) in [("older", 1, &older, "web"), ("newer", 2, &newer, "api")] {
+                let spec = json!({"parentRefs": [{"name": "edge"}], "hostnames": hosts,
+                    "rules": [{"backendRefs": [{"name": backend, "port": 80}]}]});
+                let created = format!("2026-01-01T00:00:0{created}Z");
+                cluster.put(kind, "shop", name, json!({"metadata": {"creationTimestamp": created}, "spec": spec}));
+            }
+            let core = cluster.compile();
+            let (taken, attached) = match kind {
+                "HTTPRoute" => (taken(&core, port, "abc.example.com", "/"), attached(&core, "l")),
+                _ => (carried(&core, shared(port), "abc.example.com").unwrap(), attached(&core, "l")),
+            };
+            assert_eq!((taken.as_str(), attached), ("shop/api:80", 2), "{kind}: {older} and {newer} at {listener}");
+        }
+    }
+}
+
+#[test]
 fn listener_admits_namespaces_as_it_says() {
     let labels = |name: &str| json!({"from": "Selector", "selector": {"matchLabels": {"name": name}}});
     let one_of = json!({"matchExpressions": [{"key": "name", "operator": "In", "values": ["other", "third"]}]});
