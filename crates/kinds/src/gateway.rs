@@ -11,12 +11,14 @@ use k8s_openapi::{
 use serde::{Deserialize, Serialize};
 
 mod backend_tls;
+mod forwarding;
 mod grpc_route;
 mod http_route;
 mod listener_set;
 mod stream_route;
 
 pub use backend_tls::*;
+pub use forwarding::*;
 pub use grpc_route::*;
 pub use http_route::*;
 pub use listener_set::*;

@@ -47,6 +47,7 @@ mod duration;
 mod endpoints;
 mod features;
 mod filters;
+mod forwarding;
 mod grpc;
 mod http;
 mod infrastructure;

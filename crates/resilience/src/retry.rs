@@ -41,7 +41,7 @@ mod http_rules;
 mod layer;
 mod rules;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, PAUSE_MAX};
 pub use budget::{Budget, BudgetConfig};
 pub use http_rules::{HttpRules, IDEMPOTENCY_KEY};
 pub use layer::{Retry, RetryFuture, RetryLayer};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HTTPBackendRef, HTTPRouteFilter, HTTPValueMatch, ParentReference, ValueMatchType};
+use super::{HTTPBackendRef, HTTPRouteFilter, HTTPValueMatch, ParentReference, SessionPersistence, ValueMatchType};
 
 /// Desired state of a `GRPCRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct GRPCRouteRule {
     /// Where calls go, by weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<HTTPBackendRef>,
+    /// How calls of one client find the same endpoint again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// All conditions of a match must hold.

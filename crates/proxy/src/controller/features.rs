@@ -1,7 +1,7 @@
 //! What of Gateway API is served beyond its core, by the names that upstream's conformance tests know.
 
 /// In the order of the names, as the API asks for.
-pub(crate) const SUPPORTED: [&str; 47] = [
+pub(crate) const SUPPORTED: [&str; 50] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -41,6 +41,9 @@ pub(crate) const SUPPORTED: [&str; 47] = [
     "HTTPRouteRequestPercentageMirror",
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",

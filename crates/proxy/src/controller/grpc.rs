@@ -17,6 +17,8 @@ pub(crate) fn rule(from: &GRPCRouteRule) -> RequestRule<'_> {
         filters: &from.filters,
         backends: &from.backend_refs,
         timeouts: None,
+        retry: None,
+        session: from.session_persistence.as_ref(),
     }
 }
 

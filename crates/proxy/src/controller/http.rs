@@ -18,6 +18,8 @@ pub(crate) fn rule(from: &HTTPRouteRule) -> RequestRule<'_> {
         filters: &from.filters,
         backends: &from.backend_refs,
         timeouts: from.timeouts.as_ref(),
+        retry: from.retry.as_ref(),
+        session: from.session_persistence.as_ref(),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use kinds::gateway::{HTTPBackendRef, HTTPRouteFilter, HTTPRouteTimeouts};
+use kinds::gateway::{HTTPBackendRef, HTTPRouteFilter, HTTPRouteRetry, HTTPRouteTimeouts, SessionPersistence};
 
 use super::{
     backends,
     compiled::{Compiled, Rules, first},
-    duration, filters,
+    duration, filters, forwarding,
     lookup::{Route, Seen, key_of},
     verdict::Fault,
 };
@@ -22,6 +22,8 @@ pub(crate) struct RequestRule<'a> {
     pub(crate) filters: &'a [HTTPRouteFilter],
     pub(crate) backends: &'a [HTTPBackendRef],
     pub(crate) timeouts: Option<&'a HTTPRouteTimeouts>,
+    pub(crate) retry: Option<&'a HTTPRouteRetry>,
+    pub(crate) session: Option<&'a SessionPersistence>,
 }
 
 /// The conditions of a rule; without any it is for every request.
@@ -44,10 +46,10 @@ pub(crate) fn compile<'a>(
 ) -> Compiled {
     let owner = route.kind().owner(&key_of(route.meta()));
     let (mut rules, mut broken, mut fault, mut good) = (Vec::new(), Vec::new(), None, from.len() == 0);
-    for from in from {
+    for (order, from) in from.enumerate() {
         match &from.matches {
             Ok(matches) => {
-                let rule = compile_rule(seen, route, &owner, &from, &mut broken);
+                let rule = compile_rule(seen, route, (&owner, order), &from, &mut broken);
                 good |= rule.is_ok();
                 let rule = rule.unwrap_or_else(|wrong| {
                     fault.get_or_insert(wrong);
@@ -71,15 +73,17 @@ pub(crate) fn compile<'a>(
 fn compile_rule(
     seen: &Seen<'_>,
     route: &Route,
-    owner: &Owner,
+    (owner, order): (&Owner, usize),
     from: &RequestRule<'_>,
     broken: &mut Vec<Fault>,
 ) -> Result<Rule, Fault> {
     let filters = filters::compile(seen, route, from.filters, broken)?;
     let shares = backends::shares(seen, route, from.backends, broken)?;
     let timeouts = from.timeouts.map_or(Ok(Timeouts::default()), timeouts)?;
+    let retry = from.retry.map(forwarding::retry).transpose()?.map(Arc::new);
+    let session = from.session.map(|session| forwarding::session(session, owner, order)).transpose()?.map(Arc::new);
     let name = from.name.map(Into::into);
-    Ok(Rule { name, filters, timeouts, ..Rule::new(owner.clone(), Action::Forward(shares)) })
+    Ok(Rule { name, filters, timeouts, retry, session, ..Rule::new(owner.clone(), Action::Forward(shares)) })
 }
 
 /// A rule that cannot be served as it is written.

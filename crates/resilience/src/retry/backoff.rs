@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The longest pause that may be configured: nobody waits this long for an answer.
-const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
+pub const PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Exponential back-off with full jitter: the pause before the n-th retry is anything between nothing and `base · 2ⁿ⁻¹`,
 /// at most `max`.
