@@ -46,8 +46,9 @@ pub use rules::Entry;
 pub use table::{Place, RouteTable, Site, Spot, Transport};
 pub use template::{Template, UnknownVariable};
 pub use traffic::{
-    Attempt, Balance, Carrier, Failed, Group, HashKey, Limits, Member, Overflow, Permit, Retry, Session, Token,
-    Traffic, Trigger, Upstream, UpstreamConfig, Want,
+    Abort, Attempt, Balance, Carrier, Condition, Distinct, Disturbance, Failed, Group, HashKey, Instead, Limits,
+    Member, Network, Overflow, Part, Permit, RateRule, Rates, Retry, Session, Token, Traffic, Trigger, Upstream,
+    UpstreamConfig, Want, What, Whose,
 };
 
 /// A certificate and its key.

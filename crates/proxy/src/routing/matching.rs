@@ -60,7 +60,7 @@ impl PathMatch {
         Ok(PathMatch::Location { pattern: Regex::new(&format!("(?i)^(?:{pattern})"))?, length })
     }
 
-    fn takes(&self, path: &str) -> bool {
+    pub(super) fn takes(&self, path: &str) -> bool {
         match self {
             PathMatch::Exact(exact) => **exact == *path,
             PathMatch::Prefix(prefix) => {
@@ -101,6 +101,16 @@ impl ValueMatch {
     /// A pattern for the whole value.
     pub fn pattern(pattern: &str) -> Result<Self, regex::Error> {
         whole(pattern).map(ValueMatch::Pattern)
+    }
+
+    /// Whether a header fulfils it.
+    pub(super) fn takes_header(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
+        takes_header(headers, name, self)
+    }
+
+    /// Whether a query parameter fulfils it.
+    pub(super) fn takes_parameter(&self, query: Option<&str>, name: &str) -> bool {
+        takes_parameter(query, name, self)
     }
 
     fn takes(&self, value: &str) -> bool {

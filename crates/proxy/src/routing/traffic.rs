@@ -7,14 +7,20 @@
 use std::sync::Arc;
 
 mod balance;
+mod disturb;
 mod group;
+mod instead;
 mod limits;
+mod rate;
 mod retry;
 mod session;
 
 pub use balance::{Balance, HashKey};
+pub use disturb::{Abort, Disturbance, Part};
 pub use group::{Attempt, Group, Member, Want};
+pub use instead::{Instead, Whose};
 pub use limits::{Limits, Overflow, Permit};
+pub use rate::{Condition, Distinct, Network, RateRule, Rates, What};
 pub use retry::{Failed, Retry, Trigger};
 pub use session::{Carrier, Session, Token};
 
@@ -33,6 +39,12 @@ pub struct Traffic {
     pub session: Option<Arc<Session>>,
     /// How long requests may take whose rule does not say it.
     pub timeouts: Timeouts,
+    /// How many requests there may be of whom: each of these is asked.
+    pub rates: Vec<Arc<Rates>>,
+    /// Faults on purpose.
+    pub disturbance: Option<Disturbance>,
+    /// Answers in place of others; the first that takes one replaces it.
+    pub instead: Vec<Instead>,
 }
 
 /// How the endpoints of a backend are used. Each of these has its own view of every backend it is used for.

@@ -45,6 +45,14 @@ pub(crate) fn own(status: StatusCode, grpc: bool) -> Answer {
     answer
 }
 
+/// The answer to a call by its code of gRPC.
+pub(crate) fn called(code: u16) -> Answer {
+    let mut answer = call(StatusCode::OK);
+    answer.headers_mut().insert(GRPC_STATUS, HeaderValue::from(code));
+    answer.headers_mut().remove(GRPC_MESSAGE);
+    answer
+}
+
 /// The answer to a call: all of it in the head, with the code that stands for the status.
 fn call(status: StatusCode) -> Answer {
     let code = match status {

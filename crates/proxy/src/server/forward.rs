@@ -16,7 +16,7 @@ use super::{
     headers,
     listener::Peer,
     mirror,
-    traffic::Course,
+    traffic::{self, Course},
     tunnel,
     upstream::{Line, Way},
 };
@@ -66,16 +66,13 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
         }
         Decision::Forward(way) => {
             let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
-            let course = Course::of(way, &request, peer.address.ip());
-            let way = course.way;
-            let mut answer = match forward(peer, course, request, authority).await {
-                Ok(answer) => answer,
-                Err(Unanswered::Status(status)) => own(status, grpc),
-                Err(Unanswered::Overflow) => {
-                    let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, grpc);
-                    answer.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
-                    answer
-                }
+            let barred = match way.traffic {
+                Some(traffic) => traffic::bar(traffic, &head, peer.address.ip(), grpc).await,
+                None => None,
+            };
+            let (way, mut answer) = match barred {
+                Some(barred) => (way, traffic::instead(way.traffic, true, barred)),
+                None => sent(peer, way, request, authority, grpc).await,
             };
             if let Some(cors) = way.cors() {
                 cors.apply(origin.as_ref(), answer.headers_mut());
@@ -85,6 +82,28 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
             answer
         }
     }
+}
+
+/// Sends a request; its answer, and which way it went.
+async fn sent<'a>(
+    peer: &Peer,
+    way: Forward<'a>,
+    request: Request<Incoming>,
+    authority: HeaderValue,
+    grpc: bool,
+) -> (Forward<'a>, Answer) {
+    let course = Course::of(way, &request, peer.address.ip());
+    let way = course.way;
+    let (own, answer) = match forward(peer, course, request, authority).await {
+        Ok(answer) => (false, answer),
+        Err(Unanswered::Status(status)) => (true, own(status, grpc)),
+        Err(Unanswered::Overflow) => {
+            let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, grpc);
+            answer.headers_mut().insert(OVERLOADED, HeaderValue::from_static("true"));
+            (true, answer)
+        }
+    };
+    (way, traffic::instead(way.traffic, own, answer))
 }
 
 /// The authority that a request is for.

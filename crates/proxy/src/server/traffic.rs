@@ -2,14 +2,74 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use resilience::now;
 use tokio::time::Instant;
 
-use super::exchange::Plan;
-use crate::routing::{Action, Backend, Balance, Forward, Session, Target, Timeouts, Token};
+use super::{
+    answer::{Answer, called, own},
+    body::ResponseBody,
+    exchange::Plan,
+};
+use crate::routing::{
+    Abort, Action, Backend, Balance, Forward, RequestHead, Session, Target, Timeouts, Token, Traffic,
+};
+
+/// Says that a request was refused because there were too many, as Envoy has it.
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
+/// Holds a request up as the policy says; the answer to one that goes no further.
+pub(crate) async fn bar(traffic: &Traffic, head: &RequestHead<'_>, client: IpAddr, grpc: bool) -> Option<Answer> {
+    let mut wait = None;
+    for rates in &traffic.rates {
+        wait = rates.admit(now(), head, client).err().max(wait);
+    }
+    if let Some(wait) = wait {
+        let mut answer = own(StatusCode::TOO_MANY_REQUESTS, grpc);
+        answer.headers_mut().insert(RATE_LIMITED, HeaderValue::from_static("true"));
+        if wait != Duration::MAX {
+            // Rounded up: who comes back earlier is refused again.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        return Some(answer);
+    }
+    let (delay, abort) = traffic.disturbance?.of([rand::random(), rand::random()]);
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    Some(match abort? {
+        Abort::Status(status) => own(status, grpc),
+        Abort::Call(code) => called(code),
+    })
+}
+
+/// The answer that a policy wants in place of one that is the gateway's `own`, or a backend's.
+pub(crate) fn instead(traffic: Option<&Arc<Traffic>>, own: bool, mut answer: Answer) -> Answer {
+    let status = answer.status();
+    let Some(instead) = traffic.and_then(|traffic| traffic.instead.iter().find(|other| other.takes(own, status)))
+    else {
+        return answer;
+    };
+    if let Some(status) = instead.status {
+        *answer.status_mut() = status;
+    }
+    if let Some((text, kind)) = &instead.body {
+        *answer.body_mut() = ResponseBody::Own(Some(text.clone()));
+        for described in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_TYPE] {
+            answer.headers_mut().remove(described);
+        }
+        if let Some(kind) = kind {
+            answer.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+        }
+    }
+    instead.edits.apply(answer.headers_mut());
+    answer
+}
 
 /// How a request is forwarded.
 pub(crate) struct Course<'a> {

@@ -5,7 +5,8 @@ use resilience::outlier::OutlierConfig;
 
 use super::*;
 use crate::routing::{
-    Balance, Carrier, HashKey, Limits, Retry, Rule, Session, Traffic, Trigger, Upstream, UpstreamConfig,
+    Abort, Balance, Carrier, Disturbance, HashKey, Instead, Limits, Part, RateRule, Rates, Retry, Rule, Session,
+    Traffic, Trigger, Upstream, UpstreamConfig, Whose,
 };
 
 /// A rule for everything, with a policy.
@@ -202,4 +203,51 @@ async fn what_is_too_much_for_a_backend_is_refused_until_there_is_room() {
     entered.acquire().await.unwrap().forget();
     release.notify_one();
     assert_eq!(pending.join_next().await.unwrap().unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    let upstream = named("in").await;
+    let rule = RateRule::new(2, Duration::from_secs(3600), Vec::new(), Vec::new()).unwrap();
+    let rates = vec![Arc::new(Rates::new(vec![rule], true))];
+    let gateway = Gateway::start(with(&[upstream.address], Traffic { rates, ..Traffic::default() })).await;
+    let mut client = gateway.connect().await;
+    assert_eq!((client.get("/").await.body, client.get("/").await.body), ("in".to_owned(), "in".to_owned()));
+    let refused = client.get("/").await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers["x-envoy-ratelimited"], value("true"));
+    let seconds: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1700..=1800).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn faults_on_purpose_and_other_answers_in_their_place() {
+    let upstream = named("in").await;
+    let abort = Some((Part::percent(100.0), Abort::Status(StatusCode::SERVICE_UNAVAILABLE)));
+    let delay = Some((Part::percent(100.0), Duration::from_millis(30)));
+    let instead = |whose| Instead {
+        whose,
+        statuses: vec![500..=599],
+        status: Some(StatusCode::OK),
+        body: Some((Bytes::from_static(b"{}"), Some(value("application/json")))),
+        edits: HeaderEdits::default(),
+    };
+    let traffic = |abort, whose| Traffic {
+        disturbance: Some(Disturbance { delay, abort }),
+        instead: vec![instead(whose)],
+        ..Traffic::default()
+    };
+    let gateway = Gateway::start(with(&[upstream.address], traffic(abort, Whose::Backends))).await;
+    let began = std::time::Instant::now();
+    assert_eq!(gateway.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(began.elapsed() >= Duration::from_millis(30));
+    gateway.server.install(with(&[upstream.address], traffic(abort, Whose::Own)));
+    let other = gateway.get("/").await;
+    assert_eq!((other.status, &*other.body, &other.headers["content-length"]), (StatusCode::OK, "{}", &value("2")));
+    assert_eq!(other.headers["content-type"], value("application/json"));
+    gateway.server.install(with(&[upstream.address], traffic(None, Whose::All)));
+    assert_eq!(gateway.get("/").await.body, "in", "what went well stays");
+    let (failing, _) = failing(usize::MAX, StatusCode::BAD_GATEWAY).await;
+    gateway.server.install(with(&[failing.address], traffic(None, Whose::Backends)));
+    assert_eq!(gateway.connect().await.send(post("long body")).await.unwrap().body, "{}");
 }
