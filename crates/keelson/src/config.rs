@@ -19,6 +19,7 @@ use std::{
 
 use apiserver::{admission::PodSecurity, allocation::Block};
 pub(crate) use oidc::Oidc;
+use proxy::mesh::WhenDown;
 pub(crate) use request_header::RequestHeader;
 pub(crate) use settings::{SETTINGS, Setting};
 
@@ -62,6 +63,8 @@ pub(crate) struct Config {
     pub node_name: String,
     /// Where gateways listen.
     pub gateway_addresses: Vec<IpAddr>,
+    /// What becomes of connections of pods in the mesh while Keelson is stopped.
+    pub mesh_when_down: WhenDown,
     /// Where the registry must listen; `None` picks.
     pub registry_listen: Option<SocketAddr>,
     /// What pods have to keep to.
@@ -302,6 +305,11 @@ fn parse(values: &mut Values<'_>, host_name: &str) -> Config {
         service_block: service_block(values),
         encryption_config: path(values.text("encryption.config")),
         scheduler: scheduler(values),
+        mesh_when_down: values.parsed("mesh.whenDown", WhenDown::default(), |t| match t {
+            "refuse" => Some(WhenDown::Refuse),
+            "letThrough" => Some(WhenDown::LetThrough),
+            _ => None,
+        }),
         log_json: values.parsed("log.format", false, |t| match t {
             "text" => Some(false),
             "json" => Some(true),

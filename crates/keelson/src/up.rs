@@ -10,6 +10,7 @@ mod certificates;
 mod cluster_objects;
 mod elected;
 mod front_proxy;
+mod mesh;
 mod node;
 pub(crate) mod store;
 

@@ -81,6 +81,12 @@ pub enum NetworkError {
         /// The failure.
         source: io::Error,
     },
+    /// The pod takes part in a mesh that cannot serve it.
+    #[error("the pod cannot join the mesh")]
+    Mesh {
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The thread that did the work is gone: the process is shutting down.
     #[error("network work was interrupted by shutdown")]
     Interrupted,

@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use self::{
     addresses::Addresses,
     core::Core,
-    endpoints::service_of,
     infrastructure::Made,
     ingresses::Report,
     item::{Dependency, Item, RouteKind},
@@ -69,6 +68,7 @@ mod versions;
 mod view;
 
 pub use addresses::Pool;
+pub(crate) use endpoints::{Endpoints, service_of};
 
 /// Who serves a GatewayClass of ours.
 pub(crate) const CONTROLLER_NAME: &str = "keelson.dev/gateway";

@@ -1,9 +1,9 @@
-//! The proxy, in its position as gateway: client traffic from outside to the endpoints of Services.
+//! The proxy, in two positions: as gateway for client traffic from outside to the endpoints of Services, and as [`mesh`]
+//! for connections between pods.
 //!
 //! [`routing`] decides and is pure; [`server`] moves bytes; its controller compiles Gateway API and Ingress objects into
 //! a [`routing::RouteTable`], installs it, and writes what became of the objects into their status. [`run`] wires the
-//! three together. Requests are routed (HTTP, gRPC), connections and datagrams forwarded (TLS, TCP, UDP). It is not a
-//! mesh.
+//! three together. Requests are routed (HTTP, gRPC), connections and datagrams forwarded (TLS, TCP, UDP).
 //!
 //! Invariants: a request is served by one table from start to end; installing a table drops no connection and no
 //! request; no more is read from one side than the other takes; a request is sent again only where that is safe.

@@ -45,6 +45,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         about: "IP addresses of Gateways, Ingresses and (but for loopback) Services of type LoadBalancer; comma-separated",
     },
     Setting {
+        key: "mesh.whenDown",
+        environment: "KEELSON_MESH_WHEN_DOWN",
+        default: "refuse",
+        about: "what becomes of connections of pods in the mesh while Keelson is stopped: refuse, or letThrough (unencrypted; after a crash they are refused all the same)",
+    },
+    Setting {
         key: "registry.listen",
         environment: "KEELSON_REGISTRY_LISTEN",
         default: "",

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use apiserver::{
-    ApiServer, ApiServerConfig, OidcConfig, SharedTls, User,
+    ApiServer, ApiServerConfig, EncryptionAtRest, OidcConfig, SharedTls, User,
     allocation::Block,
     audit::{AuditConfig, Auditor, LogOptions, Policy, Webhook},
 };
@@ -53,6 +53,8 @@ pub(super) struct Api {
     pub(super) authority: Arc<Authority>,
     /// Signs tokens.
     pub(super) signer: Arc<TokenSigner>,
+    /// How Secrets are kept.
+    pub(super) at_rest: Arc<EncryptionAtRest>,
     /// How aggregated servers recognise this one.
     pub(super) front_proxy: Arc<FrontProxy>,
     certificates: Arc<Certificates>,
@@ -125,9 +127,9 @@ pub(super) async fn start(
 ) -> Result<Api, Failure> {
     let (options, at_rest) = store::options(config, layout)?;
     let store = store::open(config, layout, options).await?;
-    let kept = store.clone();
+    let (kept, keys) = (store.clone(), at_rest.clone());
     supervisor.start("encryption", Fate::Restarted, move |stop| {
-        let (store, at_rest) = (kept.clone(), at_rest.clone());
+        let (store, at_rest) = (kept.clone(), keys.clone());
         async move {
             store::follow_keys(store, at_rest, stop).await;
             anyhow::Ok(())
@@ -214,6 +216,7 @@ pub(super) async fn start(
         service_block,
         authority,
         signer,
+        at_rest,
         certificates,
         front_proxy,
     })

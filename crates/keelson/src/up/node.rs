@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use apiserver::{NodeConnectError, NodeConnector, User};
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use network::{DnsConfig, Network, NetworkConfig, Slot, SlotClaim, SlotError};
+use network::{DnsConfig, Network, NetworkConfig, PodNetwork, Slot, SlotClaim, SlotError};
 use node::{Body, Node, NodeConfig, NodeServer};
 use reconcile::Informers;
 use runtime::Runtime;
@@ -18,7 +18,7 @@ use runtime::api::RuntimeConfig;
 use supply_chain::{Registry, RegistryOptions};
 use tokio::net::TcpListener;
 
-use super::{address, api::Api, elected::Office};
+use super::{address, api::Api, elected::Office, mesh};
 use crate::{
     config::Config,
     data_dir::Layout,
@@ -81,11 +81,12 @@ pub(super) async fn start(
     })
     .await
     .context("open the container runtime")?;
-    start_node(config, layout, slot, api, runtime, network, supervisor)?;
+    let shared = informers.for_client(api.client("keelson:gateway"));
+    let meshed = mesh::start(config, layout, api, (&runtime, &network), &shared, supervisor);
+    start_node(config, layout, slot, api, runtime, meshed, supervisor)?;
     start_provisioner(config, layout, api, informers, supervisor);
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
-    let shared = informers.for_client(api.client("keelson:gateway"));
     start_gateway(&gateway_addresses, slot, &shared, supervisor);
     start_load_balancer(config, slot, api, server_id, informers, supervisor);
     Ok(Ports { registry, gateway_addresses })
@@ -168,7 +169,7 @@ fn start_node(
     slot: Slot,
     api: &Api,
     runtime: Arc<Runtime>,
-    network: Arc<Network>,
+    network: Arc<dyn PodNetwork>,
     supervisor: &mut Supervisor,
 ) -> Result<(), Failure> {
     let node_config = NodeConfig {
