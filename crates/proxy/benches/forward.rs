@@ -79,7 +79,7 @@ async fn start_gateway(address: SocketAddr, tasks: &mut JoinSet<()>) -> Outcome<
     let mut table = RouteTable::default();
     let listener = ListenerConfig::new(None, Mode::Http(None));
     table.listen(site, Protocol::Http, vec![listener]);
-    let entry = Entry { condition: RequestMatch::prefix("/"), rank: Rank::default(), rule: Arc::new(rule) };
+    let entry = Entry::new(RequestMatch::prefix("/"), Rank::default(), Arc::new(rule));
     table.insert(&Spot { site, listener: None, host: None }, Arc::new(entry));
     let server = Server::new(ServerConfig { addresses: vec![Ipv4Addr::LOCALHOST.into()], ephemeral: true });
     server.install(table);

@@ -6,11 +6,12 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{ConfigMap, Namespace, Secret, Service},
+        core::v1::{ConfigMap, Secret, Service},
         discovery::v1::EndpointSlice,
         networking::v1::Ingress,
     },
@@ -39,6 +40,7 @@ use crate::server::Server;
 
 mod addresses;
 mod attach;
+mod attachment;
 mod backends;
 mod compiled;
 mod core;
@@ -160,6 +162,7 @@ impl Controller {
         items.extend(self.view.tcp.list().iter().map(|o| Item::Route(RouteKind::Tcp, Key::of(&**o))));
         items.extend(self.view.udp.list().iter().map(|o| Item::Route(RouteKind::Udp, Key::of(&**o))));
         items.extend(self.view.policies.list().iter().map(|o| Item::Policy(Key::of(&**o))));
+        items.extend(self.view.attached.iter().flat_map(|source| source.ids()).map(Item::Attached));
         items.extend(self.view.ingresses.list().iter().map(|o| Item::Ingress(Key::of(&**o))));
         let mut core = self.core.lock();
         for gateway in self.view.gateways.list() {
@@ -237,6 +240,7 @@ impl Controller {
             self.changed(&view.namespaces, same_labels, |key| Dependency::Namespace(key.name)),
             self.watch_definitions(),
             self.watch_services(),
+            self.watch_attached(),
         );
     }
 
@@ -244,12 +248,32 @@ impl Controller {
         let view = &self.view;
         tokio::join!(
             self.items(&view.classes, |key| Item::Class(key.name), |old, new| old.spec == new.spec),
-            self.items(&view.gateways, Item::Gateway, |old, new| old.spec == new.spec),
-            self.items(&view.http, |key| Item::Route(RouteKind::Http, key), |old, new| old.spec == new.spec),
-            self.items(&view.grpc, |key| Item::Route(RouteKind::Grpc, key), |old, new| old.spec == new.spec),
-            self.items(&view.tls, |key| Item::Route(RouteKind::Tls, key), |old, new| old.spec == new.spec),
-            self.items(&view.tcp, |key| Item::Route(RouteKind::Tcp, key), |old, new| old.spec == new.spec),
-            self.items(&view.udp, |key| Item::Route(RouteKind::Udp, key), |old, new| old.spec == new.spec),
+            self.items(&view.gateways, Item::Gateway, |old, new| old.spec == new.spec && same_labels(old, new)),
+            self.items(
+                &view.http,
+                |key| Item::Route(RouteKind::Http, key),
+                |old, new| old.spec == new.spec && same_labels(old, new)
+            ),
+            self.items(
+                &view.grpc,
+                |key| Item::Route(RouteKind::Grpc, key),
+                |old, new| old.spec == new.spec && same_labels(old, new)
+            ),
+            self.items(
+                &view.tls,
+                |key| Item::Route(RouteKind::Tls, key),
+                |old, new| old.spec == new.spec && same_labels(old, new)
+            ),
+            self.items(
+                &view.tcp,
+                |key| Item::Route(RouteKind::Tcp, key),
+                |old, new| old.spec == new.spec && same_labels(old, new)
+            ),
+            self.items(
+                &view.udp,
+                |key| Item::Route(RouteKind::Udp, key),
+                |old, new| old.spec == new.spec && same_labels(old, new)
+            ),
             self.watch_ingresses(),
         );
     }
@@ -274,6 +298,14 @@ impl Controller {
             }
             self.work.add(Work::Item(item));
         }
+    }
+
+    async fn watch_attached(&self) {
+        let told = |id, more| match more {
+            true => self.work.add(Work::Item(Item::Attached(id))),
+            false => self.told.add_after(Item::Attached(id), STATUS_PAUSE),
+        };
+        join_all(self.view.attached.iter().map(|source| source.watch(&told))).await;
     }
 
     async fn watch_services(&self) {
@@ -389,6 +421,11 @@ impl Controller {
                 self.write(&*policy, known, &status).await.map(drop)
             }
             Item::Ingress(key) => self.tell_ingress(key).await,
+            Item::Attached(id) => {
+                let Some(policy) = self.view.attached(id) else { return Ok(()) };
+                let Some(status) = self.core.lock().attached_status(id, now) else { return Ok(()) };
+                policy.write(&self.client, &status).await
+            }
             Item::Service(_) => Ok(()),
         }
     }
@@ -539,6 +576,6 @@ pub(crate) fn is_same<K>(change: &Change<K>, same: impl Fn(&K, &K) -> bool) -> b
     }
 }
 
-fn same_labels(old: &Namespace, new: &Namespace) -> bool {
-    old.metadata.labels == new.metadata.labels
+fn same_labels<K: Resource>(old: &K, new: &K) -> bool {
+    old.meta().labels == new.meta().labels
 }

@@ -26,6 +26,7 @@ mod body;
 mod datagram;
 mod exchange;
 mod forward;
+mod guards;
 mod headers;
 mod hello;
 mod listener;

@@ -9,6 +9,7 @@ use kinds::gateway::{self, FromNamespaces, ParentReference};
 use reconcile::Key;
 
 use super::{
+    attachment::{Attachments, RoutePolicies},
     compiled::{self, Compiled, Rules},
     item::{Dependency, RouteKind},
     listeners::{ListenerId, Offer, Source, is_allowed},
@@ -31,6 +32,8 @@ pub(crate) struct RoutePlan {
     pub(crate) services: BTreeSet<Key>,
     /// The listeners that it has or would have but for a route of another kind.
     pub(crate) candidates: Vec<Candidate>,
+    /// The policies about it.
+    pub(crate) policies: RoutePolicies,
 }
 
 /// What is said about one parent.
@@ -49,8 +52,10 @@ pub(crate) enum Placement {
 pub(crate) type Offers = HashMap<Key, Vec<Offer>>;
 
 /// Compiles a route and attaches it.
-pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Rivals) -> RoutePlan {
+pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Rivals, known: &Attachments) -> RoutePlan {
     let (mut parents, mut attached, mut placements) = (Vec::new(), Vec::new(), Vec::new());
+    let mut policies = RoutePolicies::of(known, seen, &route);
+    let mut ancestors: Vec<(ParentReference, Vec<ListenerId>)> = Vec::new();
     let mut candidates: Vec<Candidate> = Vec::new();
     let rank = rank(route.meta());
     let mut compiled = None;
@@ -58,7 +63,11 @@ pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Riva
         let Some((gateway, source)) = parent_of(seen, &route, parent) else { continue };
         seen.note(Dependency::Offers(gateway.clone()));
         let Some(offered) = offers.get(&gateway) else { continue };
-        let compiled = compiled.get_or_insert_with(|| compiled::compile(seen, &route));
+        let compiled = compiled.get_or_insert_with(|| {
+            let mut compiled = compiled::compile(seen, &route);
+            policies.put(known, &mut compiled.rules);
+            compiled
+        });
         let offered = offered.iter().filter(|offer| offer.source == source);
         let found = attachments(seen, offered.collect(), &route, parent).and_then(|found| {
             compiled.accepted.clone()?;
@@ -70,15 +79,21 @@ pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Riva
             contend(found, id, (route.kind(), &rank), rivals, &mut candidates)
         });
         parents.push(ParentReport { parent: parent.clone(), verdicts: verdicts(compiled, &found) });
+        ancestors.push((ancestor(&route, parent), Vec::new()));
         for (offer, hosts) in found.into_iter().flatten() {
             let id = ListenerId { gateway: gateway.clone(), source: source.clone(), name: offer.name.clone() };
+            if let Some((_, at)) = ancestors.last_mut() {
+                at.push(id.clone());
+            }
             if !attached.contains(&id) {
-                place(&mut placements, offer, &hosts, &route, compiled);
+                let merged = policies.merged(known, seen, &compiled.rules, &id);
+                place(&mut placements, offer, &hosts, &route, merged.as_ref().unwrap_or(&compiled.rules));
                 attached.push(id);
             }
         }
     }
-    RoutePlan { route, parents, attached, placements, services: seen.services(), candidates }
+    policies.tell(known, &ancestors);
+    RoutePlan { route, parents, attached, placements, services: seen.services(), candidates, policies }
 }
 
 /// Leaves the listeners whose hostnames no older route of another kind has.
@@ -118,6 +133,18 @@ fn verdicts<T>(compiled: &Compiled, found: &Result<T, Fault>) -> Vec<Verdict> {
         verdicts.push(Verdict { message, ..Verdict::yes("PartiallyInvalid", fault.reason) });
     }
     verdicts
+}
+
+/// How the status of a policy names a parent of a route.
+fn ancestor(route: &Route, parent: &ParentReference) -> ParentReference {
+    ParentReference {
+        group: Some(gateway::GROUP.to_owned()),
+        kind: Some(parent.kind.clone().unwrap_or_else(|| "Gateway".to_owned())),
+        namespace: Some(parent.namespace.clone().unwrap_or_else(|| namespace(route.meta()).to_owned())),
+        name: parent.name.clone(),
+        section_name: parent.section_name.clone(),
+        ..ParentReference::default()
+    }
 }
 
 /// The Gateway that a parent reference leads to, and whose listeners there it means.
@@ -180,25 +207,28 @@ fn attachments<'a>(
 }
 
 /// Where in the table the rules of a route are, behind one listener.
-fn place(placements: &mut Vec<Placement>, offer: &Offer, hosts: &[Option<String>], route: &Route, compiled: &Compiled) {
+fn place(placements: &mut Vec<Placement>, offer: &Offer, hosts: &[Option<String>], route: &Route, rules: &Rules) {
     let rank = rank(route.meta());
     let listener: Option<Box<str>> = offer.hostname.as_deref().map(|host| host.to_ascii_lowercase().into());
     for site in &offer.sites {
         for host in hosts {
             let spot = Spot { site: *site, listener: listener.clone(), host: host.as_deref().map(Into::into) };
-            match &compiled.rules {
+            match rules {
                 Rules::Stream(rule) => {
-                    placements.extend(
-                        rule.iter().map(|rule| Placement::Stream(spot.clone(), rank.clone(), Arc::clone(rule))),
-                    );
+                    placements.extend(rule.iter().map(|rule| {
+                        let mut rule = StreamRule::clone(rule);
+                        rule.inherited = Some(Arc::clone(&offer.inherited));
+                        Placement::Stream(spot.clone(), rank.clone(), Arc::new(rule))
+                    }));
                 }
                 Rules::Requests(rules) => {
                     for (order, (matches, rule)) in rules.iter().enumerate() {
                         for (index, condition) in matches.iter().enumerate() {
                             let rank = Rank { order: (order, index), ..rank.clone() };
                             let (condition, rule) = (condition.clone(), Arc::clone(rule));
-                            placements
-                                .push(Placement::Request(spot.clone(), Arc::new(Entry { condition, rank, rule })));
+                            let inherited = Some(Arc::clone(&offer.inherited));
+                            let entry = Entry { inherited, ..Entry::new(condition, rank, rule) };
+                            placements.push(Placement::Request(spot.clone(), Arc::new(entry)));
                         }
                     }
                 }

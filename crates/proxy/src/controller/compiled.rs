@@ -22,6 +22,7 @@ pub(crate) struct Compiled {
 }
 
 /// The rules of a route.
+#[derive(Clone)]
 pub(crate) enum Rules {
     /// For requests: conditions and what happens, in the order of the route.
     Requests(Vec<(Vec<RequestMatch>, Arc<Rule>)>),

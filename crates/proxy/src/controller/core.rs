@@ -8,20 +8,24 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
+use kinds::gateway::PolicyStatus;
 use reconcile::Key;
 
 use super::{
     CONTROLLER_NAME,
     addresses::Addresses,
     attach::{self, Offers, Placement, RoutePlan},
+    attachment::{self, Attachments, PolicyId, Target, TargetKind},
     ingresses::{self, IngressPlan},
     item::{Dependency, Item, RouteKind},
     listeners::{self, GatewayPlan, ListenerId, Offer, Source},
-    lookup::{Lookup, Seen, namespace, rank},
+    lookup::{Lookup, Seen, key_of, namespace, rank},
     policies::{self, PolicyPlan, Spoken},
     rivals::Rivals,
     sites::{Claim, Sites},
     verdict::Verdict,
+    view::gateway_of,
 };
 use crate::routing::{Owner, Rank, RouteTable, Site};
 
@@ -37,6 +41,7 @@ pub(crate) struct Core {
     rivals: Rivals,
     ingresses: HashMap<Key, IngressPlan>,
     policies: HashMap<Key, PolicyPlan>,
+    attachments: Attachments,
     /// How many routes each listener has.
     attached: HashMap<ListenerId, usize>,
     /// How each backend is spoken to, by Service and port.
@@ -62,6 +67,7 @@ impl Core {
             rivals: Rivals::default(),
             ingresses: HashMap::new(),
             policies: HashMap::new(),
+            attachments: Attachments::default(),
             attached: HashMap::new(),
             spoken: HashMap::new(),
             users: HashMap::new(),
@@ -107,6 +113,19 @@ impl Core {
         self.policies.get(key)
     }
 
+    /// The status of a policy that attaches to Gateways and routes.
+    pub(crate) fn attached_status(&self, id: &PolicyId, now: Timestamp) -> Option<PolicyStatus> {
+        let gateway = |target: &Target| match target.kind {
+            TargetKind::Gateway => self.gateways.get_key_value(&target.key),
+            TargetKind::ListenerSet => {
+                let has = |plan: &GatewayPlan| plan.sets.iter().any(|set| key_of(&set.set.metadata) == target.key);
+                self.gateways.iter().find(|(_, plan)| has(plan))
+            }
+            TargetKind::Route(_) => None,
+        };
+        attachment::status(&self.attachments, id, &|target| gateway(target).map(|(key, plan)| (key.clone(), plan)), now)
+    }
+
     pub(crate) fn ingress(&self, key: &Key) -> Option<&IngressPlan> {
         self.ingresses.get(key)
     }
@@ -130,6 +149,7 @@ impl Core {
             let seen = Seen::new(cluster);
             let again = match &item {
                 Item::Class(name) => self.apply_class(name, cluster),
+                Item::Attached(id) => self.apply_attached(id, &seen, cluster),
                 Item::Gateway(key) => self.apply_gateway(key, &seen, cluster),
                 Item::Route(kind, key) => self.apply_route(*kind, key, &seen, cluster),
                 Item::Service(key) => self.apply_service(key, &seen, cluster),
@@ -179,10 +199,12 @@ impl Core {
 
     fn apply_gateway(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
         let gateway = cluster.gateway(key);
-        let plan = gateway.as_ref().and_then(|gateway| listeners::plan(seen, gateway, &mut self.addresses));
+        let mut plan = gateway.as_ref().and_then(|gateway| listeners::plan(seen, gateway, &mut self.addresses));
         if plan.is_none() {
             self.addresses.release(key);
         }
+        let told = attachment::attach(&mut self.attachments, seen, key, self.gateways.get(key), plan.as_mut());
+        self.told.extend(told.into_iter().map(Item::Attached));
         let claims = plan.as_ref().map(|plan| claims(key, plan)).unwrap_or_default();
         match plan {
             Some(plan) => self.gateways.insert(key.clone(), plan),
@@ -191,7 +213,10 @@ impl Core {
         let owner = Item::Gateway(key.clone());
         let mut changed = self.sites.claim(&owner, claims, &mut self.table);
         changed.insert(owner);
-        self.regranted(changed)
+        let mut again = self.regranted(changed);
+        // Those whose policies only change what they would inherit.
+        again.extend(self.dependents(&Dependency::Inherited(key.clone())));
+        again
     }
 
     /// Offers anew what was granted to others, or no more; gives back what has to follow.
@@ -217,7 +242,9 @@ impl Core {
     }
 
     fn apply_route(&mut self, kind: RouteKind, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
-        let plan = cluster.route(kind, key).map(|route| attach::plan(seen, route, &self.offers, &self.rivals));
+        let plan = cluster
+            .route(kind, key)
+            .map(|route| attach::plan(seen, route, &self.offers, &self.rivals, &self.attachments));
         let before = match plan {
             Some(plan) => self.routes.insert((kind, key.clone()), plan),
             None => self.routes.remove(&(kind, key.clone())),
@@ -226,6 +253,7 @@ impl Core {
         let now = self.routes.get(&(kind, key.clone()));
         let (rank, candidates) = now.map(|plan| (rank(plan.route.meta()), plan.candidates.clone())).unwrap_or_default();
         let mut again = self.rivals.replace(kind, key, rank, candidates);
+        self.tell_policies(&Target::new(TargetKind::Route(kind), key), before.as_ref());
         if let Some(before) = before {
             remove(&mut self.table, &before.placements, &owner);
             for id in &before.attached {
@@ -242,6 +270,33 @@ impl Core {
             self.routes.insert((kind, key.clone()), plan);
         }
         again
+    }
+
+    /// Remembers what became of the policies about a route, and for which routes those of its Gateways do not count.
+    fn tell_policies(&mut self, target: &Target, before: Option<&RoutePlan>) {
+        let TargetKind::Route(kind) = target.kind else { return };
+        let now = self.routes.get(&(kind, target.key.clone()));
+        let ids = before.map(|before| before.policies.ids()).unwrap_or_default();
+        let told = now.map(|now| now.policies.told.clone()).unwrap_or_default();
+        let kinds = |plan: Option<&RoutePlan>| plan.map(|plan| plan.policies.kinds()).unwrap_or_default();
+        let at = |plan: Option<&RoutePlan>| plan.map(|plan| plan.attached.clone()).unwrap_or_default();
+        let (had, has) = ((kinds(before), at(before)), (kinds(now), at(now)));
+        let changed = self.attachments.report(target, &ids, told);
+        self.told.extend(changed.into_iter().map(Item::Attached));
+        if had == has || had.0.is_empty() && has.0.is_empty() {
+            return;
+        }
+        let name = target.key.to_string();
+        for ((kinds, at), counts) in [(&had, false), (&has, true)] {
+            for listener in at {
+                self.attachments.overriding.count(listener, kinds, &name, counts);
+            }
+        }
+        let gateways: BTreeSet<_> = had.1.iter().chain(&has.1).map(|id| &id.gateway).collect();
+        for (key, plan) in gateways.into_iter().filter_map(|key| Some((key, self.gateways.get(key)?))) {
+            let policies = attachment::all(key, plan).into_iter().flat_map(|(_, settled)| settled.ids());
+            self.told.extend(policies.map(Item::Attached));
+        }
     }
 
     fn count(&mut self, id: &ListenerId, more: bool) {
@@ -298,6 +353,37 @@ impl Core {
             None => self.policies.remove(key),
         };
         Vec::new()
+    }
+
+    /// Compiles a policy by itself; those that it is about follow.
+    fn apply_attached(&mut self, id: &PolicyId, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let now = cluster.attached(id).map(|policy| {
+            let effect = policy.compile(seen);
+            (policy, effect)
+        });
+        let before = self.attachments.replace(id, now);
+        let mut targets = BTreeSet::new();
+        for attached in before.iter().chain(self.attachments.get(id)) {
+            targets.extend(attachment::named(&*attached.policy));
+            if attached.policy.targets().target_selectors.is_empty() {
+                continue;
+            }
+            // Only a policy with selectors has to look for what it is about.
+            let chosen = |target: &Target, labels| Attachments::may_select(&*attached.policy, target, labels);
+            let routes = self.routes.iter().map(|((kind, key), plan)| {
+                (Target::new(TargetKind::Route(*kind), key), plan.route.meta().labels.as_ref())
+            });
+            let gateways = self.gateways.iter().flat_map(|(key, plan)| attachment::targets(key, plan));
+            targets.extend(
+                routes.chain(gateways).filter(|(target, labels)| chosen(target, *labels)).map(|(target, _)| target),
+            );
+        }
+        let again = targets.into_iter().filter_map(|Target { kind, key }| match kind {
+            TargetKind::Gateway => Some(Item::Gateway(key)),
+            TargetKind::ListenerSet => cluster.set(&key).map(|set| Item::Gateway(gateway_of(&set))),
+            TargetKind::Route(kind) => Some(Item::Route(kind, key)),
+        });
+        again.chain(seen.services().into_iter().map(Item::Service)).collect()
     }
 
     fn apply_ingress(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
@@ -387,6 +473,7 @@ fn offers(key: &Key, plan: &GatewayPlan, sites: &Sites) -> Vec<Offer> {
             namespaces: listener.listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.clone()),
             own,
             sites: wanted.filter(|site| sites.is_granted(*site, &grant)).collect(),
+            inherited: Arc::clone(&listener.inherited),
         }
     });
     offers.collect()

@@ -131,7 +131,7 @@ fn place(context: &Context<'_>, listeners: &listeners::Plan) -> Vec<Placement> {
         let host: Option<Box<str>> = host.as_deref().map(Into::into);
         let spot = Spot { site: clear, listener: None, host: host.clone() };
         let mut put = |spot: Spot, condition: RequestMatch, rule: &Arc<Rule>| {
-            let entry = Entry { condition, rank: rank.clone(), rule: Arc::clone(rule) };
+            let entry = Entry::new(condition, rank.clone(), Arc::clone(rule));
             placements.push(Placement::Request(spot, Arc::new(entry)));
         };
         if let Some(pattern) = covering {

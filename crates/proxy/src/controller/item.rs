@@ -2,12 +2,15 @@
 
 use reconcile::Key;
 
+use super::attachment::PolicyId;
 use crate::routing::Owner;
 
 /// Something that is compiled on its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Item {
     Class(String),
+    /// A policy that attaches to Gateways and routes: compiled before those that it is about.
+    Attached(PolicyId),
     Gateway(Key),
     Route(RouteKind, Key),
     /// How the ports of a Service are spoken to.
@@ -36,6 +39,8 @@ pub(crate) enum Dependency {
     Policies(Key),
     /// The Gateways that lead to a Service.
     Users(Key),
+    /// What the rules behind the listeners of a Gateway inherit.
+    Inherited(Key),
     IngressClasses,
 }
 

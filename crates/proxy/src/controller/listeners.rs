@@ -10,12 +10,13 @@ use reconcile::Key;
 
 use super::{
     addresses::{Addresses, Located},
+    attachment::Settled,
     item::RouteKind,
     lookup::{Seen, is, key_of, namespace, rank_of},
     termination::{self, Frontend},
     verdict::Fault,
 };
-use crate::routing::{Identity, ListenerConfig, Mode, Place, Protocol, Site, Transport, overlap};
+use crate::routing::{Identity, Inherited, ListenerConfig, Mode, Place, Protocol, Site, Transport, overlap};
 
 /// A Gateway of ours.
 pub(crate) struct GatewayPlan {
@@ -29,12 +30,16 @@ pub(crate) struct GatewayPlan {
     pub(crate) insecure: bool,
     pub(crate) listeners: Vec<ListenerPlan>,
     pub(crate) sets: Vec<SetPlan>,
+    /// The policies about it.
+    pub(crate) policies: Settled,
 }
 
 /// A ListenerSet that names the Gateway.
 pub(crate) struct SetPlan {
     pub(crate) set: Arc<ListenerSet>,
     pub(crate) allowed: bool,
+    /// The policies about it.
+    pub(crate) policies: Settled,
 }
 
 /// Whose a listener is.
@@ -70,6 +75,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) overlapping: bool,
     /// How it serves; absent when it cannot.
     pub(crate) config: Option<ListenerConfig>,
+    /// What its rules get from policies where they have none of their own.
+    pub(crate) inherited: Arc<Inherited>,
 }
 
 /// What a listener is to routes.
@@ -86,6 +93,8 @@ pub(crate) struct Offer {
     pub(crate) own: String,
     /// Where it is served.
     pub(crate) sites: Vec<Site>,
+    /// What its rules get from policies where they have none of their own.
+    pub(crate) inherited: Arc<Inherited>,
 }
 
 impl ListenerPlan {
@@ -121,7 +130,8 @@ pub(crate) fn plan(seen: &Seen<'_>, gateway: &Arc<Gateway>, addresses: &mut Addr
     let mut sets = seen.sets(&key);
     sets.sort_by_cached_key(|set| rank_of(&**set));
     let allowed = |set: &ListenerSet| allows(seen, gateway, namespace(&set.metadata));
-    let sets: Vec<_> = sets.into_iter().map(|set| SetPlan { allowed: allowed(&set), set }).collect();
+    let sets: Vec<_> =
+        sets.into_iter().map(|set| SetPlan { allowed: allowed(&set), set, policies: Settled::default() }).collect();
     let own = gateway.spec.listeners.iter().map(|listener| (Source::Gateway, "Gateway", &gateway.metadata, listener));
     let more = sets.iter().filter(|set| set.allowed).flat_map(|set| {
         let (source, meta) = (Source::Set(key_of(&set.set.metadata)), &set.set.metadata);
@@ -140,7 +150,8 @@ pub(crate) fn plan(seen: &Seen<'_>, gateway: &Arc<Gateway>, addresses: &mut Addr
         }
     }
     let insecure = frontends.any_insecure();
-    Some(GatewayPlan { gateway: Arc::clone(gateway), located, accepted, identity, insecure, listeners, sets })
+    let (gateway, policies) = (Arc::clone(gateway), Settled::default());
+    Some(GatewayPlan { gateway, located, accepted, identity, insecure, listeners, sets, policies })
 }
 
 fn accepted(gateway: &Gateway, located: &Located) -> Result<(), Fault> {
@@ -218,6 +229,7 @@ fn plan_listener(
         kinds,
         overlapping: false,
         config,
+        inherited: Arc::default(),
     }
 }
 

@@ -22,6 +22,7 @@ use reconcile::Key;
 use rustls::RootCertStore;
 
 use super::{
+    attachment::{AnyPolicy, PolicyId},
     endpoints::Variant,
     item::{Dependency, RouteKind},
     verdict::Fault,
@@ -46,6 +47,8 @@ pub(crate) trait Lookup {
     /// The BackendTLSPolicies about a Service.
     fn policies(&self, service: &Key) -> Vec<Arc<BackendTLSPolicy>>;
     fn policy(&self, key: &Key) -> Option<Arc<BackendTLSPolicy>>;
+    /// A policy that attaches to Gateways and routes.
+    fn attached(&self, id: &PolicyId) -> Option<Arc<dyn AnyPolicy>>;
     fn ingress(&self, key: &Key) -> Option<Arc<Ingress>>;
     /// The Ingresses with a rule for a host and path, as [`super::ingresses::paths`] writes them.
     fn ingresses_at(&self, place: &str) -> Vec<Arc<Ingress>>;
@@ -160,21 +163,7 @@ impl<'a> Seen<'a> {
 
     /// Whether a reference is inside its namespace, or a grant there permits it.
     pub(crate) fn permit(&self, from: Referrer<'_>, kind: &str, to: &Key) -> Result<(), Fault> {
-        if to.namespace == from.namespace {
-            return Ok(());
-        }
-        self.note(Dependency::Grants(to.namespace.clone()));
-        let granted =
-            self.cluster.grants(&to.namespace).iter().any(|grant| {
-                let trusted = grant.spec.from.iter();
-                let opened = grant.spec.to.iter();
-                { trusted }.any(|f| f.group == gateway::GROUP && f.kind == from.kind && f.namespace == from.namespace)
-                    && { opened }.any(|t| {
-                        let named = t.name.as_deref().is_none_or(|name| name.is_empty() || name == to.name);
-                        t.group.is_empty() && t.kind == kind && named
-                    })
-            });
-        if granted {
+        if self.is_granted(from, ("", kind), to) {
             return Ok(());
         }
         let message = format!(
@@ -183,11 +172,31 @@ impl<'a> Seen<'a> {
         );
         Err(Fault::new("RefNotPermitted", message))
     }
+
+    /// Whether a reference is inside its namespace, or a grant there permits it to objects of a group and kind.
+    pub(crate) fn is_granted(&self, from: Referrer<'_>, (group, kind): (&str, &str), to: &Key) -> bool {
+        if to.namespace == from.namespace {
+            return true;
+        }
+        self.note(Dependency::Grants(to.namespace.clone()));
+        self.cluster.grants(&to.namespace).iter().any(|grant| {
+            let trusted = grant.spec.from.iter();
+            let opened = grant.spec.to.iter();
+            { trusted }.any(|f| f.group == from.group && f.kind == from.kind && f.namespace == from.namespace) && {
+                opened
+            }
+            .any(|t| {
+                let named = t.name.as_deref().is_none_or(|name| name.is_empty() || name == to.name);
+                t.group == group && t.kind == kind && named
+            })
+        })
+    }
 }
 
 /// Who refers to something that may be in another namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Referrer<'a> {
+    pub(crate) group: &'a str,
     pub(crate) kind: &'a str,
     pub(crate) namespace: &'a str,
 }
@@ -242,6 +251,15 @@ impl Route {
         }
     }
 
+    /// The names of its rules.
+    pub(crate) fn sections(&self) -> Vec<&str> {
+        match self {
+            Route::Http(route) => route.spec.rules.iter().filter_map(|rule| rule.name.as_deref()).collect(),
+            Route::Grpc(route) => route.spec.rules.iter().filter_map(|rule| rule.name.as_deref()).collect(),
+            Route::Tls(_) | Route::Tcp(_) | Route::Udp(_) => Vec::new(),
+        }
+    }
+
     pub(crate) fn status(&self) -> Option<&RouteStatus> {
         match self {
             Route::Http(route) => route.status.as_ref(),
@@ -253,7 +271,7 @@ impl Route {
     }
 
     pub(crate) fn referrer(&self) -> Referrer<'_> {
-        Referrer { kind: self.kind().name(), namespace: namespace(self.meta()) }
+        Referrer { group: gateway::GROUP, kind: self.kind().name(), namespace: namespace(self.meta()) }
     }
 }
 
@@ -285,7 +303,7 @@ pub(crate) fn is(group: Option<&str>, kind: Option<&str>, expected: (&str, &str)
 }
 
 /// Whether labels satisfy a selector.
-fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+pub(crate) fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     let mut expressions = selector.match_expressions.iter().flatten();
     equal

@@ -30,7 +30,7 @@ mod gateway;
 pub(crate) use gateway::{Scene, Told, gateway};
 
 /// Ancestors that a policy's status may list.
-const ANCESTORS: usize = 16;
+pub(crate) const ANCESTORS: usize = 16;
 
 pub(crate) fn class(
     known: Option<&GatewayClassStatus>,

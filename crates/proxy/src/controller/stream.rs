@@ -18,7 +18,7 @@ pub(crate) fn compile(seen: &Seen<'_>, route: &Route, rules: &[Rule]) -> Compile
     let rule = rules.first().map(|rule| backends::shares(seen, route, &rule.backend_refs, &mut broken));
     let (rule, accepted) = match rule {
         None => (None, Ok(())),
-        Some(Ok(shares)) => (Some(Arc::new(StreamRule { owner, shares })), Ok(())),
+        Some(Ok(shares)) => (Some(Arc::new(StreamRule::new(owner, shares))), Ok(())),
         Some(Err(fault)) => (None, Err(fault)),
     };
     Compiled { rules: Rules::Stream(rule), accepted, partially: None, references: first(broken) }

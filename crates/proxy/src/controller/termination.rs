@@ -94,7 +94,7 @@ fn authority(seen: &Seen<'_>, gateway: &Gateway, reference: &ObjectReference) ->
         let message = format!("caCertificateRef {}: only a ConfigMap can hold roots, not {}", key.name, reference.kind);
         return Err(Fault::new("InvalidCACertificateKind", message));
     }
-    seen.permit(Referrer { kind: "Gateway", namespace: own }, "ConfigMap", &key)?;
+    seen.permit(Referrer { group: kinds::gateway::GROUP, kind: "Gateway", namespace: own }, "ConfigMap", &key)?;
     seen.roots(&key).map_err(|error| Fault::new("InvalidCACertificateRef", format!("ConfigMap {key}: {error}")))
 }
 
@@ -155,6 +155,6 @@ fn certificate(
     if !is(reference.group.as_deref(), reference.kind.as_deref(), ("", "Secret")) {
         return Err(Fault::new(reason, format!("reference {}: only a Secret can hold a certificate", key.name)));
     }
-    seen.permit(Referrer { kind, namespace: own }, "Secret", &key)?;
+    seen.permit(Referrer { group: kinds::gateway::GROUP, kind, namespace: own }, "Secret", &key)?;
     seen.certificate(&key).map_err(|error| Fault::new(reason, format!("Secret {key}: {error}")))
 }

@@ -6,18 +6,26 @@ use std::{
 };
 
 use ::http::{HeaderMap, Method};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::{api::networking::v1::IngressClass, apimachinery::pkg::apis::meta::v1::Condition};
 use kinds::gateway::{BackendTLSPolicy, Gateway, GatewayClass, ListenerSet, ListenerSetStatus, ReferenceGrant};
 use rustls::RootCertStore;
 use serde_json::json;
 
-use super::{endpoints::Variant, listeners::ListenerId, lookup::Lookup, *};
+use super::{
+    attachment::{AnyPolicy, KINDS, PolicyId},
+    endpoints::Variant,
+    listeners::ListenerId,
+    lookup::Lookup,
+    *,
+};
 use crate::{
-    routing::{Backend, Certificate, Decision, Place, RequestHead, Site, Target, Transport, Wire},
+    routing::{Backend, Certificate, Decision, Guard, Place, RequestHead, Site, Target, Transport, Wire},
     server::{Bindings, certificate, roots},
 };
 
 mod annotations;
+mod attachment;
 mod cost;
 mod gateways;
 mod ingress;
@@ -109,7 +117,10 @@ impl Cluster {
             "Gateway" => Some(Item::Gateway(key.clone())),
             "BackendTLSPolicy" => Some(Item::Policy(key.clone())),
             "Ingress" => Some(Item::Ingress(key.clone())),
-            kind => RouteKind::of(kind).map(|kind| Item::Route(kind, key.clone())),
+            kind => match KINDS.iter().find(|known| known.name == kind) {
+                Some(known) => Some(Item::Attached(PolicyId { kind: known.name, key: key.clone() })),
+                None => RouteKind::of(kind).map(|kind| Item::Route(kind, key.clone())),
+            },
         };
         self.objects.keys().filter_map(item).collect()
     }
@@ -184,6 +195,11 @@ impl Lookup for Cluster {
         self.get("BackendTLSPolicy", key)
     }
 
+    fn attached(&self, id: &PolicyId) -> Option<Arc<dyn AnyPolicy>> {
+        let object = self.objects.get(&(id.kind.to_owned(), id.key.clone()))?;
+        KINDS.iter().find(|kind| kind.name == id.kind).map(|kind| (kind.read)(object.clone()))
+    }
+
     fn ingress(&self, key: &Key) -> Option<Arc<Ingress>> {
         self.get("Ingress", key)
     }
@@ -247,7 +263,18 @@ pub(super) fn taken_at(core: &Core, site: Site, host: &str, path: &str) -> Strin
     let head = RequestHead { host, method: &method, path, query: None, headers: &headers };
     let table = core.table();
     let Some(port) = table.port(site) else { return "closed".to_owned() };
-    match port.route(site.port, None, &head, 0) {
+    let decision = match port.find(site.port, None, &head, 0) {
+        Ok(found) => {
+            let inherited = found.inherited();
+            let guards = found.guards(inherited.as_deref());
+            if let Some(Guard::Refuse(status)) = guards.and_then(|guards| guards.steps.first()) {
+                return status.as_u16().to_string();
+            }
+            found.decide(&head, None, 0)
+        }
+        Err(decision) => decision,
+    };
+    match decision {
         Decision::Forward(way) => way.backend.name().to_owned(),
         Decision::Redirect { location, .. } => location,
         Decision::Fail(status) => status.as_u16().to_string(),

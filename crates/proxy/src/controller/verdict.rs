@@ -44,8 +44,16 @@ impl Fault {
 }
 
 /// Types of conditions that are there only while they hold.
-const PASSING: [&str; 4] =
-    ["InsecureFrontendValidationMode", "OverlappingTLSConfig", "PartiallyInvalid", "ResolvedRefs"];
+const PASSING: [&str; 8] = [
+    "Aggregated",
+    "InsecureFrontendValidationMode",
+    "Merged",
+    "Overridden",
+    "OverlappingTLSConfig",
+    "PartiallyInvalid",
+    "ResolvedRefs",
+    "Warning",
+];
 
 /// The conditions of a status after these verdicts: those of others stay, and a condition keeps its transition time
 /// while its status stays.

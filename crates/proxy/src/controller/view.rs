@@ -22,6 +22,7 @@ use reconcile::{Index, Informer, Informers, Key, Metadata};
 use rustls::RootCertStore;
 
 use super::{
+    attachment::{AnyPolicy, KINDS, PolicyId, Source},
     endpoints::{Endpoints, Variant},
     ingresses,
     item::RouteKind,
@@ -48,6 +49,8 @@ pub(crate) struct View {
     pub(crate) udp: Informer<UDPRoute>,
     pub(crate) grants: Informer<ReferenceGrant>,
     pub(crate) policies: Informer<BackendTLSPolicy>,
+    /// The policies that attach to Gateways and routes, kind by kind.
+    pub(crate) attached: Vec<Box<dyn Source>>,
     pub(crate) ingresses: Informer<Ingress>,
     pub(crate) ingress_classes: Informer<IngressClass>,
     pub(crate) secrets: Informer<Secret>,
@@ -75,6 +78,7 @@ impl View {
             tcp: informers.of(),
             udp: informers.of(),
             grants: informers.of(),
+            attached: KINDS.iter().map(|kind| (kind.open)(informers)).collect(),
             ingress_classes: informers.of(),
             secrets: informers.of(),
             config_maps: informers.of(),
@@ -113,6 +117,9 @@ impl View {
         self.udp.synced().await;
         self.grants.synced().await;
         self.policies.synced().await;
+        for source in &self.attached {
+            source.synced().await;
+        }
         self.ingresses.synced().await;
         self.ingress_classes.synced().await;
         self.secrets.synced().await;
@@ -205,6 +212,10 @@ impl Lookup for View {
 
     fn policy(&self, key: &Key) -> Option<Arc<BackendTLSPolicy>> {
         self.policies.get(&key.namespace, &key.name)
+    }
+
+    fn attached(&self, id: &PolicyId) -> Option<Arc<dyn AnyPolicy>> {
+        self.attached.iter().find(|source| source.kind() == id.kind)?.get(&id.key)
     }
 
     fn ingress(&self, key: &Key) -> Option<Arc<Ingress>> {

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     backend::{Backend, Share, Target, choose},
     cors::Cors,
+    guards::{Guards, Policies},
     listener::{Identity, ListenerConfig},
     matching::RequestHead,
     redirect::{Origin, Redirect},
@@ -37,6 +38,39 @@ pub enum Decision<'a> {
     Misdirected,
     /// A rule takes it that cannot be served.
     Fail(StatusCode),
+}
+
+/// The rule that takes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) listener: &'a ListenerConfig,
+    pub(super) tls: bool,
+    pub(super) port: u16,
+}
+
+impl<'a> Found<'a> {
+    /// What the rule gets from its listener. Whoever decides looks once, so that a request sees it as it was then.
+    pub fn inherited(&self) -> Option<Arc<Policies>> {
+        self.entry.inherited.as_ref()?.get()
+    }
+
+    /// What the request has to pass: what the rule says, else what its listener says.
+    pub fn guards<'p>(&self, inherited: Option<&'p Policies>) -> Option<&'p Arc<Guards>>
+    where
+        'a: 'p,
+    {
+        self.entry.rule.guards.as_ref().or_else(|| inherited?.guards.as_ref())
+    }
+
+    /// What to do with the request, which has passed. Its rule is the one that took it, whatever its guards changed.
+    pub fn decide<'p>(&self, head: &RequestHead<'_>, inherited: Option<&'p Policies>, random: u64) -> Decision<'p>
+    where
+        'a: 'p,
+    {
+        let origin = Origin { tls: self.tls, host: head.host, port: self.port, path: head.path, query: head.query };
+        decide(self.entry, head, origin, (self.listener, inherited), random)
+    }
 }
 
 /// How a request is forwarded.
@@ -75,11 +109,11 @@ impl<'a> Forward<'a> {
     }
 }
 
-pub(super) fn decide<'a>(
+fn decide<'a>(
     entry: &'a Entry,
     head: &RequestHead<'_>,
     origin: Origin<'_>,
-    listener: &'a ListenerConfig,
+    (listener, inherited): (&'a ListenerConfig, Option<&'a Policies>),
     random: u64,
 ) -> Decision<'a> {
     let (rule, matched) = (&*entry.rule, entry.condition.path.prefix_len());
@@ -110,7 +144,7 @@ pub(super) fn decide<'a>(
                         Some(redirect) => redirected(redirect),
                         None => {
                             let (http2, identity) = (*http2, listener.identity.as_ref());
-                            let traffic = rule.traffic.as_ref().or(listener.traffic.as_ref());
+                            let traffic = rule.traffic.as_ref().or_else(|| inherited?.traffic.as_ref());
                             Decision::Forward(Forward { rule, share, backend, http2, matched, identity, traffic })
                         }
                     }

@@ -6,13 +6,11 @@ use rustls::{ServerConfig, sign::CertifiedKey};
 
 use super::{
     backend::{Share, Target, choose},
-    decision::{Decision, decide},
+    decision::{Decision, Found},
     hosts::Hosts,
     matching::{Rank, RequestHead},
-    redirect::Origin,
     rule::{Owner, StreamRule},
     rules::{Entry, HostRules},
-    traffic::Traffic,
 };
 
 /// What a port speaks.
@@ -37,14 +35,12 @@ pub struct ListenerConfig {
     pub mode: Mode,
     /// By which certificate backends know the gateway.
     pub identity: Option<Arc<Identity>>,
-    /// What a policy says of how requests are forwarded whose rule has none of its own.
-    pub traffic: Option<Arc<Traffic>>,
 }
 
 impl ListenerConfig {
     /// A listener without anything special.
     pub fn new(hostname: Option<Box<str>>, mode: Mode) -> Self {
-        ListenerConfig { hostname, mode, identity: None, traffic: None }
+        ListenerConfig { hostname, mode, identity: None }
     }
 }
 
@@ -109,25 +105,38 @@ impl PortTable {
         self.listeners.get(hostname)
     }
 
-    /// Decides about a request that came in on `port`, in a TLS connection on behalf of the listener of the pattern
-    /// `through`. `random` draws among weighted backends.
-    pub fn route<'a>(
+    /// The rule that takes a request that came in on `port`, in a TLS connection on behalf of the listener of the pattern
+    /// `through`; else what to do with it. `random` draws among rules that take a part of their requests.
+    pub fn find<'a>(
+        &'a self,
+        port: u16,
+        through: Option<Option<&str>>,
+        head: &RequestHead<'_>,
+        random: u64,
+    ) -> Result<Found<'a>, Decision<'a>> {
+        // Only the most specific listener's routes count: a request never falls through to another listener.
+        let Some(listener) = self.listener(head.host) else { return Err(Decision::NotFound) };
+        if through.is_some_and(|through| through != listener.config.hostname.as_deref()) {
+            // The connection was made for another listener, whose certificate and client checks are not this one's.
+            return Err(Decision::Misdirected);
+        }
+        let entry = listener.find(head, random).ok_or(Decision::NotFound)?;
+        Ok(Found { entry, listener: &listener.config, tls: self.protocol == Protocol::Tls, port })
+    }
+
+    /// Decides about a request whatever guards its rule has; `random` draws among weighted backends too.
+    #[cfg(test)]
+    pub(crate) fn route<'a>(
         &'a self,
         port: u16,
         through: Option<Option<&str>>,
         head: &RequestHead<'_>,
         random: u64,
     ) -> Decision<'a> {
-        // Only the most specific listener's routes count: a request never falls through to another listener.
-        let Some(listener) = self.listener(head.host) else { return Decision::NotFound };
-        if through.is_some_and(|through| through != listener.config.hostname.as_deref()) {
-            // The connection was made for another listener, whose certificate and client checks are not this one's.
-            return Decision::Misdirected;
+        match self.find(port, through, head, random) {
+            Ok(found) => found.decide(head, None, random),
+            Err(decision) => decision,
         }
-        let Some(entry) = listener.find(head, random) else { return Decision::NotFound };
-        let origin =
-            Origin { tls: self.protocol == Protocol::Tls, host: head.host, port, path: head.path, query: head.query };
-        decide(entry, head, origin, &listener.config, random)
     }
 
     pub(super) fn configure(&mut self, configs: Vec<ListenerConfig>) {

@@ -8,6 +8,7 @@ use super::{
     backend::Share,
     cors::Cors,
     edit::HeaderEdits,
+    guards::{Guards, Inherited},
     mirror::Mirror,
     redirect::{Redirect, Rewrite},
     template::Template,
@@ -30,7 +31,7 @@ impl fmt::Display for Owner {
 }
 
 /// What happens to the requests that one of its conditions takes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     /// Whose it is.
     pub owner: Owner,
@@ -48,6 +49,8 @@ pub struct Rule {
     pub session: Option<Arc<Session>>,
     /// What a policy says of how its requests are forwarded; in place of what one says for the listener.
     pub traffic: Option<Arc<Traffic>>,
+    /// What requests have to pass; what the listener has when absent.
+    pub guards: Option<Arc<Guards>>,
 }
 
 impl Rule {
@@ -62,6 +65,7 @@ impl Rule {
             retry: None,
             session: None,
             traffic: None,
+            guards: None,
         }
     }
 }
@@ -84,7 +88,7 @@ pub struct Filters {
 }
 
 /// What a rule does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Action {
     /// Sends requests to backends, by weight.
     Forward(Vec<Share>),
@@ -109,10 +113,21 @@ pub struct Timeouts {
 }
 
 /// Where connections or datagrams go that are not HTTP.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StreamRule {
     /// Whose it is.
     pub owner: Owner,
     /// Backends by weight.
     pub shares: Vec<Share>,
+    /// What connections have to pass; what the listener has when absent.
+    pub guards: Option<Arc<Guards>>,
+    /// What it gets from its listener where it has nothing of its own.
+    pub inherited: Option<Arc<Inherited>>,
+}
+
+impl StreamRule {
+    /// A rule without policies.
+    pub fn new(owner: Owner, shares: Vec<Share>) -> Self {
+        StreamRule { owner, shares, guards: None, inherited: None }
+    }
 }

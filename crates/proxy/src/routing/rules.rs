@@ -4,6 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use super::{
     cow::CowMap,
+    guards::Inherited,
     matching::{PathMatch, Rank, RequestHead, RequestMatch},
     rule::{Owner, Rule},
 };
@@ -17,6 +18,15 @@ pub struct Entry {
     pub rank: Rank,
     /// What happens to requests that fulfil it.
     pub rule: Arc<Rule>,
+    /// What the rule gets from its listener where it has nothing of its own.
+    pub inherited: Option<Arc<Inherited>>,
+}
+
+impl Entry {
+    /// A rule behind a listener without policies.
+    pub fn new(condition: RequestMatch, rank: Rank, rule: Arc<Rule>) -> Self {
+        Entry { condition, rank, rule, inherited: None }
+    }
 }
 
 /// Conditions on one path, the first that takes a request wins.

@@ -78,7 +78,7 @@ fn listening(port: u16, hostnames: &[Option<&str>]) -> RouteTable {
 /// A table of one plain port with one rule for a path.
 fn one(port: u16, path: &str, rule: Arc<Rule>) -> RouteTable {
     let mut table = listening(port, &[None]);
-    let entry = Entry { condition: RequestMatch::prefix(path), rank: Rank::default(), rule };
+    let entry = Entry::new(RequestMatch::prefix(path), Rank::default(), rule);
     table.insert(&spot(port, None, None), Arc::new(entry));
     table
 }
@@ -104,7 +104,7 @@ fn table(rules: Vec<(Option<&str>, Option<&str>, RequestMatch, &str)>) -> RouteT
     let mut table = listening(80, &listeners);
     for (order, (listener, host, condition, name)) in rules.into_iter().enumerate() {
         let rank = Rank { created: 0, name: "ns/route".into(), order: (order, 0) };
-        let entry = Entry { condition, rank, rule: forward(name) };
+        let entry = Entry::new(condition, rank, forward(name));
         table.insert(&spot(80, listener, host), Arc::new(entry));
     }
     table
@@ -193,7 +193,7 @@ fn ties_go_to_the_older_route_then_its_name_then_its_order() {
         [(20, "a/a", 0, "younger"), (10, "b/b", 0, "by name"), (10, "a/z", 1, "later rule"), (10, "a/z", 0, "winner")];
     for (created, name, order, label) in ranks {
         let rank = Rank { created, name: name.into(), order: (order, 0) };
-        let entry = Entry { condition: RequestMatch::prefix("/"), rank, rule: forward(label) };
+        let entry = Entry::new(RequestMatch::prefix("/"), rank, forward(label));
         table.insert(&spot(80, None, None), Arc::new(entry));
     }
     assert_eq!(taken(&table, &get("h", "/")), "winner");
@@ -250,7 +250,7 @@ fn rule_without_usable_backend_is_an_error_of_the_server() {
     let none = Action::Forward(vec![share("a", 0)]);
     let mut table = one(80, "/zero", rule("r", none, Filters::default()));
     let fail = rule("r", Action::Fail(StatusCode::INTERNAL_SERVER_ERROR), Filters::default());
-    let entry = Entry { condition: RequestMatch::prefix("/fail"), rank: Rank::default(), rule: fail };
+    let entry = Entry::new(RequestMatch::prefix("/fail"), Rank::default(), fail);
     table.insert(&spot(80, None, None), Arc::new(entry));
     assert_eq!(taken(&table, &get("h", "/zero")), "500");
     assert_eq!(taken(&table, &get("h", "/fail")), "500");
@@ -275,7 +275,7 @@ fn redirect_keeps_what_it_does_not_change() {
         let filters = Filters { redirect: Some(redirect), ..Filters::default() };
         let rule = rule("r", Action::Forward(Vec::new()), filters);
         let mut table = one(port, "/old", Arc::clone(&rule));
-        let entry = Entry { condition: RequestMatch::prefix("/a"), rank: Rank::default(), rule };
+        let entry = Entry::new(RequestMatch::prefix("/a"), Rank::default(), rule);
         table.insert(&spot(port, None, None), Arc::new(entry));
         let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
         let (headers, method) = (HeaderMap::new(), Method::GET);
@@ -346,7 +346,7 @@ fn a_change_of_one_route_is_seen_by_tables_made_after_it_only() {
     let before = table.clone();
     let prefix = RequestMatch::prefix("/a");
     table.remove(&spot(80, None, Some("x.test")), &prefix.path, &owner("ns/route"));
-    let entry = Entry { condition: exact("/a"), rank: Rank::default(), rule: forward("exact") };
+    let entry = Entry::new(exact("/a"), Rank::default(), forward("exact"));
     table.insert(&spot(80, None, None), Arc::new(entry));
     assert_eq!(
         (taken(&before, &get("x.test", "/a")), taken(&table, &get("x.test", "/a"))),
@@ -423,7 +423,7 @@ fn connections_go_to_the_oldest_route_of_their_server_name() {
     table.listen(site(443), Protocol::Tls, vec![config]);
     let rank = |created| Rank { created, ..Rank::default() };
     for (host, created, name) in [(Some("a.test"), 2, "younger"), (Some("a.test"), 1, "older"), (None, 1, "any")] {
-        let rule = StreamRule { owner: owner(name), shares: vec![share(name, 1)] };
+        let rule = StreamRule::new(owner(name), vec![share(name, 1)]);
         table.insert_stream(&spot(443, None, host), rank(created), Arc::new(rule));
     }
     let name = |table: &RouteTable, server: &str| {

@@ -13,7 +13,7 @@ use super::{
     answer::{Answer, is_grpc, own},
     body::{RequestBody, ResponseBody},
     exchange::{Answered, Exchange, Unanswered, repeatable},
-    headers,
+    guards, headers,
     listener::Peer,
     mirror,
     traffic::{self, Course},
@@ -37,17 +37,44 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
     }
     let table = peer.shared.table.load_full();
     let grpc = is_grpc(request.headers());
+    let request = request.map(RequestBody::new);
     let Some(authority) = authority(&request) else { return own(StatusCode::BAD_REQUEST, grpc) };
     let host = host(authority.as_bytes());
-    let head = RequestHead {
-        host: &host,
-        method: request.method(),
-        path: request.uri().path(),
-        query: request.uri().query(),
-        headers: request.headers(),
-    };
     let Some(port) = table.port(peer.site) else { return own(StatusCode::NOT_FOUND, grpc) };
-    match port.route(peer.site.port, peer.through(), &head, rand::random()) {
+    let (head, random) = (head(&host, &request), rand::random());
+    let found = match port.find(peer.site.port, peer.through(), &head, random) {
+        Ok(found) => found,
+        Err(decision) => return act(peer, decision, request, authority).await,
+    };
+    let inherited = found.inherited();
+    match found.guards(inherited.as_deref()) {
+        None => {
+            let decision = found.decide(&head, inherited.as_deref(), random);
+            act(peer, decision, request, authority).await
+        }
+        // Kept apart, so that requests without guards have a small future.
+        Some(guards) => {
+            let asked = guards::Asked { peer, found, inherited: inherited.as_deref(), host: &host };
+            Box::pin(asked.serve(guards, request, authority.clone())).await
+        }
+    }
+}
+
+/// What a decision about a request looks at.
+pub(crate) fn head<'a, B>(host: &'a str, request: &'a Request<B>) -> RequestHead<'a> {
+    let uri = request.uri();
+    RequestHead { host, method: request.method(), path: uri.path(), query: uri.query(), headers: request.headers() }
+}
+
+/// Does what was decided.
+pub(crate) async fn act(
+    peer: &Peer,
+    decision: Decision<'_>,
+    request: Request<RequestBody>,
+    authority: HeaderValue,
+) -> Answer {
+    let grpc = is_grpc(request.headers());
+    match decision {
         Decision::NotFound => own(StatusCode::NOT_FOUND, grpc),
         Decision::Misdirected => own(StatusCode::MISDIRECTED_REQUEST, grpc),
         Decision::Fail(status) => own(status, grpc),
@@ -107,7 +134,7 @@ async fn sent<'a>(
 }
 
 /// The authority that a request is for.
-fn authority(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn authority<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers().get(header::HOST).cloned(),
@@ -131,7 +158,7 @@ fn host(authority: &[u8]) -> Cow<'_, str> {
 /// The request as the backend gets it; `None` when a rewrite makes no valid path.
 fn outgoing(
     peer: &Peer,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     authority: HeaderValue,
     upgrade: Option<&HeaderValue>,
     way: &Forward<'_>,
@@ -170,7 +197,7 @@ fn outgoing(
     parts.uri = if reach.http2 { absolute(&mut parts.headers, reach.scheme(), target)? } else { target.into() };
     parts.version = if reach.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     parts.extensions.clear();
-    Some(Request::from_parts(parts, RequestBody::new(body)))
+    Some(Request::from_parts(parts, body))
 }
 
 /// In HTTP/2 the host is part of the target.
@@ -192,7 +219,7 @@ async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>
 async fn forward(
     peer: &Peer,
     mut course: Course<'_>,
-    mut request: Request<Incoming>,
+    mut request: Request<RequestBody>,
     authority: HeaderValue,
 ) -> Result<Answer, Unanswered> {
     let (shared, way, deadline) = (&peer.shared, course.way, course.deadline);

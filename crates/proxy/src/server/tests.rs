@@ -30,6 +30,7 @@ use crate::routing::{
 
 mod encrypted;
 mod filters;
+mod guards;
 mod harness;
 mod protocols;
 mod traffic;
@@ -469,7 +470,7 @@ async fn every_address_of_the_machine_serves_those_of_single_gateways_too() {
     table.listen(site, Protocol::Http, vec![config(None, Mode::Http(None))]);
     let condition = crate::routing::RequestMatch::prefix("/");
     let rule = Arc::new(forward(vec![share(&backend(&[single.address]), 1)]));
-    let entry = crate::routing::Entry { condition, rank: crate::routing::Rank::default(), rule };
+    let entry = crate::routing::Entry::new(condition, crate::routing::Rank::default(), rule);
     table.insert(&crate::routing::Spot { site, ..spot(None) }, Arc::new(entry));
     server.install(table);
     let (mut bindings, stop) = (server.bindings(), CancellationToken::new());

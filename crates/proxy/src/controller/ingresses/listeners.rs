@@ -138,7 +138,7 @@ pub(super) fn passthrough(context: &Context<'_>) -> (Vec<Placement>, BTreeMap<Si
         let share = Share { weight: 1, target: backends::plain(context, &path.backend), filters: Default::default() };
         claims.push(claim(context, order, Some(host.clone()), Protocol::Tls, Mode::Passthrough));
         let spot = Spot { site: secure, listener: Some(host.as_str().into()), host: Some(host.as_str().into()) };
-        let rule = StreamRule { owner: own.clone(), shares: vec![share] };
+        let rule = StreamRule::new(own.clone(), vec![share]);
         placements.push(Placement::Stream(spot, rank(&context.ingress.metadata), Arc::new(rule)));
     }
     (placements, BTreeMap::from([(secure, claims)]))

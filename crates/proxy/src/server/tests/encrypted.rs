@@ -102,7 +102,7 @@ async fn server_name_decides_between_passing_through_ending_and_http() {
     );
     for (host, address) in [("pass.test", passed.address), ("end.test", bytes.address)] {
         let owner = Owner { kind: "TLSRoute", name: host.into() };
-        let rule = StreamRule { owner, shares: vec![share(&backend(&[address]), 1)] };
+        let rule = StreamRule::new(owner, vec![share(&backend(&[address]), 1)]);
         table.insert_stream(&spot(Some(host)), Rank::default(), Arc::new(rule));
     }
     insert(&mut table, Some("*.web.test"), "/", forward(vec![share(&backend(&[web.address]), 1)]));
@@ -206,7 +206,7 @@ async fn ended_bytes_are_encrypted_again_for_a_backend_that_wants_it() {
     let mode = termination(vec![authority.issue(&["outer.test"], None)], &Clients::Anybody, false).unwrap();
     let mut table = listening(Protocol::Tls, vec![harness::config(None, Mode::Stream(Some(mode)))]);
     let owner = Owner { kind: "TLSRoute", name: "ns/route".into() };
-    let rule = StreamRule { owner, shares: vec![share(&target, 1)] };
+    let rule = StreamRule::new(owner, vec![share(&target, 1)]);
     table.insert_stream(&spot(None), Rank::default(), Arc::new(rule));
     let gateway = Gateway::start(table).await;
     let stream = authority.connect(gateway.address, "outer.test", None).await.unwrap();

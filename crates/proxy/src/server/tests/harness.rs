@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     routing::{
-        Action, Backend, Entry, Filters, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable,
-        Rule, Share, Site, Spot, Transport,
+        Action, Backend, Entry, Filters, Inherited, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch,
+        RouteTable, Rule, Share, Site, Spot, Transport,
     },
     server::{Server, ServerConfig},
 };
@@ -204,9 +204,15 @@ pub(super) fn listening(protocol: Protocol, listeners: Vec<ListenerConfig>) -> R
     table
 }
 
+/// Adds a rule for a path behind the listener without a hostname, whose policies say this.
+pub(super) fn insert_below(table: &mut RouteTable, inherited: &Arc<Inherited>, path: &str, rule: Rule) {
+    let entry = Entry::new(RequestMatch::prefix(path), Rank::default(), Arc::new(rule));
+    table.insert(&spot(None), Arc::new(Entry { inherited: Some(Arc::clone(inherited)), ..entry }));
+}
+
 /// Adds a rule for a path behind a listener.
 pub(super) fn insert(table: &mut RouteTable, listener: Option<&str>, path: &str, rule: Rule) {
-    let entry = Entry { condition: RequestMatch::prefix(path), rank: Rank::default(), rule: Arc::new(rule) };
+    let entry = Entry::new(RequestMatch::prefix(path), Rank::default(), Arc::new(rule));
     table.insert(&spot(listener), Arc::new(entry));
 }
 

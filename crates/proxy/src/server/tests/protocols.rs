@@ -93,7 +93,7 @@ fn stream_table(site: Site, protocol: Protocol, mode: Mode, shares: Vec<Share>) 
     table.listen(site, protocol, vec![config(None, mode)]);
     let owner = Owner { kind: "TCPRoute", name: "ns/route".into() };
     let spot = crate::routing::Spot { site, listener: None, host: None };
-    table.insert_stream(&spot, Rank::default(), Arc::new(StreamRule { owner, shares }));
+    table.insert_stream(&spot, Rank::default(), Arc::new(StreamRule::new(owner, shares)));
     table
 }
 

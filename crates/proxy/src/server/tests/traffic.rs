@@ -94,17 +94,16 @@ async fn an_attempt_that_takes_too_long_is_followed_by_another() {
 #[tokio::test]
 async fn what_a_route_says_of_retries_comes_before_what_the_listener_says() {
     let (upstream, count) = failing(1, StatusCode::SERVICE_UNAVAILABLE).await;
-    let listener = crate::routing::ListenerConfig {
-        traffic: Some(Arc::new(trying(retry(&[Trigger::ServerError], 5)))),
-        ..config(None, Mode::Http(None))
-    };
-    let mut table = listening(Protocol::Http, vec![listener]);
+    let traffic = Some(Arc::new(trying(retry(&[Trigger::ServerError], 5))));
+    let inherited = Arc::new(crate::routing::Inherited::default());
+    inherited.set(crate::routing::Policies { traffic, ..Default::default() });
+    let mut table = listening(Protocol::Http, vec![config(None, Mode::Http(None))]);
     let rule = |retry: Option<Retry>| {
         let shares = vec![share(&backend(&[upstream.address]), 1)];
         Rule { retry: retry.map(Arc::new), ..forward(shares) }
     };
-    insert(&mut table, None, "/own", rule(Some(retry(&[], 0))));
-    insert(&mut table, None, "/", rule(None));
+    insert_below(&mut table, &inherited, "/own", rule(Some(retry(&[], 0))));
+    insert_below(&mut table, &inherited, "/", rule(None));
     let gateway = Gateway::start(table).await;
     assert_eq!(gateway.get("/own").await.status, StatusCode::SERVICE_UNAVAILABLE);
     count.store(0, Ordering::SeqCst);
