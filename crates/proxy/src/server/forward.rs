@@ -94,7 +94,11 @@ pub(crate) async fn act(
         Decision::Forward(way) => {
             let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
             let barred = match way.traffic {
-                Some(traffic) => traffic::bar(traffic, &head, peer.address.ip(), grpc).await,
+                Some(traffic) => {
+                    let host = host(authority.as_bytes());
+                    let head = head(&host, &request);
+                    traffic::bar(traffic, &head, peer.address.ip(), grpc).await
+                }
                 None => None,
             };
             let (way, mut answer) = match barred {
@@ -115,7 +119,7 @@ pub(crate) async fn act(
 async fn sent<'a>(
     peer: &Peer,
     way: Forward<'a>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     authority: HeaderValue,
     grpc: bool,
 ) -> (Forward<'a>, Answer) {
