@@ -1,6 +1,7 @@
 //! What the worker makes of news: a changed pod, findings of probes, operations that ended, back-off.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use pod_lifecycle::{
     backoff::{Backoff, crash_loop},
     ending::grace_seconds,
@@ -19,6 +20,11 @@ impl Worker {
     pub(super) fn take_desired(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
         let shorter = grace_seconds(&desired.pod) < grace_seconds(&self.pod) || (desired.removed && !self.removed);
+        let described = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        if described(&desired.pod) != described(&self.pod) {
+            // Volumes may show them.
+            self.refresh_at = Some(Timestamp::now());
+        }
         self.pod = desired.pod;
         self.removed = desired.removed;
         if desired.sources != self.sources {
@@ -82,14 +88,12 @@ impl Worker {
             Done::Stopped => {}
             Done::Refreshed(result) => {
                 self.refreshing = false;
+                // What changed while they were written has asked for the next time already.
                 match result {
-                    Ok(volumes) => {
-                        self.refresh_at = None;
-                        self.volumes = Some(volumes);
-                    }
+                    Ok(volumes) => self.volumes = Some(volumes),
                     Err(error) => {
                         self.event(EventType::Warning, "FailedMount", error.to_string());
-                        self.refresh_at = Timestamp::now().checked_add(REFRESH_RETRY).ok();
+                        self.refresh_at = self.refresh_at.or(Timestamp::now().checked_add(REFRESH_RETRY).ok());
                     }
                 }
             }

@@ -174,6 +174,23 @@ impl Cluster {
         self.create(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})).await;
     }
 
+    /// Gives a pod a label.
+    pub(crate) async fn label(&self, name: &str, label: &str, value: &str) {
+        let patch = kube::api::Patch::Merge(json!({"metadata": {"labels": {label: value}}}));
+        self.pods().patch(name, &kube::api::PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Waits until a file in a container says something.
+    pub(crate) async fn until_file(&self, pod: &str, container: &str, path: &str, wanted: &str) {
+        let wait = async {
+            while self.exec(pod, container, &["/probe", "cat", path]).await.0 != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "{path} of {pod} never says {wanted:?}");
+    }
+
     /// Waits until the pod looks as wanted.
     pub(crate) async fn until(&self, name: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
         let mut last = None;

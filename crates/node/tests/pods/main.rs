@@ -84,6 +84,36 @@ async fn a_pod_runs_is_adopted_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn volumes_show_what_a_pod_and_its_sources_are_now() {
+    if !possible() {
+        return;
+    }
+    let cluster = Cluster::new().await;
+    let labels = json!([{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]);
+    let mounts = json!([{"name": "info", "mountPath": "/info"}, {"name": "cm", "mountPath": "/cm"}]);
+    let spec = json!({
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "c", "image": "probe", "args": ["sleep", "1000"], "volumeMounts": mounts}],
+        "volumes": [{"name": "info", "downwardAPI": {"items": labels}},
+            {"name": "cm", "configMap": {"name": "later", "optional": true}}],
+    });
+    cluster.pod("web", spec).await;
+    cluster.until("web", |pod| condition(pod, "Ready")).await;
+    cluster.label("web", "a", "1").await;
+    cluster.until_file("web", "c", "/info/labels", "a=\"1\"").await;
+    // What changes while a change is written is not lost.
+    for number in 2..20 {
+        cluster.label("web", "a", &number.to_string()).await;
+    }
+    let later = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}, "data": {"k": "v"}});
+    cluster.create(later).await;
+    cluster.until_file("web", "c", "/info/labels", "a=\"19\"").await;
+    cluster.until_file("web", "c", "/cm/k", "v").await;
+    cluster.delete("web").await;
+    cluster.until_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     if !possible() {
         return;
