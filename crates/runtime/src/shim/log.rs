@@ -82,13 +82,13 @@ impl Log {
         self.append(&entries)
     }
 
-    /// Ends both streams: a line without an end is written as it is.
+    /// Ends both streams: a line without an end is written as the part that it is, so that readers do not end it either.
     pub(super) fn finish(&mut self, now: jiff::Timestamp) -> io::Result<()> {
         let mut entries = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let pending = std::mem::take(&mut self.pending[stream as usize]);
             if !pending.is_empty() {
-                entry(&mut entries, now, stream, b'F', &[&pending]);
+                entry(&mut entries, now, stream, b'P', &[&pending]);
             }
         }
         self.append(&entries)
@@ -167,7 +167,7 @@ mod tests {
             "1970-01-01T00:00:00.000000000Z stdout F a\n\
              1970-01-01T00:00:01.000000000Z stderr F err\n\
              1970-01-01T00:00:02.000000000Z stdout F bc\n\
-             1970-01-01T00:00:03.000000000Z stdout F end\n"
+             1970-01-01T00:00:03.000000000Z stdout P end\n"
         );
     }
 
