@@ -152,3 +152,59 @@ fn gateways_of_one_port_are_apart_and_carry_requests_bytes_and_datagrams() {
     eventually("the second answers again", || get(&two[0], 80).filter(|name| name == "b"));
     assert_eq!((addresses(&instance, "one"), addresses(&instance, "two")), (one, two), "addresses stay");
 }
+
+/// The status and reason of a condition, once the object has it for its generation.
+fn condition(instance: &Instance, object: &[&str], type_: &str) -> Option<(String, String)> {
+    let object = instance.get(object)?;
+    let generation = &object["metadata"]["generation"];
+    let own = &object["status"]["conditions"];
+    let all = if own.is_null() { &object["status"]["parents"][0]["conditions"] } else { own };
+    let found = all.as_array()?.iter().find(|c| c["type"] == type_ && c["observedGeneration"] == *generation)?;
+    Some((found["status"].as_str()?.to_owned(), found["reason"].as_str()?.to_owned()))
+}
+
+#[test]
+fn what_upstreams_manifests_ask_for_is_told_and_served() {
+    if !need_root("what_upstreams_manifests_ask_for_is_told_and_served") {
+        return;
+    }
+    let instance = Instance::start(Options { node: true, ..Options::default() });
+    let until = |object: &[&str], type_: &str, status: &str, reason: &str| {
+        eventually(&format!("{object:?} is {type_}={status} {reason}"), || {
+            condition(&instance, object, type_).filter(|told| *told == (status.to_owned(), reason.to_owned()))
+        });
+    };
+    // The release of the definitions.
+    let class = ["gatewayclass", "keelson"];
+    until(&class, "SupportedVersion", "True", "SupportedVersion");
+    let definition = ["annotate", "crd", "gateways.gateway.networking.k8s.io", "--overwrite"];
+    for (release, status, reason) in [("v0.0.0", "False", "UnsupportedVersion"), ("v1.5.0", "True", "SupportedVersion")]
+    {
+        let annotation = format!("gateway.networking.k8s.io/bundle-version={release}");
+        instance.kubectl(&[&definition[..], &[&annotation]].concat());
+        until(&class, "SupportedVersion", status, reason);
+    }
+    // The more specific hostname of its own goes first, though the listener's is as specific.
+    let listener = json!({"name": "l", "port": 80, "protocol": "HTTP", "hostname": "any.test"});
+    let mut edge = gateway("edge", json!([listener]));
+    edge["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
+    instance.apply(&edge.to_string());
+    let addresses = addresses(&instance, "edge");
+    let machine = addresses.last().expect("an address that is shared");
+    for name in ["older", "newer"] {
+        instance.apply(&service(name, "TCP", machine, serve(name)).to_string());
+        let mut route = route("HTTPRoute", name, "edge", name);
+        route["spec"]["hostnames"] = if name == "older" { json!(["*.test"]) } else { json!(["any.test"]) };
+        instance.apply(&route.to_string());
+        until(&["httproute", name], "Accepted", "True", "Accepted");
+    }
+    eventually("the route with the hostname answers", || get(&addresses[0], 80).filter(|name| name == "newer"));
+    // A set whose only listener has no certificate adds nothing.
+    let parent = json!({"name": "edge"});
+    let tls = json!({"certificateRefs": [{"name": "absent"}]});
+    let listeners = json!([{"name": "s", "port": 443, "protocol": "HTTPS", "tls": tls}]);
+    let set = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet", "metadata": {"name": "set"},
+        "spec": {"parentRef": parent, "listeners": listeners}});
+    instance.apply(&set.to_string());
+    until(&["listenerset", "set"], "Accepted", "False", "ListenersNotValid");
+}
