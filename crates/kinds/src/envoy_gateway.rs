@@ -14,8 +14,10 @@ use serde_json::Value;
 
 use crate::gateway::PolicyStatus;
 
+mod backend_traffic_policy;
 mod security_policy;
 
+pub use backend_traffic_policy::*;
 pub use security_policy::*;
 
 /// The API group.
@@ -27,6 +29,12 @@ macro_rules! kind {
         crate::custom::kind!("gateway.envoyproxy.io", "v1alpha1", $($kind)*);
     };
 }
+
+kind!(
+    /// How requests are forwarded.
+    BackendTrafficPolicy, "BackendTrafficPolicyList", "backendtrafficpolicies", NamespaceResourceScope,
+    BackendTrafficPolicySpec, PolicyStatus
+);
 
 kind!(
     /// Who may send requests: authentication, authorisation, CORS.

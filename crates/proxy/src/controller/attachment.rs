@@ -23,6 +23,7 @@ mod security;
 mod settle;
 mod status;
 mod target;
+mod traffic;
 
 pub(crate) use gateways::{all, attach, targets};
 pub(crate) use kind::{AnyPolicy, Effect, KINDS, Policy, PolicyId, Source};

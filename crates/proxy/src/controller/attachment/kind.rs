@@ -4,7 +4,7 @@ use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kinds::{
-    envoy_gateway::{PolicyTargets, SecurityPolicy},
+    envoy_gateway::{BackendTrafficPolicy, PolicyTargets, SecurityPolicy},
     gateway::PolicyStatus,
 };
 use kube::{Api, Resource};
@@ -236,7 +236,8 @@ pub(crate) struct PolicyKind {
 }
 
 /// Every kind of policy.
-pub(crate) static KINDS: [PolicyKind; 1] = [PolicyKind::of::<SecurityPolicy>()];
+pub(crate) static KINDS: [PolicyKind; 2] =
+    [PolicyKind::of::<BackendTrafficPolicy>(), PolicyKind::of::<SecurityPolicy>()];
 
 impl PolicyKind {
     const fn of<K: Policy>() -> Self {

@@ -57,8 +57,8 @@ pub enum What {
     Header(HeaderName, ValueMatch),
     /// A query parameter.
     Query(Box<str>, ValueMatch),
-    /// The method.
-    Method(Method),
+    /// The method, which is one of these.
+    Methods(Vec<Method>),
     /// The path.
     Path(PathMatch),
     /// The client's address.
@@ -138,7 +138,7 @@ impl RateRule {
             let holds = match &condition.what {
                 What::Header(name, value) => value.takes_header(head.headers, name),
                 What::Query(name, value) => value.takes_parameter(head.query, name),
-                What::Method(method) => method == head.method,
+                What::Methods(methods) => methods.contains(head.method),
                 What::Path(path) => path.takes(head.path),
                 What::Source(network) => network.contains(source),
             };
@@ -246,8 +246,8 @@ mod tests {
     fn conditions_say_whom_a_limit_is_for() {
         let network = Network::parse("10.1.0.0/16").unwrap();
         for (what, invert, taken, left) in [
-            (What::Method(Method::POST), false, (Method::POST, "/", "10.0.0.1"), (Method::GET, "/", "10.0.0.1")),
-            (What::Method(Method::POST), true, (Method::GET, "/", "10.0.0.1"), (Method::POST, "/", "10.0.0.1")),
+            (What::Methods(vec![Method::POST]), false, (Method::POST, "/", "10.0.0.1"), (Method::GET, "/", "10.0.0.1")),
+            (What::Methods(vec![Method::POST]), true, (Method::GET, "/", "10.0.0.1"), (Method::POST, "/", "10.0.0.1")),
             (What::Path(PathMatch::prefix("/a")), false, (Method::GET, "/a/b", "::1"), (Method::GET, "/b", "::1")),
             (What::Source(network), false, (Method::GET, "/", "10.1.9.9"), (Method::GET, "/", "10.2.0.0")),
         ] {

@@ -1,0 +1,299 @@
+//! BackendTrafficPolicies: how requests are forwarded.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, StatusCode};
+use kinds::{
+    envoy_gateway::{
+        BackendTrafficPolicy, BackendTrafficPolicySpec, CircuitBreaker, ConsistentHash, FaultInjection, LoadBalancer,
+        PassiveHealthCheck, PolicyTargets, TrafficRetry, Unread,
+    },
+    gateway::PolicyStatus,
+};
+use resilience::{
+    balance::SlowStart,
+    outlier::{FailurePercentage, OutlierConfig},
+};
+use serde_json::{Value, json};
+
+use super::{Effect, Policy, TargetKind};
+use crate::{
+    controller::{
+        duration,
+        forwarding::{PAUSES, RETRIES},
+        item::RouteKind,
+        lookup::Seen,
+        verdict::Fault,
+    },
+    routing::{
+        Abort, Balance, Disturbance, HashKey, Limits, Part, Retry, Timeouts, Traffic, Trigger, Upstream, UpstreamConfig,
+    },
+};
+
+mod rates;
+
+/// Envoy Gateway's: with fewer than half of the endpoints fit for use, all are used.
+const PANIC_PERCENT: u32 = 50;
+
+/// What an endpoint gets at first while it is spared, and how evenly that grows: Envoy's.
+const SLOW_START: (f64, f64) = (0.1, 1.0);
+
+impl Policy for BackendTrafficPolicy {
+    const PLURAL: &'static str = "backendTrafficPolicies";
+
+    fn targets(&self) -> &PolicyTargets {
+        &self.spec.targets
+    }
+
+    fn status(&self) -> Option<&PolicyStatus> {
+        self.status.as_ref()
+    }
+
+    fn suits(&self, target: TargetKind) -> Result<(), Fault> {
+        match target {
+            TargetKind::Gateway | TargetKind::ListenerSet | TargetKind::Route(RouteKind::Http | RouteKind::Grpc) => {
+                Ok(())
+            }
+            TargetKind::Route(kind) => {
+                Err(invalid(format!("a BackendTrafficPolicy has no effect on a {}", kind.name())))
+            }
+        }
+    }
+
+    fn compile(&self, _seen: &Seen<'_>) -> Effect {
+        let mut warnings = Vec::new();
+        match traffic(&self.spec, &mut warnings) {
+            Ok(traffic) => Effect { traffic: Some(Arc::new(traffic)), warnings, ..Effect::default() },
+            Err(fault) => Effect { accepted: Err(fault), warnings, ..Effect::default() },
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Fault {
+    Fault::new("Invalid", message)
+}
+
+/// Tells the fields of a part that have no member.
+fn tell(warnings: &mut Vec<String>, path: &str, unread: &Unread) {
+    let fields = unread.iter().filter(|(name, value)| !is_filled_in(name, value));
+    warnings.extend(fields.map(|(name, _)| format!("spec.{path}{name} is not supported and has no effect")));
+}
+
+/// Whether a field is as the definition fills it in, and so asks for nothing.
+fn is_filled_in(name: &str, value: &Value) -> bool {
+    match name {
+        "alwaysEjectOneEndpoint" | "splitExternalLocalOriginErrors" => *value == json!(false),
+        "consecutiveLocalOriginFailures" => *value == json!(5),
+        "tableSize" => *value == json!(65_537),
+        _ => false,
+    }
+}
+
+/// A duration, with its field told where it is none.
+fn limit(field: &str, text: Option<&str>) -> Result<Option<Duration>, Fault> {
+    duration::limit(text).map_err(|fault| invalid(format!("spec.{field}: {}", fault.message)))
+}
+
+fn header(field: &str, name: Option<&str>) -> Result<HeaderName, Fault> {
+    let name = name.unwrap_or("");
+    HeaderName::try_from(name).map_err(|_| invalid(format!("spec.{field}: {name:?} is no name of a header")))
+}
+
+fn traffic(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Result<Traffic, Fault> {
+    tell(warnings, "", &spec.unread);
+    let mut config = UpstreamConfig { panic_percent: PANIC_PERCENT, ..UpstreamConfig::default() };
+    if let Some(from) = &spec.load_balancer {
+        balance(from, &mut config, warnings)?;
+    }
+    if let Some(from) = &spec.circuit_breaker {
+        config.limits = limits(from, warnings);
+    }
+    if let Some(from) = &spec.health_check {
+        tell(warnings, "healthCheck.", &from.unread);
+        config.panic_percent = from.panic_threshold.unwrap_or(PANIC_PERCENT);
+        config.outlier = from.passive.as_ref().map(|passive| outlier(passive, warnings)).transpose()?;
+    }
+    let upstream = Upstream::new(config).map_err(|error| invalid(format!("spec: {error}")))?;
+    let mut timeouts = Timeouts::default();
+    if let Some(from) = &spec.timeout {
+        tell(warnings, "timeout.", &from.unread);
+        if let Some(http) = &from.http {
+            tell(warnings, "timeout.http.", &http.unread);
+            timeouts.request = limit("timeout.http.requestTimeout", http.request_timeout.as_deref())?;
+        }
+    }
+    let retry = spec.retry.as_ref().map(|from| retry(from, warnings)).transpose()?;
+    let disturbance = spec.fault_injection.as_ref().map(|from| disturbance(from, warnings)).transpose()?;
+    let rates = spec.rate_limit.as_ref().map_or(Ok(Vec::new()), |from| rates::compile(from, warnings))?;
+    Ok(Traffic {
+        upstream: Some(upstream),
+        retry: retry.map(Arc::new),
+        timeouts,
+        rates,
+        disturbance,
+        ..Traffic::default()
+    })
+}
+
+fn balance(from: &LoadBalancer, config: &mut UpstreamConfig, warnings: &mut Vec<String>) -> Result<(), Fault> {
+    tell(warnings, "loadBalancer.", &from.unread);
+    config.balance = match from.r#type.as_deref() {
+        None | Some("LeastRequest") => Balance::LeastRequest,
+        Some("RoundRobin") => Balance::Turns,
+        Some("Random") => Balance::Random,
+        Some("ConsistentHash") => Balance::Hash(key(from.consistent_hash.as_ref(), warnings)?),
+        Some(other) => return Err(invalid(format!("spec.loadBalancer.type: {other} is not supported"))),
+    };
+    let window = from.slow_start.as_ref().and_then(|slow_start| slow_start.window.as_deref());
+    let (min_weight, aggression) = SLOW_START;
+    config.slow_start =
+        limit("loadBalancer.slowStart.window", window)?.map(|window| SlowStart { window, aggression, min_weight });
+    Ok(())
+}
+
+fn key(from: Option<&ConsistentHash>, warnings: &mut Vec<String>) -> Result<HashKey, Fault> {
+    let from = from.ok_or_else(|| invalid("spec.loadBalancer.consistentHash is missing"))?;
+    tell(warnings, "loadBalancer.consistentHash.", &from.unread);
+    let field = "loadBalancer.consistentHash";
+    Ok(match from.r#type.as_deref().unwrap_or("") {
+        "SourceIP" => HashKey::Source,
+        "Header" | "Headers" => {
+            let names = from.header.iter().chain(from.headers.iter().flatten());
+            let names = names.map(|named| header(field, named.name.as_deref()));
+            HashKey::Headers(names.collect::<Result<_, _>>()?)
+        }
+        "Cookie" => {
+            let cookie = from.cookie.as_ref();
+            if let Some(cookie) = cookie {
+                // A cookie that the gateway would make for who has none.
+                tell(warnings, "loadBalancer.consistentHash.cookie.", &cookie.unread);
+            }
+            let name = cookie.and_then(|cookie| cookie.name.as_deref());
+            HashKey::Cookie(name.ok_or_else(|| invalid(format!("spec.{field}.cookie.name is missing")))?.into())
+        }
+        "QueryParams" => {
+            let names = from.query_params.iter().flatten().filter_map(|named| named.name.as_deref());
+            HashKey::Query(names.map(Into::into).collect())
+        }
+        other => return Err(invalid(format!("spec.{field}.type: {other:?} is not known"))),
+    })
+}
+
+fn limits(from: &CircuitBreaker, warnings: &mut Vec<String>) -> Limits {
+    tell(warnings, "circuitBreaker.", &from.unread);
+    Limits {
+        connections: from.max_connections,
+        pending: from.max_pending_requests,
+        requests: from.max_parallel_requests,
+        retries: from.max_parallel_retries,
+        endpoint: from.per_endpoint.as_ref().and_then(|each| each.max_connections),
+        ..Limits::default()
+    }
+}
+
+fn outlier(from: &PassiveHealthCheck, warnings: &mut Vec<String>) -> Result<OutlierConfig, Fault> {
+    tell(warnings, "healthCheck.passive.", &from.unread);
+    let default = OutlierConfig::default();
+    let field = |name: &str, text: &Option<String>| limit(&format!("healthCheck.passive.{name}"), text.as_deref());
+    let base_ejection_time = field("baseEjectionTime", &from.base_ejection_time)?.unwrap_or(default.base_ejection_time);
+    let threshold = from.failure_percentage_threshold.filter(|threshold| *threshold > 0);
+    Ok(OutlierConfig {
+        consecutive_5xx: from.consecutive_5xx_errors.or(default.consecutive_5xx).filter(|count| *count > 0),
+        consecutive_gateway_failure: from.consecutive_gateway_errors.filter(|count| *count > 0),
+        // Rates are compared only where the policy names one.
+        success_rate: None,
+        failure_percentage: threshold.map(|threshold| FailurePercentage { threshold, ..FailurePercentage::default() }),
+        interval: field("interval", &from.interval)?.unwrap_or(default.interval),
+        base_ejection_time,
+        max_ejection_time: default.max_ejection_time.max(base_ejection_time),
+        max_ejection_percent: from.max_ejection_percent.unwrap_or(default.max_ejection_percent),
+    })
+}
+
+fn retry(from: &TrafficRetry, warnings: &mut Vec<String>) -> Result<Retry, Fault> {
+    tell(warnings, "retry.", &from.unread);
+    let on = from.retry_on.clone().unwrap_or_default();
+    tell(warnings, "retry.retryOn.", &on.unread);
+    let names = on.triggers.unwrap_or_default();
+    let mut triggers = Vec::new();
+    for name in &names {
+        // Whether statuses count is said by naming some.
+        if name != "retriable-status-codes" {
+            triggers
+                .push(trigger(name).ok_or_else(|| invalid(format!("spec.retry.retryOn: {name} is not supported")))?);
+        }
+    }
+    let codes = on.http_status_codes.unwrap_or_default();
+    let status = |code: &u16| {
+        StatusCode::from_u16(*code)
+            .map_err(|_| invalid(format!("spec.retry.retryOn.httpStatusCodes: {code} is no status")))
+    };
+    let mut statuses = codes.iter().map(status).collect::<Result<Vec<_>, _>>()?;
+    if names.is_empty() && statuses.is_empty() {
+        // What Envoy Gateway retries when nothing is named.
+        triggers = ["connect-failure", "refused-stream", "unavailable", "cancelled"]
+            .iter()
+            .filter_map(|n| trigger(n))
+            .collect();
+        statuses = vec![StatusCode::SERVICE_UNAVAILABLE];
+    }
+    let each = from.per_retry.clone().unwrap_or_default();
+    let pauses = each.back_off.unwrap_or_default();
+    let base = limit("retry.perRetry.backOff.baseInterval", pauses.base_interval.as_deref())?;
+    let max = limit("retry.perRetry.backOff.maxInterval", pauses.max_interval.as_deref())?;
+    let base = base.unwrap_or(PAUSES.0);
+    let max = max.unwrap_or_else(|| base.saturating_mul(10)).min(resilience::retry::PAUSE_MAX);
+    let retry = Retry {
+        triggers,
+        statuses,
+        config: Retry::config(from.num_retries.unwrap_or(RETRIES), base, max),
+        pause: Duration::ZERO,
+        attempt: limit("retry.perRetry.timeout", each.timeout.as_deref())?,
+    };
+    retry.validate().map_err(|error| invalid(format!("spec.retry: {error}")))?;
+    Ok(retry)
+}
+
+/// A trigger by Envoy's name; codes of gRPC by theirs.
+fn trigger(name: &str) -> Option<Trigger> {
+    Some(match name {
+        "5xx" => Trigger::ServerError,
+        "gateway-error" => Trigger::GatewayError,
+        "reset" => Trigger::Reset,
+        "reset-before-request" => Trigger::ResetBeforeRequest,
+        "connect-failure" => Trigger::ConnectFailure,
+        "retriable-4xx" => Trigger::Conflict,
+        "refused-stream" => Trigger::Refused,
+        "cancelled" => Trigger::Call(1),
+        "deadline-exceeded" => Trigger::Call(4),
+        "resource-exhausted" => Trigger::Call(8),
+        "internal" => Trigger::Call(13),
+        "unavailable" => Trigger::Call(14),
+        _ => return None,
+    })
+}
+
+fn disturbance(from: &FaultInjection, warnings: &mut Vec<String>) -> Result<Disturbance, Fault> {
+    tell(warnings, "faultInjection.", &from.unread);
+    let part = |percentage: Option<f64>| Part::percent(percentage.unwrap_or(100.0));
+    let mut disturbance = Disturbance::default();
+    if let Some(delay) = &from.delay {
+        let fixed = limit("faultInjection.delay.fixedDelay", delay.fixed_delay.as_deref())?;
+        disturbance.delay = fixed.map(|fixed| (part(delay.percentage), fixed));
+    }
+    if let Some(abort) = &from.abort {
+        let answer = match (abort.http_status, abort.grpc_status) {
+            (Some(status), _) => Abort::Status(
+                StatusCode::from_u16(status)
+                    .map_err(|_| invalid(format!("spec.faultInjection.abort.httpStatus: {status} is no status")))?,
+            ),
+            (None, Some(code)) => Abort::Call(code),
+            (None, None) => return Err(invalid("spec.faultInjection.abort has neither httpStatus nor grpcStatus")),
+        };
+        disturbance.abort = Some((part(abort.percentage), answer));
+    }
+    Ok(disturbance)
+}
+
+#[cfg(test)]
+mod tests;
