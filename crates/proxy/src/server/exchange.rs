@@ -115,8 +115,11 @@ impl Exchange<'_> {
                 Err(failed) => failed,
             };
             debug!(backend = self.backend.name(), %endpoint, error = %failed.error, "an endpoint gave no answer");
+            // The client's body broke off, or was none.
+            let client = failed.error.is_user();
             request = match failed.unsent.or_else(|| spare.take()?.request()) {
                 Some(request) => request,
+                None if client => return Err(StatusCode::BAD_REQUEST.into()),
                 None => return Err(StatusCode::BAD_GATEWAY.into()),
             };
             // An idle connection that the backend had closed says nothing about the backend.

@@ -37,6 +37,9 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
     }
     let table = peer.shared.table.load_full();
     let grpc = is_grpc(request.headers());
+    if !is_framed(request.headers()) {
+        return own(StatusCode::NOT_IMPLEMENTED, grpc);
+    }
     let request = request.map(RequestBody::new);
     let Some(authority) = authority(&request) else { return own(StatusCode::BAD_REQUEST, grpc) };
     let host = host(authority.as_bytes());
@@ -137,12 +140,40 @@ async fn sent<'a>(
     (way, traffic::instead(way.traffic, own, answer))
 }
 
-/// The authority that a request is for.
+/// Whether the end of the body is told in a way that is understood: codings besides chunks would be taken off unnoticed
+/// (RFC 9112, section 6.1).
+fn is_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_none_or(chunked) && codings.next().is_none()
+}
+
+/// The authority that a request is for; `None` when it names none, several, or something that is none. Who takes the
+/// first of several, and who the last, would route the same request differently.
 fn authority<B>(request: &Request<B>) -> Option<HeaderValue> {
-    match request.uri().authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => request.headers().get(header::HOST).cloned(),
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return None;
     }
+    match request.uri().authority() {
+        // In HTTP/2 both may be there, and then say the same (RFC 9113, section 8.3.1).
+        Some(authority)
+            if request.version() == Version::HTTP_2 && host.is_some_and(|host| host != authority.as_str()) =>
+        {
+            None
+        }
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => host.filter(|host| is_authority(host.as_bytes())).cloned(),
+    }
+}
+
+/// Whether this is a host, with or without a port.
+fn is_authority(text: &[u8]) -> bool {
+    let Ok(authority) = http::uri::Authority::try_from(text) else { return false };
+    let host = authority.host();
+    let port = authority.as_str().strip_prefix(host);
+    !host.is_empty() && port.is_some_and(|port| port.is_empty() || authority.port_u16().is_some())
 }
 
 /// The host of an authority, in lower case and without its port; brackets of an address stay.

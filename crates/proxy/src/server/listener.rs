@@ -39,6 +39,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A handshake that takes longer is an attack or a dead peer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Bytes of the longest head of a request in HTTP/1.1: what the common servers take, several times over. It is what one
+/// connection can make the gateway keep.
+const HEAD_BYTES: usize = 64 << 10;
+
 /// How long a client may take for the head of a request.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -181,7 +185,7 @@ impl Accepted {
             }
         });
         let mut builder = auto::Builder::new(Tracked(self.shared.tasks.clone()));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
         builder.http2().timer(TokioTimer::new());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);

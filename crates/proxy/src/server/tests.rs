@@ -29,6 +29,7 @@ use crate::routing::{
 };
 
 mod encrypted;
+mod faults;
 mod filters;
 mod guards;
 mod harness;
