@@ -37,6 +37,7 @@ mod outbound;
 pub mod policy;
 mod sockets;
 mod status;
+mod unserved;
 
 pub use hbone::PORT as TUNNEL_PORT;
 pub use identities::{IdentityError, OpenAuthority};
@@ -226,20 +227,20 @@ impl Pod {
     }
 
     /// The pod has become this.
-    fn update(&self, judge: &Judge, workload: Arc<Workload>) {
-        self.guard.store(guard(judge, &workload));
+    fn update(&self, shared: &Shared, workload: Arc<Workload>) {
+        self.guard.store(shared.guard(&workload));
         self.workload.store(workload);
     }
 }
 
-/// Who decides about connections to a pod.
-fn guard(judge: &Judge, workload: &Workload) -> Arc<Guard> {
-    let (namespace, labels) = (workload.namespace.to_string(), workload.labels.clone());
-    let selected = policy::Workload { namespace, labels, ..policy::Workload::default() };
-    judge.workload(&Key::new(&*workload.namespace, &*workload.name), selected)
-}
-
 impl Shared {
+    /// Who decides about connections to a pod.
+    fn guard(&self, pod: &Workload) -> Arc<Guard> {
+        let (namespace, labels) = (pod.namespace.to_string(), pod.labels.clone());
+        let selected = policy::Workload { namespace, labels, services: self.directory.services_of(pod) };
+        self.judge.workload(&Key::new(&*pod.namespace, &*pod.name), selected)
+    }
+
     /// The captured pod that has an address.
     pub(crate) fn captured(&self, address: IpAddr) -> Option<Arc<Pod>> {
         self.captured.read().by_address.get(&address).cloned()

@@ -34,7 +34,7 @@ use super::{
     follow,
     hbone::{self, client::Tunnels},
     identities::Identity,
-    inbound, outbound, policy, sockets,
+    inbound, outbound, policy, sockets, unserved,
 };
 
 /// Connections of one pod at a time. Each may cost two descriptors and 32 KiB.
@@ -249,7 +249,9 @@ impl Keeper {
         self.tasks.spawn(async move { shared.identities.run(stop).await });
         let (judge, informers, stop) =
             (Arc::clone(&self.shared.judge), self.informers.clone(), CancellationToken::new());
-        self.tasks.spawn(async move { policy::run(judge, &informers, stop).await });
+        self.tasks.spawn(async move {
+            tokio::join!(policy::run(judge, &informers, stop), unserved::run(&informers));
+        });
         filled.await.map_err(|_| CaptureError::Stopped)?;
         // nothing may be let through that a policy forbids
         timeout(POLICIES, self.shared.judge.ready()).await.map_err(|_| CaptureError::Policies)?;
@@ -268,7 +270,7 @@ impl Keeper {
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let cut = self.cut.token().child_token();
         let tunnels = Tunnels::new(Arc::clone(&identity), Arc::clone(&netns), connections.clone(), cut.clone());
-        let guard = ArcSwap::new(super::guard(&self.shared.judge, &workload));
+        let guard = ArcSwap::new(self.shared.guard(&workload));
         let workload = ArcSwap::from_pointee(workload);
         let pod = Arc::new(Pod { place: place.clone(), netns, identity, tunnels, workload, guard });
         let mut accepting = JoinSet::new();

@@ -4,7 +4,7 @@
 //! and metrics need and nothing else.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -102,6 +102,8 @@ struct Pods {
 struct Services {
     by_address: HashMap<IpAddr, Arc<ServiceEntry>>,
     addresses: HashMap<Key, Vec<IpAddr>>,
+    /// The labels by which Services select pods, by namespace and name.
+    selectors: HashMap<String, BTreeMap<String, BTreeMap<String, String>>>,
 }
 
 impl Directory {
@@ -155,8 +157,12 @@ impl Directory {
         let ips = spec.and_then(|spec| spec.cluster_ips.as_deref()).unwrap_or_default();
         let addresses: Vec<IpAddr> = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
         let sticky = spec.and_then(|spec| spec.session_affinity.as_deref()) == Some("ClientIP");
+        let selector = spec.and_then(|spec| spec.selector.clone()).unwrap_or_default();
         let mut services = self.services.write();
         services.remove(&key);
+        if !selector.is_empty() {
+            services.selectors.entry(key.namespace.clone()).or_default().insert(key.name.clone(), selector);
+        }
         if !addresses.is_empty() {
             let entry = Arc::new(ServiceEntry { key: key.clone(), sticky });
             for address in &addresses {
@@ -164,6 +170,16 @@ impl Directory {
             }
             services.addresses.insert(key, addresses);
         }
+    }
+
+    /// The Services of a pod's namespace that select it.
+    pub(crate) fn services_of(&self, pod: &Workload) -> BTreeSet<String> {
+        let services = self.services.read();
+        let selects = |selector: &BTreeMap<String, String>| {
+            { selector.iter() }.all(|(name, value)| pod.labels.get(name) == Some(value))
+        };
+        let all = services.selectors.get(&*pod.namespace).into_iter().flatten();
+        all.filter(|(_, selector)| selects(selector)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Forgets a Service.
@@ -196,6 +212,12 @@ impl Pods {
 
 impl Services {
     fn remove(&mut self, key: &Key) {
+        if let Some(selectors) = self.selectors.get_mut(&key.namespace) {
+            selectors.remove(&key.name);
+            if selectors.is_empty() {
+                self.selectors.remove(&key.namespace);
+            }
+        }
         for address in self.addresses.remove(key).unwrap_or_default() {
             if self.by_address.get(&address).is_some_and(|entry| entry.key == *key) {
                 self.by_address.remove(&address);
@@ -262,6 +284,22 @@ mod tests {
         directory.put_pod(&pod("b", "10.0.0.1", "Running"));
         directory.remove_pod(&pod("a", "10.0.0.1", "Running"));
         assert_eq!(&*directory.pod(at("10.0.0.1")).unwrap().name, "b");
+    }
+
+    #[test]
+    fn a_pod_belongs_to_the_services_of_its_namespace_that_select_it() {
+        let directory = Directory::default();
+        let pod = directory.put_pod(&pod("a", "10.0.0.1", "Running"));
+        let (name, value) = pod.labels.iter().next().map(|(name, value)| (name.clone(), value.clone())).unwrap();
+        let web = service("web", json!({"clusterIPs": ["None"], "selector": {(name.clone()): value}}));
+        directory.put_service(&web);
+        directory.put_service(&service("other", json!({"selector": {(name.clone()): "other"}})));
+        directory.put_service(&service("external", json!({})));
+        assert_eq!(directory.services_of(&pod), ["web".to_owned()].into());
+        let elsewhere = Workload { namespace: "else".into(), ..(*pod).clone() };
+        assert!(directory.services_of(&elsewhere).is_empty());
+        directory.remove_service(&web);
+        assert!(directory.services_of(&pod).is_empty());
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn pod(shared: &Shared, change: &Change<Pod>) {
         Change::Applied { new, .. } => {
             let workload = shared.directory.put_pod(new);
             if let Some(pod) = shared.captured.read().by_uid.get(&*workload.uid) {
-                pod.update(&shared.judge, workload);
+                pod.update(shared, workload);
             }
         }
         Change::Deleted(last) => shared.directory.remove_pod(last),
@@ -50,16 +50,21 @@ fn pod(shared: &Shared, change: &Change<Pod>) {
 }
 
 fn service(shared: &Shared, change: &Change<Service>) {
+    let key = Key::of(&**change.object());
     match change {
-        Change::Applied { new, .. } => {
-            shared.directory.put_service(new);
-            shared.endpoints.refresh(&Key::of(&**new));
-        }
-        Change::Deleted(last) => {
-            shared.directory.remove_service(last);
-            shared.endpoints.refresh(&Key::of(&**last));
-            // forgets those that no connection uses
-            shared.endpoints.backends(&Key::of(&**last));
+        Change::Applied { new, .. } => shared.directory.put_service(new),
+        Change::Deleted(last) => shared.directory.remove_service(last),
+    }
+    shared.endpoints.refresh(&key);
+    if let Change::Deleted(_) = change {
+        // forgets those that no connection uses
+        shared.endpoints.backends(&key);
+    }
+    // policies may be about the Service
+    for pod in shared.captured.read().by_uid.values() {
+        let workload = pod.workload();
+        if *workload.namespace == *key.namespace {
+            pod.update(shared, workload);
         }
     }
 }
