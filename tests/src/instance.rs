@@ -103,11 +103,33 @@ impl Instance {
     /// Starts the instance again from the same data directory.
     pub fn resume(&mut self) {
         assert!(self.child.is_none(), "the instance runs already");
+        self.child = Some(self.spawn(&[]));
+    }
+
+    /// Starts a process that takes over from the one that runs, if any, and waits until that has ended.
+    pub fn replace(&mut self) {
+        let before = self.child.take();
+        self.child = Some(self.spawn(&["--replace"]));
+        let Some(mut before) = before else { return };
+        let deadline = Instant::now() + PATIENCE;
+        while before.try_wait().expect("our own child can be waited for").is_none() {
+            if Instant::now() > deadline {
+                let _ = before.kill();
+                self.print_log();
+                panic!("keelson did not end although another took over");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// A process on the data directory that has said it is ready.
+    fn spawn(&self, more: &[&str]) -> Child {
         let mut command = match &self.options.store_disk {
             None => command(),
             Some(size) => on_own_disk(&self.data_dir().join("store"), size),
         };
         command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.data_dir.path());
+        command.args(more);
         if !self.options.node {
             command.arg("--no-node");
         }
@@ -139,12 +161,14 @@ impl Instance {
             });
         }
         drop(ready);
-        self.child = Some(child);
         // The channel closes when the process ends before it is ready.
         if is_ready.recv_timeout(PATIENCE).is_err() {
             self.print_log();
+            let _ = child.kill();
+            let _ = child.wait();
             panic!("keelson did not become ready");
         }
+        child
     }
 
     /// Its data directory.

@@ -295,6 +295,12 @@ impl ApiServer {
         self.written.clear();
     }
 
+    /// Lets go of the store's directory, so that another process can open it: from here on writes are refused. Blocks on the
+    /// disk.
+    pub fn close(&self) {
+        self.store.close();
+    }
+
     /// The path and the present bytes of an object of this resource, as it is stored. Who keeps objects in the same process
     /// need not keep them twice.
     pub fn stored(

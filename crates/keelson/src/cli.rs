@@ -79,6 +79,9 @@ pub(crate) struct Up {
     /// Run the control plane without containers or network (needs no root)
     #[arg(long)]
     pub no_node: bool,
+    /// Take over from the instance that runs from the data directory: its sockets stay open, requests under way end there
+    #[arg(long)]
+    pub replace: bool,
     /// How pods are scheduled: a KubeSchedulerConfiguration (YAML)
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<String>,

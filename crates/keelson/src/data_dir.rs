@@ -99,6 +99,10 @@ impl Layout {
     fn run_file(&self) -> PathBuf {
         self.at("run.json")
     }
+    /// Where another instance asks to take over.
+    pub(crate) fn handover(&self) -> PathBuf {
+        self.at("handover.sock")
+    }
     fn lock(&self) -> PathBuf {
         self.at("lock")
     }

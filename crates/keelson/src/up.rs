@@ -10,13 +10,18 @@ mod certificates;
 mod cluster_objects;
 mod elected;
 mod front_proxy;
+mod handover;
 mod mesh;
 mod node;
 pub(crate) mod store;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
+use apiserver::ApiServer;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -34,11 +39,15 @@ use crate::{
     log, memory,
     supervisor::{Fate, Supervisor},
 };
+use handover::{Desk, Listeners, Predecessor, Successor};
 
 /// Threads of the runtime at most: more than the cores of a small machine would only add memory.
 const WORKER_THREADS_MAX: usize = 8;
 
-/// Runs until a signal.
+/// How much longer than its own bound the gateway may take to end requests under way.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs until a signal, or until another instance takes over.
 pub(crate) fn main(flags: &Up) -> Result<(), Failure> {
     let started = Instant::now();
     let (config, _) = commands::settings(flags)?;
@@ -48,6 +57,10 @@ pub(crate) fn main(flags: &Up) -> Result<(), Failure> {
         )));
     }
     log::install(&config);
+    let predecessor = match flags.replace {
+        true => Predecessor::ask(&Layout::new(&config.data_dir), config.shutdown_budget)?,
+        false => None,
+    };
     let data = DataDir::open(&config.data_dir)?;
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(WORKER_THREADS_MAX));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -56,54 +69,124 @@ pub(crate) fn main(flags: &Up) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let outcome = runtime.block_on(run(&config, &data, started));
+    let outcome = runtime.block_on(run(&config, data, predecessor, started));
     // What blocks a thread for longer (a container being made) has its own record on disk.
     runtime.shutdown_timeout(Duration::from_millis(500));
-    data.layout().remove_run_file()?;
     outcome
 }
 
-async fn run(config: &Config, data: &DataDir, started: Instant) -> Result<(), Failure> {
+/// What ends a running instance.
+enum End {
+    /// A signal, or a part that failed.
+    Stop(Result<(), Failure>),
+    /// Somebody takes over.
+    Handover(Successor),
+}
+
+async fn run(
+    config: &Config,
+    data: DataDir,
+    predecessor: Option<(Predecessor, Listeners)>,
+    started: Instant,
+) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let listener = address::bind(config.listen).await?;
-    let mut supervisor = Supervisor::new(CancellationToken::new());
+    let (predecessor, listeners) = predecessor.unzip();
+    let listeners = listeners.unwrap_or_default();
+    let layout = data.layout();
+    // The gateway has a supervisor of its own: it goes on when the rest has been handed over.
+    let mut engine = Supervisor::new(CancellationToken::new());
+    let mut front = Supervisor::new(CancellationToken::new());
     let built = tokio::select! {
-        built = build(config, data, listener, &mut supervisor) => built,
+        built = build(config, &layout, &listeners, &mut engine, &mut front) => built,
         () = signals.stop() => Err(anyhow!("stopped before it was ready").into()),
     };
-    let watched = match built {
-        Ok(run_file) => {
-            data.layout().write_run_file(&run_file)?;
+    let mut server = None;
+    let end = match built {
+        Ok((run_file, api)) => {
+            server = Some(api);
+            layout.write_run_file(&run_file)?;
             tracing::info!(api = run_file.api, ms = started.elapsed().as_millis(), "keelson is ready");
-            tokio::select! {
-                watched = supervisor.watch() => watched.map_err(Failure::from),
-                () = signals.stop() => Ok(()),
+            if let Some(predecessor) = predecessor {
+                predecessor.relieve(config.node_enabled.then_some(&listeners.gateway)).await?;
             }
+            serve(&layout, &listeners, &mut engine, &mut signals).await
         }
-        Err(failure) => Err(failure),
+        Err(failure) => End::Stop(Err(failure)),
+    };
+    let (watched, successor) = match end {
+        End::Stop(watched) => (watched, None),
+        End::Handover(successor) => (Ok(()), Some(successor)),
     };
     if let Err(failure) = &watched {
         tracing::error!(error = %chain(&failure.error), "stopping");
     }
+    listeners.close_roles();
     tracing::info!(budget = ?config.shutdown_budget, "draining; a second signal ends at once");
+    let drained = async {
+        match successor {
+            None => {
+                let (engine, front) =
+                    tokio::join!(engine.drain(config.shutdown_budget), front.drain(config.shutdown_budget));
+                layout.remove_run_file()?;
+                handover::remove(&layout)?;
+                Ok(engine.cut + front.cut)
+            }
+            Some(successor) => {
+                let cut = engine.drain(config.shutdown_budget).await.cut;
+                // The gateway's clients hold the server until the gateway ends.
+                tokio::task::spawn_blocking(move || server.iter().for_each(|server| server.close())).await?;
+                drop(data);
+                let served = successor.release().await;
+                let cut = cut + front.drain(proxy::DRAIN + DRAIN_GRACE).await.cut;
+                served.map(|()| cut)
+            }
+        }
+    };
     tokio::select! {
-        drained = supervisor.drain(config.shutdown_budget) => tracing::info!(cut = drained.cut, "stopped"),
+        drained = drained => tracing::info!(cut = drained?, "stopped"),
         () = signals.stop() => tracing::warn!("second signal: ending at once"),
     }
     watched
 }
 
+/// Waits for what ends the instance.
+async fn serve(layout: &Layout, listeners: &Listeners, engine: &mut Supervisor, signals: &mut Signals) -> End {
+    let desk = Desk::open(layout)
+        .inspect_err(|error| tracing::warn!(error = %chain(error), "no other instance can take over from this one"))
+        .ok();
+    let watched = engine.watch();
+    tokio::pin!(watched);
+    let handed = async {
+        let Some(desk) = &desk else { return std::future::pending().await };
+        loop {
+            match desk.give(listeners).await {
+                Ok(successor) => return successor,
+                Err(error) => tracing::warn!(error = %chain(&error), "nobody took over"),
+            }
+        }
+    };
+    tokio::select! {
+        watched = &mut watched => End::Stop(watched.map_err(Failure::from)),
+        () = signals.stop() => End::Stop(Ok(())),
+        successor = handed => {
+            tracing::info!("another instance takes over");
+            End::Handover(successor)
+        }
+    }
+}
+
 async fn build(
     config: &Config,
-    data: &DataDir,
-    listener: TcpListener,
+    layout: &Layout,
+    listeners: &Listeners,
     supervisor: &mut Supervisor,
-) -> Result<RunFile, Failure> {
-    let layout = data.layout();
-    let claim = if config.node_enabled { Some(node::claim_slot(&layout)?) } else { None };
+    front: &mut Supervisor,
+) -> Result<(RunFile, Arc<ApiServer>), Failure> {
+    let listener = listeners.bind("api", config.listen, "--listen").await?;
+    let claim = if config.node_enabled { Some(node::claim_slot(layout)?) } else { None };
     let slot = claim.as_ref().map(network::SlotClaim::slot);
     let server_id = config.store.is_some().then(|| layout.unique_name()).transpose()?;
-    let (api, informers) = control_plane(config, &layout, listener, slot, server_id.as_deref(), supervisor).await?;
+    let (api, informers) = control_plane(config, layout, listener, slot, server_id.as_deref(), supervisor).await?;
     let server = api.server.clone();
     supervisor.start("memory", Fate::Restarted, move |stop| {
         let server = server.clone();
@@ -117,18 +200,20 @@ async fn build(
         ready_at: String::new(),
     };
     if let Some(claim) = claim {
-        let ports = node::start(config, &layout, claim, &api, server_id.as_deref(), &informers, supervisor).await?;
+        let parts = node::Parts { config, layout, api: &api, server_id: server_id.as_deref(), informers: &informers };
+        let ports = node::start(&parts, claim, listeners, supervisor, front).await?;
         run_file.registry = Some(ports.registry);
         run_file.gateway_addresses = ports.gateway_addresses;
     }
-    let states = supervisor.states();
-    for name in states.names() {
-        let (states, task) = (states.clone(), name.clone());
-        api.server.add_readiness_check(&name.replace(' ', "-"), std::sync::Arc::new(move || states.check(&task)));
+    for states in [supervisor.states(), front.states()] {
+        for name in states.names() {
+            let (states, task) = (states.clone(), name.clone());
+            api.server.add_readiness_check(&name.replace(' ', "-"), Arc::new(move || states.check(&task)));
+        }
     }
-    api.keep_certificates(&layout, supervisor)?;
+    api.keep_certificates(layout, supervisor)?;
     run_file.ready_at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    Ok(run_file)
+    Ok((run_file, api.server))
 }
 
 /// The API with all that works on it but a node.
@@ -162,7 +247,7 @@ pub(crate) async fn aside(
     data: &DataDir,
     supervisor: &mut Supervisor,
 ) -> Result<kube::Client, Failure> {
-    let listener = address::bind(config.listen).await?;
+    let listener = Listeners::default().bind("api", config.listen, "--listen").await?;
     let (api, _informers) = control_plane(config, &data.layout(), listener, None, None, supervisor).await?;
     let client = api.administrator();
     // with a node they are published with its other classes
@@ -176,7 +261,7 @@ fn informers(api: &api::Api) -> reconcile::Informers {
     reconcile::Informers::beside(api.client("system:kube-controller-manager"), move |group, version, plural| {
         let server = server.clone();
         let [group, version, plural] = [group, version, plural].map(str::to_owned);
-        std::sync::Arc::new(move |namespace, name| {
+        Arc::new(move |namespace, name| {
             let (path, bytes) = server.stored(&group, &version, &plural, namespace, name)?;
             Some(reconcile::Held { path, bytes })
         })

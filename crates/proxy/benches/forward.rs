@@ -20,7 +20,7 @@ use proxy::{
         Action, Backend, Entry, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch, RouteTable, Rule,
         Share, Site, Spot, Transport,
     },
-    server::{Server, ServerConfig},
+    server::{Server, ServerConfig, Sockets},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -81,7 +81,11 @@ async fn start_gateway(address: SocketAddr, tasks: &mut JoinSet<()>) -> Outcome<
     table.listen(site, Protocol::Http, vec![listener]);
     let entry = Entry::new(RequestMatch::prefix("/"), Rank::default(), Arc::new(rule));
     table.insert(&Spot { site, listener: None, host: None }, Arc::new(entry));
-    let server = Server::new(ServerConfig { addresses: vec![Ipv4Addr::LOCALHOST.into()], ephemeral: true });
+    let server = Server::new(ServerConfig {
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        ephemeral: true,
+        sockets: Sockets::default(),
+    });
     server.install(table);
     let mut bindings = server.bindings();
     tasks.spawn(async move { server.run(CancellationToken::new()).await });

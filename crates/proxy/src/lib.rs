@@ -20,6 +20,8 @@ pub mod server;
 
 use controller::Controller;
 pub use controller::Pool;
+pub use routing::Transport;
+pub use server::{Bind, DRAIN, Sockets};
 use server::{Server, ServerConfig};
 
 /// How a gateway is set up.
@@ -29,12 +31,15 @@ pub struct GatewayConfig {
     pub addresses: Vec<IpAddr>,
     /// Addresses of this machine of which each Gateway gets one of its own.
     pub pool: Option<Pool>,
+    /// What is listened on, kept across restarts and given to the process that comes after this one.
+    pub sockets: Sockets,
 }
 
 /// Serves the Gateways and Ingresses of the cluster that `informers` watch, until `stop`; then lets requests under way
-/// end. Somebody else runs the informers.
-pub async fn run(informers: &Informers, config: GatewayConfig, stop: CancellationToken) {
-    let server = Server::new(ServerConfig { addresses: config.addresses, ephemeral: false });
+/// end. From `settled` on changes are no longer followed: a process that hands over still serves when its informers have
+/// ended. Somebody else runs the informers.
+pub async fn run(informers: &Informers, config: GatewayConfig, settled: CancellationToken, stop: CancellationToken) {
+    let server = Server::new(ServerConfig { addresses: config.addresses, ephemeral: false, sockets: config.sockets });
     let controller = Controller::new(informers, server.clone(), config.pool);
-    tokio::join!(server.run(stop.clone()), controller.run(stop));
+    tokio::join!(server.run(stop), controller.run(settled));
 }

@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,7 @@ mod listener;
 mod mirror;
 mod origin;
 mod replay;
+mod sockets;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -42,6 +46,7 @@ mod tunnel;
 mod upstream;
 
 pub use origin::{Expected, unverified, verification};
+pub use sockets::Sockets;
 pub use tls::{CertificateError, Clients, certificate, roots, termination};
 
 use self::{listener::Binding, upstream::Pool};
@@ -53,7 +58,7 @@ const BIND_RETRY: Duration = Duration::from_secs(2);
 const REAP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long requests under way may take once their listener is gone or the server stops.
-const DRAIN: Duration = Duration::from_secs(30);
+pub const DRAIN: Duration = Duration::from_secs(30);
 
 /// Where the server listens.
 #[derive(Clone, Debug)]
@@ -62,13 +67,8 @@ pub struct ServerConfig {
     pub addresses: Vec<IpAddr>,
     /// Lets the kernel choose each port instead of the listener: for tests, and where the ports belong to others.
     pub ephemeral: bool,
-}
-
-impl ServerConfig {
-    /// Where a listener's port is bound on an address.
-    fn at(&self, address: IpAddr, port: u16) -> SocketAddr {
-        SocketAddr::new(address, if self.ephemeral { 0 } else { port })
-    }
+    /// What is listened on; with sockets of a server before this one they are taken over.
+    pub sockets: Sockets,
 }
 
 /// A port of an address.
@@ -81,6 +81,13 @@ pub type Bindings = BTreeMap<Bind, Result<SocketAddr, Arc<str>>>;
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
+}
+
+impl ServerConfig {
+    /// Where a listener's port is bound.
+    fn at(&self, (address, port, _): Bind) -> SocketAddr {
+        SocketAddr::new(address, if self.ephemeral { 0 } else { port })
+    }
 }
 
 pub(crate) struct Shared {
@@ -96,6 +103,8 @@ pub(crate) struct Shared {
     /// Ends what is left when draining takes too long, and the shared connections to backends when it is done.
     kill: CancellationToken,
     installed: watch::Sender<u64>,
+    /// Whether a table was installed at all.
+    loaded: AtomicBool,
     bindings: watch::Sender<Bindings>,
 }
 
@@ -111,6 +120,7 @@ impl Server {
             lines: TaskTracker::new(),
             kill: CancellationToken::new(),
             installed: watch::Sender::new(0),
+            loaded: AtomicBool::new(false),
             bindings: watch::Sender::default(),
         };
         Server { shared: Arc::new(shared) }
@@ -124,7 +134,8 @@ impl Server {
     /// Serves requests that begin from now on by this table.
     pub fn install(&self, table: RouteTable) {
         let before = self.shared.table.swap(Arc::new(table));
-        if !before.sites().eq(self.shared.table.load().sites()) {
+        let first = !self.shared.loaded.swap(true, Ordering::AcqRel);
+        if first || !before.sites().eq(self.shared.table.load().sites()) {
             self.shared.installed.send_modify(|generation| *generation += 1);
         }
     }
@@ -143,7 +154,12 @@ impl Server {
         let mut tasks = JoinSet::new();
         loop {
             installed.mark_unchanged();
+            // Before the table is looked at: what is bound next is then at least what the first one asks for.
+            let loaded = self.shared.loaded.load(Ordering::Acquire);
             let failed = self.bind(&mut bound, &mut tasks, &stop).await;
+            if loaded {
+                self.shared.config.sockets.served(|bind| bound.contains_key(bind));
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = installed.changed() => {}
@@ -152,6 +168,7 @@ impl Server {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             }
         }
+        self.shared.config.sockets.clear();
         self.drain(&mut tasks).await;
     }
 
@@ -199,6 +216,7 @@ impl Server {
             if !keep {
                 info!(address = %binding.local, "gateway listener closed");
                 binding.stop.cancel();
+                self.shared.config.sockets.close(key);
             }
             keep
         });
@@ -209,8 +227,8 @@ impl Server {
                 continue;
             }
             let opened = match key.2 {
-                Transport::Tcp => listener::bind(&self.shared, (key.0, key.1), tasks, stop.child_token()).await,
-                Transport::Udp => datagram::bind(&self.shared, (key.0, key.1), tasks, stop.child_token()).await,
+                Transport::Tcp => listener::bind(&self.shared, key, tasks, stop.child_token()),
+                Transport::Udp => datagram::bind(&self.shared, key, tasks, stop.child_token()),
             };
             match opened {
                 Ok(binding) => {

@@ -148,7 +148,7 @@ impl Committer {
         Self { frames, ..self }
     }
 
-    /// Commits until every sender is gone.
+    /// Commits until the store is closed.
     pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Transaction>) {
         let mut waiting = Vec::with_capacity(BATCH_TRANSACTIONS);
         while queue.blocking_recv_many(&mut waiting, BATCH_TRANSACTIONS) > 0 {
@@ -159,6 +159,11 @@ impl Committer {
             let mut transactions = waiting.drain(..).peekable();
             while transactions.peek().is_some() {
                 self.commit(&mut transactions);
+            }
+            drop(transactions);
+            if self.shared.closing.load(Ordering::Acquire) {
+                // Nothing more is taken; the next turn finds the rest, and then the end.
+                queue.close();
             }
         }
     }

@@ -116,6 +116,8 @@ pub(crate) struct Shared {
     health: Mutex<Health>,
     /// Whether the log is to be written anew, because objects are kept differently now.
     pub(crate) rewrite: AtomicBool,
+    /// Whether the commit thread is to end once what waits is committed.
+    pub(crate) closing: AtomicBool,
 }
 
 impl Shared {
@@ -133,6 +135,7 @@ impl Shared {
             retained: Mutex::new(Retained::new(options.retained, options.retained_age)),
             health: Mutex::new(Health::Serving),
             rewrite: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -202,10 +205,9 @@ enum Backend {
 
 /// The commit thread.
 struct Committing {
-    queue: Option<mpsc::Sender<Transaction>>,
-    thread: Option<JoinHandle<()>>,
-    /// Held for its lock, and released last.
-    _lock: File,
+    queue: mpsc::Sender<Transaction>,
+    /// What a store that is closed has not; the file is held for its lock, and released last.
+    open: Mutex<Option<(JoinHandle<()>, File)>>,
 }
 
 impl Store {
@@ -246,7 +248,7 @@ impl Store {
         Ok(Self::over(
             shared,
             sealing,
-            Backend::Log(Committing { queue: Some(sender), thread: Some(thread), _lock: lock }),
+            Backend::Log(Committing { queue: sender, open: Mutex::new(Some((thread, lock))) }),
         ))
     }
 
@@ -307,8 +309,7 @@ impl Store {
             Backend::Etcd(running) => return Box::pin(running.backend.commit(writes, tenure)).await,
         };
         let (answer, answered) = oneshot::channel();
-        let queue = committing.queue.as_ref().ok_or(CommitError::Closed)?;
-        let sent = queue.send(Transaction { writes, frees, answer, permit }).await;
+        let sent = committing.queue.send(Transaction { writes, frees, answer, permit }).await;
         sent.map_err(|_| CommitError::Closed)?;
         answered.await.unwrap_or(Err(CommitError::Closed))
     }
@@ -326,9 +327,17 @@ impl Store {
         self.inner.shared.rewrite.store(true, Ordering::Release);
         // a transaction without writes wakes the committer, and nothing else comes of it
         let permit = Arc::clone(&self.inner.memory).acquire_many_owned(0).await.map_err(|_| CommitError::Closed)?;
-        let queue = committing.queue.as_ref().ok_or(CommitError::Closed)?;
         let nudge = Transaction { writes: Vec::new(), frees: false, answer: oneshot::channel().0, permit };
-        queue.send(nudge).await.map_err(|_| CommitError::Closed)
+        committing.queue.send(nudge).await.map_err(|_| CommitError::Closed)
+    }
+
+    /// Lets go of the directory, so that another process can open it, however many handles there still are: what waits is
+    /// committed, later writes are refused as [`CommitError::Closed`], and reads give what was there. Blocks on the disk.
+    /// Of a store that is kept in an etcd there is nothing to let go of.
+    pub fn close(&self) {
+        if let Backend::Log(committing) = &self.inner.backend {
+            committing.close(&self.inner.shared, &self.inner.memory);
+        }
     }
 
     /// How many writes one transaction may have.
@@ -432,13 +441,27 @@ impl Store {
 /// How often a rewind looks again when events of a published state are still on their way; that takes microseconds.
 const REWIND_TRIES: usize = 1000;
 
-impl Drop for Committing {
-    fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+impl Committing {
+    fn close(&self, shared: &Shared, memory: &Arc<Semaphore>) {
+        let Some((thread, lock)) = self.open.lock().take() else { return };
+        shared.closing.store(true, Ordering::Release);
+        // a transaction without writes wakes the committer; where there is no room for one it is awake
+        if let Ok(permit) = Arc::clone(memory).try_acquire_many_owned(0) {
+            let nudge = Transaction { writes: Vec::new(), frees: false, answer: oneshot::channel().0, permit };
+            let _ = self.queue.try_send(nudge);
+        }
+        memory.close();
+        if thread.join().is_err() {
             warn!("the commit thread panicked");
+        }
+        drop(lock);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Backend::Log(committing) = &self.backend {
+            committing.close(&self.shared, &self.memory);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Binding sockets, with errors that say what to do.
+//! Addresses to listen on: what is wrong with one, in words that say what to do, and those of this machine.
 
 use std::{
     io,
@@ -6,14 +6,8 @@ use std::{
 };
 
 use anyhow::anyhow;
-use tokio::net::TcpListener;
 
 use crate::exit::{Exit, Failure};
-
-/// Binds the API's address.
-pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| refused(address, "--listen", error))
-}
 
 /// The failure of a bind, naming the address and the setting that moves it.
 pub(super) fn refused(address: SocketAddr, setting: &str, error: io::Error) -> Failure {

@@ -17,8 +17,9 @@ use runtime::Runtime;
 use runtime::api::RuntimeConfig;
 use supply_chain::{Registry, RegistryOptions};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use super::{address, api::Api, elected::Office, mesh};
+use super::{address, api::Api, elected::Office, handover::Listeners, mesh};
 use crate::{
     config::Config,
     data_dir::Layout,
@@ -53,24 +54,32 @@ pub(super) fn claim_slot(layout: &Layout) -> Result<SlotClaim, Failure> {
     })
 }
 
-/// Starts everything of the role.
+/// What the role is built on.
+pub(super) struct Parts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) layout: &'a Layout,
+    pub(super) api: &'a Api,
+    pub(super) server_id: Option<&'a str>,
+    pub(super) informers: &'a Informers,
+}
+
+/// Starts everything of the role; what clients of gateways are served by, under `front`.
 pub(super) async fn start(
-    config: &Config,
-    layout: &Layout,
+    parts: &Parts<'_>,
     claim: SlotClaim,
-    api: &Api,
-    server_id: Option<&str>,
-    informers: &Informers,
+    listeners: &Listeners,
     supervisor: &mut Supervisor,
+    front: &mut Supervisor,
 ) -> Result<Ports, Failure> {
+    let Parts { config, layout, api, server_id, informers } = *parts;
     let slot = claim.slot();
     let network = Network::up(NetworkConfig { slot, state_dir: layout.network() })
         .context("set up the pod network (`keelson check` shows what this machine lacks)")
         .map_err(|e| Exit::Unsupported.because(e))?;
     hold(claim, supervisor);
-    listen_for_pods(api, slot, supervisor).await?;
+    listen_for_pods(api, slot, listeners, supervisor).await?;
     start_network(config, api, slot, informers, supervisor);
-    let registry = start_registry(config, layout, supervisor).await?;
+    let registry = start_registry(config, layout, listeners, supervisor).await?;
     let runtime = Runtime::open(RuntimeConfig {
         state_dir: layout.runtime(),
         run_dir: Place::of(slot).run_dir(),
@@ -87,7 +96,9 @@ pub(super) async fn start(
     start_provisioner(config, layout, api, informers, supervisor);
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
-    start_gateway(&gateway_addresses, slot, &shared, supervisor);
+    let gateway =
+        proxy::GatewayConfig { addresses: gateway_addresses.clone(), pool: None, sockets: listeners.gateway.clone() };
+    start_gateway(gateway, slot, &shared, supervisor.stop(), front);
     start_load_balancer(config, slot, api, server_id, informers, supervisor);
     Ok(Ports { registry, gateway_addresses })
 }
@@ -106,13 +117,18 @@ fn hold(claim: SlotClaim, supervisor: &mut Supervisor) {
 }
 
 /// Pods reach the API on the bridge: loopback is not theirs.
-async fn listen_for_pods(api: &Api, slot: Slot, supervisor: &mut Supervisor) -> Result<(), Failure> {
+async fn listen_for_pods(
+    api: &Api,
+    slot: Slot,
+    listeners: &Listeners,
+    supervisor: &mut Supervisor,
+) -> Result<(), Failure> {
     let bridge = IpAddr::V4(slot.bridge_ip());
     if api.listen.is_unspecified() || api.listen == bridge {
         return Ok(());
     }
     let address = SocketAddr::new(bridge, api.port);
-    let listener = TcpListener::bind(address).await.map_err(|e| address::refused(address, "--listen", e))?;
+    let listener = listeners.bind("api for pods", address, "--listen").await?;
     api.listen_also("api for pods", listener, supervisor);
     Ok(())
 }
@@ -133,8 +149,13 @@ fn start_network(config: &Config, api: &Api, slot: Slot, informers: &Informers, 
     tracing::info!(pods = %slot.pod_cidr(), services = %slot.service_cidr(), api = api.port, "the pod network is up");
 }
 
-async fn start_registry(config: &Config, layout: &Layout, supervisor: &mut Supervisor) -> Result<SocketAddr, Failure> {
-    let listener = bind_registry(config.registry_listen).await?;
+async fn start_registry(
+    config: &Config,
+    layout: &Layout,
+    listeners: &Listeners,
+    supervisor: &mut Supervisor,
+) -> Result<SocketAddr, Failure> {
+    let listener = bind_registry(config.registry_listen, listeners).await?;
     let address = listener.local_addr().context("ask for the registry's own address")?;
     let registry = Registry::open(&layout.registry(), RegistryOptions::default()).context("open the registry")?;
     let mut listener = Some(listener);
@@ -151,16 +172,15 @@ async fn start_registry(config: &Config, layout: &Layout, supervisor: &mut Super
 }
 
 /// The address that was asked for, or the usual port, or (another instance has it) a free one.
-async fn bind_registry(wanted: Option<SocketAddr>) -> Result<TcpListener, Failure> {
+async fn bind_registry(wanted: Option<SocketAddr>, listeners: &Listeners) -> Result<TcpListener, Failure> {
+    let bind = |address: SocketAddr| listeners.bind("registry", address, "registry.listen");
     if let Some(address) = wanted {
-        return TcpListener::bind(address).await.map_err(|e| address::refused(address, "registry.listen", e));
+        return bind(address).await;
     }
-    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, REGISTRY_PORT));
-    if let Ok(listener) = TcpListener::bind(usual).await {
-        return Ok(listener);
+    match bind((Ipv4Addr::LOCALHOST, REGISTRY_PORT).into()).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => bind((Ipv4Addr::LOCALHOST, 0).into()).await,
     }
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    TcpListener::bind(any).await.map_err(|e| address::refused(any, "registry.listen", e))
 }
 
 fn start_node(
@@ -215,13 +235,21 @@ fn start_provisioner(config: &Config, layout: &Layout, api: &Api, informers: &In
     });
 }
 
-fn start_gateway(addresses: &[IpAddr], slot: Slot, informers: &Informers, supervisor: &mut Supervisor) {
-    let (shared, addresses, own) = (informers.clone(), addresses.to_vec(), slot.gateway_cidr());
-    let pool = Some(proxy::Pool { network: own.network, prefix: own.prefix });
-    supervisor.start("gateway", Fate::Restarted, move |stop| {
-        let (informers, gateway) = (shared.clone(), proxy::GatewayConfig { addresses: addresses.clone(), pool });
+/// The gateway follows changes as long as the rest runs, and serves as long as `front` does.
+fn start_gateway(
+    mut gateway: proxy::GatewayConfig,
+    slot: Slot,
+    informers: &Informers,
+    rest: &CancellationToken,
+    front: &mut Supervisor,
+) {
+    let own = slot.gateway_cidr();
+    gateway.pool = Some(proxy::Pool { network: own.network, prefix: own.prefix });
+    let (shared, rest) = (informers.clone(), rest.clone());
+    front.start("gateway", Fate::Restarted, move |stop| {
+        let (informers, gateway, settled) = (shared.clone(), gateway.clone(), rest.child_token());
         async move {
-            proxy::run(&informers, gateway, stop).await;
+            proxy::run(&informers, gateway, settled, stop).await;
             anyhow::Ok(())
         }
     });

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Shared, listener::Binding};
+use super::{Bind, Shared, listener::Binding};
 use crate::routing::{Backend, Target, Transport};
 
 /// Clients of one port at once: each costs a descriptor. A client more is not served until one was silent for long enough.
@@ -41,15 +41,15 @@ struct Session {
 }
 
 /// Binds and starts to receive.
-pub(crate) async fn bind(
+pub(crate) fn bind(
     shared: &Arc<Shared>,
-    (address, port): (IpAddr, u16),
+    bind: Bind,
     tasks: &mut JoinSet<()>,
     stop: CancellationToken,
 ) -> io::Result<Binding> {
-    let socket = UdpSocket::bind(shared.config.at(address, port)).await?;
+    let socket = shared.config.sockets.datagrams(bind, shared.config.at(bind))?;
     let local = socket.local_addr()?;
-    tasks.spawn(receive(Arc::clone(shared), Arc::new(socket), (address, port), stop.clone()));
+    tasks.spawn(receive(Arc::clone(shared), Arc::new(socket), (bind.0, bind.1), stop.clone()));
     Ok(Binding { local, stop })
 }
 

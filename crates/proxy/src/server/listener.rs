@@ -1,12 +1,6 @@
 //! One bound address: accepting, TLS, and HTTP connections; connections that are not HTTP are handed on.
 
-use std::{
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Version, header};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
@@ -24,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
-    DRAIN, Shared, forward,
+    Bind, DRAIN, Shared, forward,
     hello::{self, Rewound},
     stream,
 };
@@ -75,15 +69,15 @@ impl Peer {
 }
 
 /// Binds and starts to accept.
-pub(crate) async fn bind(
+pub(crate) fn bind(
     shared: &Arc<Shared>,
-    (address, port): (IpAddr, u16),
+    bind: Bind,
     tasks: &mut JoinSet<()>,
     stop: CancellationToken,
 ) -> io::Result<Binding> {
-    let listener = TcpListener::bind(shared.config.at(address, port)).await?;
+    let listener = shared.config.sockets.listener(bind, shared.config.at(bind))?;
     let local = listener.local_addr()?;
-    let server = Arc::new(Accepted { shared: Arc::clone(shared), port, stop: stop.clone() });
+    let server = Arc::new(Accepted { shared: Arc::clone(shared), port: bind.1, stop: stop.clone() });
     tasks.spawn(accept(listener, server));
     Ok(Binding { local, stop })
 }

@@ -67,6 +67,20 @@ async fn transaction_gets_one_revision_written_into_its_objects() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_closed_lets_another_have_the_directory_while_handles_of_it_are_left() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    store.commit(vec![create("a", "x")]).await.unwrap();
+    store.close();
+    store.close();
+    assert!(matches!(store.commit(vec![create("b", "x")]).await, Err(CommitError::Closed)));
+    let next = open(&dir);
+    next.commit(vec![create("b", "x")]).await.unwrap();
+    assert_eq!(store.snapshot().count("core/pods", "b", None), 0, "what is read is what was there");
+    assert_eq!(next.snapshot().count("core/pods", "", None), 2, "and nothing that was acknowledged is lost");
+}
+
+#[tokio::test]
 async fn precondition_that_fails_leaves_nothing_of_the_transaction() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);

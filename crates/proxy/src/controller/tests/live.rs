@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{GatewayConfig, server::ServerConfig};
+use crate::server::{ServerConfig, Sockets};
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -114,9 +114,9 @@ async fn objects_become_a_table_and_their_status() {
     let (patches, mut patched) = mpsc::unbounded_channel();
     let informers = Informers::new(client(Arc::new(objects(backend)), patches));
     let stop = CancellationToken::new();
-    let config = GatewayConfig { addresses: vec![Ipv4Addr::LOCALHOST.into()], pool: None };
-    let server = Server::new(ServerConfig { addresses: config.addresses.clone(), ephemeral: true });
-    let controller = Controller::new(&informers, server.clone(), config.pool);
+    let addresses = vec![Ipv4Addr::LOCALHOST.into()];
+    let server = Server::new(ServerConfig { addresses, ephemeral: true, sockets: Sockets::default() });
+    let controller = Controller::new(&informers, server.clone(), None);
     let mut bindings = server.bindings();
     let (running, stopped) = (server.clone(), stop.clone());
     tasks.spawn(async move { running.run(stopped).await });

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    Sockets,
     routing::{
         Action, Backend, Entry, Filters, Inherited, ListenerConfig, Mode, Owner, Place, Protocol, Rank, RequestMatch,
         RouteTable, Rule, Share, Site, Spot, Transport,
@@ -40,7 +41,7 @@ pub(super) struct Gateway {
 
 impl Gateway {
     pub(super) async fn start(table: RouteTable) -> Gateway {
-        let server = Server::new(ServerConfig { addresses: vec![LOCAL], ephemeral: true });
+        let server = Server::new(ServerConfig { addresses: vec![LOCAL], ephemeral: true, sockets: Sockets::default() });
         let stop = CancellationToken::new();
         let mut bindings = server.bindings();
         server.install(table);
