@@ -28,7 +28,7 @@ pub(crate) fn start<'a>(
     identity: Option<&Arc<Identity>>,
     request: &mut Request<RequestBody>,
 ) {
-    for mirror in mirrors.filter(|mirror| mirror.takes(rand::random())) {
+    for mirror in mirrors.filter(|mirror| mirror.takes_next()) {
         let Ok(permit) = Arc::clone(&shared.mirrors).try_acquire_owned() else {
             debug!(backend = mirror.backend.name(), "a request is not copied: too many copies are under way");
             continue;

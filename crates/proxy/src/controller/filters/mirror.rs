@@ -19,7 +19,7 @@ pub(super) fn compile(
     broken: &mut Vec<Fault>,
 ) -> Option<Mirror> {
     match backends::resolve(seen, route, &from.backend_ref) {
-        Ok(Target::Service { backend, http2 }) => Some(Mirror { backend, http2, part: part(from) }),
+        Ok(Target::Service { backend, http2 }) => Some(Mirror::new(backend, http2, part(from))),
         Ok(Target::Invalid) => None,
         Err(fault) => {
             broken.push(fault);

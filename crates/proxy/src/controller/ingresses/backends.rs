@@ -135,7 +135,7 @@ pub(super) fn mirror(context: &Context<'_>) -> Option<Mirror> {
         elsewhere(context, &url)
     });
     match read {
-        Ok(backend) => Some(Mirror { backend, http2: false, part: (1, 1) }),
+        Ok(backend) => Some(Mirror::new(backend, false, (1, 1))),
         Err(refusal) => {
             context.report(Report::refused("mirror-target", refusal));
             None

@@ -23,12 +23,17 @@ async fn listening_backend() -> (Upstream, mpsc::UnboundedReceiver<String>) {
 }
 
 fn mirror(backend: &Arc<Backend>, part: (u32, u32)) -> Mirror {
-    Mirror { backend: Arc::clone(backend), http2: false, part }
+    Mirror::new(Arc::clone(backend), false, part)
 }
 
 #[tokio::test]
 async fn copies_go_to_every_mirror_and_nobody_waits_for_their_answers() {
-    let main = named("main").await;
+    // It reads what it is sent: one that answers and closes before would break off the large one.
+    let main = upstream(|request: Request<Incoming>| async {
+        let read = http_body_util::BodyExt::collect(request.into_body()).await;
+        Response::new(Full::from(if read.is_ok() { "main" } else { "broken off" }))
+    })
+    .await;
     let (first, mut firsts) = listening_backend().await;
     let (second, mut seconds) = listening_backend().await;
     let silent = upstream(|_| std::future::pending()).await;
