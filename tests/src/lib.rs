@@ -8,6 +8,7 @@
 //! Environment: `KEELSON_BIN` (default: the binary beside the test), `KUBECTL` (default: the one on PATH), `EXAMPLE_BIN`
 //! (folder of the example's static binaries).
 
+pub mod busybox;
 pub mod clients;
 pub mod etcd;
 pub mod example;

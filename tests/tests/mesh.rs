@@ -3,7 +3,6 @@
 use std::{
     io::Read as _,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,27 +10,10 @@ use std::{
 };
 
 use serde_json::Value;
-use system_tests::{Instance, Options, eventually, need_root};
+use system_tests::{Instance, busybox, eventually};
 
-/// A static program that can serve and ask inside an image without anything else.
-const BUSYBOX: &str = "/bin/busybox";
 /// What travels in the tests, and must not be seen on the wire.
 const SECRET: &str = "the-ledger-says-forty-two";
-
-fn possible(test: &str) -> bool {
-    let found = Path::new(BUSYBOX).exists();
-    if !found {
-        println!("skipped: {test}: needs {BUSYBOX} (Debian's package busybox-static)");
-    }
-    found && need_root(test)
-}
-
-fn start() -> Instance {
-    let instance = Instance::start(Options { node: true, ..Options::default() });
-    let built = instance.keelson(&["image", "build", BUSYBOX, "--tag", "test/busybox:1"]);
-    assert!(built.status.success(), "image build: {}", String::from_utf8_lossy(&built.stderr));
-    instance
-}
 
 /// A pod that answers every connection first, without being asked, and a Service in front of it; and one that only waits.
 fn pods(namespace: &str) -> String {
@@ -158,10 +140,9 @@ impl Drop for Wire {
 
 #[test]
 fn what_pods_of_the_mesh_say_is_not_seen_on_the_wire() {
-    if !possible("what_pods_of_the_mesh_say_is_not_seen_on_the_wire") {
+    let Some(mut instance) = busybox::instance("what_pods_of_the_mesh_say_is_not_seen_on_the_wire") else {
         return;
-    }
-    let mut instance = start();
+    };
     namespace(&instance, "shop", "none");
     instance.apply(&pods("shop"));
     let server = eventually("the server is ready", || ready(&instance, "shop", "server"));
@@ -220,10 +201,9 @@ fn what_pods_of_the_mesh_say_is_not_seen_on_the_wire() {
 
 #[test]
 fn a_job_of_the_mesh_is_captured_from_its_first_process_on_and_ends() {
-    if !possible("a_job_of_the_mesh_is_captured_from_its_first_process_on_and_ends") {
+    let Some(instance) = busybox::instance("a_job_of_the_mesh_is_captured_from_its_first_process_on_and_ends") else {
         return;
-    }
-    let instance = start();
+    };
     namespace(&instance, "shop", "ambient");
     instance.apply(&pods("shop"));
     let server = eventually("the server is ready", || ready(&instance, "shop", "server"));

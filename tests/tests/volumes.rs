@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use system_tests::{Instance, Options, eventually, need_root};
-
-/// A static program that can run a shell inside an image without anything else.
-const BUSYBOX: &str = "/bin/busybox";
+use system_tests::{Instance, busybox, eventually};
 
 /// Each pod appends its name to a file of its volume, as a user that owns nothing, and then waits.
 const SET: &str = r#"
@@ -33,21 +30,6 @@ spec:
   - metadata: {name: data}
     spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
 "#;
-
-fn possible(test: &str) -> bool {
-    let found = Path::new(BUSYBOX).exists();
-    if !found {
-        println!("skipped: {test}: needs {BUSYBOX} (Debian's package busybox-static)");
-    }
-    found && need_root(test)
-}
-
-fn start() -> Instance {
-    let instance = Instance::start(Options { node: true, ..Options::default() });
-    let built = instance.keelson(&["image", "build", BUSYBOX, "--tag", "test/busybox:1"]);
-    assert!(built.status.success(), "image build: {}", String::from_utf8_lossy(&built.stderr));
-    instance
-}
 
 fn text<'a>(object: &'a Value, path: &str) -> &'a str {
     object.pointer(path).and_then(Value::as_str).unwrap_or_default()
@@ -77,10 +59,9 @@ fn uid(instance: &Instance, pod: &str) -> Option<String> {
 
 #[test]
 fn a_stateful_set_keeps_its_data_until_its_claims_go() {
-    if !possible("a_stateful_set_keeps_its_data_until_its_claims_go") {
+    let Some(mut instance) = busybox::instance("a_stateful_set_keeps_its_data_until_its_claims_go") else {
         return;
-    }
-    let mut instance = start();
+    };
     instance.apply(SET);
     let folders = ["data-diary-0", "data-diary-1"].map(|claim| directory(&instance, claim));
     let first = eventually("the first pod runs", || uid(&instance, "diary-0"));
@@ -128,10 +109,9 @@ fn a_stateful_set_keeps_its_data_until_its_claims_go() {
 /// Retain, a class that does not wait, an ephemeral volume, and a pod that tries to lead the node astray.
 #[test]
 fn policies_modes_and_links_are_honoured() {
-    if !possible("policies_modes_and_links_are_honoured") {
+    let Some(instance) = busybox::instance("policies_modes_and_links_are_honoured") else {
         return;
-    }
-    let instance = start();
+    };
     instance.apply(
         r#"
 apiVersion: storage.k8s.io/v1

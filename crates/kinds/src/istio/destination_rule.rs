@@ -46,18 +46,9 @@ pub struct Subset {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficPolicy {
-    /// Which endpoint is chosen.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub load_balancer: Option<LoadBalancer>,
-    /// How much at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connection_pool: Option<ConnectionPool>,
-    /// Which endpoints are left alone for a while.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<OutlierDetection>,
-    /// Encryption.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ClientTls>,
+    /// What may be said for single ports too.
+    #[serde(flatten)]
+    pub settings: TrafficSettings,
     /// In place of the above for single ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port_level_settings: Vec<PortTrafficPolicy>,
@@ -76,6 +67,15 @@ pub struct PortTrafficPolicy {
     /// The port of the Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<PortSelector>,
+    /// What is said for it.
+    #[serde(flatten)]
+    pub settings: TrafficSettings,
+}
+
+/// How endpoints are spoken to: what may be said for all ports and for one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficSettings {
     /// Which endpoint is chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,

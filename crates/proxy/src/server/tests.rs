@@ -18,7 +18,6 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{Notify, Semaphore},
     task::JoinSet,
 };
 
@@ -283,24 +282,13 @@ async fn swapping_the_table_under_load_fails_no_request() {
 
 #[tokio::test]
 async fn stop_and_removed_listeners_let_requests_under_way_end() {
-    let (entered, release) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
-    let (inside, go) = (Arc::clone(&entered), Arc::clone(&release));
-    let slow = upstream(move |_| {
-        let (inside, go) = (Arc::clone(&inside), Arc::clone(&go));
-        async move {
-            let released = go.notified();
-            inside.add_permits(1);
-            released.await;
-            Response::new(Full::from("slow"))
-        }
-    })
-    .await;
+    let slow = Held::start().await;
     for remove in [true, false] {
-        let mut gateway = Gateway::start(to(&slow)).await;
+        let mut gateway = Gateway::start(to(&slow.upstream)).await;
         let mut client = gateway.connect().await;
         let mut pending = JoinSet::new();
         pending.spawn(async move { client.get("/").await });
-        entered.acquire().await.unwrap().forget();
+        slow.entered().await;
         let mut bindings = gateway.server.bindings();
         if remove {
             gateway.server.install(RouteTable::default());
@@ -312,7 +300,7 @@ async fn stop_and_removed_listeners_let_requests_under_way_end() {
         while TcpStream::connect(gateway.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
-        release.notify_waiters();
+        slow.release();
         assert_eq!(pending.join_next().await.unwrap().unwrap().body, "slow");
         gateway.stop.cancel();
         gateway.tasks.join_next().await.unwrap().unwrap();

@@ -14,6 +14,7 @@ use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -130,6 +131,41 @@ where
         }
     })
     .await
+}
+
+/// A backend that holds every request until it is told to answer "slow".
+pub(super) struct Held {
+    pub(super) upstream: Upstream,
+    entered: Arc<Semaphore>,
+    release: Arc<Notify>,
+}
+
+impl Held {
+    pub(super) async fn start() -> Held {
+        let (entered, release) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+        let (inside, go) = (Arc::clone(&entered), Arc::clone(&release));
+        let upstream = upstream(move |_| {
+            let (inside, go) = (Arc::clone(&inside), Arc::clone(&go));
+            async move {
+                let released = go.notified();
+                inside.add_permits(1);
+                released.await;
+                Response::new(Full::from("slow"))
+            }
+        })
+        .await;
+        Held { upstream, entered, release }
+    }
+
+    /// Waits until one more request has come.
+    pub(super) async fn entered(&self) {
+        self.entered.acquire().await.unwrap().forget();
+    }
+
+    /// Answers the one request that it holds, or those that it does.
+    pub(super) fn release(&self) {
+        self.release.notify_waiters();
+    }
 }
 
 /// A backend that does `serve` with each connection.

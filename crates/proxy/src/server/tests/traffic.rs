@@ -171,36 +171,26 @@ async fn a_session_stays_with_its_endpoint_whatever_the_weights() {
 
 #[tokio::test]
 async fn what_is_too_much_for_a_backend_is_refused_until_there_is_room() {
-    let (entered, release) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
-    let (inside, go) = (Arc::clone(&entered), Arc::clone(&release));
-    let slow = upstream(move |_| {
-        let (inside, go) = (Arc::clone(&inside), Arc::clone(&go));
-        async move {
-            let released = go.notified();
-            inside.add_permits(1);
-            released.await;
-            Response::new(Full::from("slow"))
-        }
-    })
-    .await;
+    let slow = Held::start().await;
     let limits = Limits { connections: Some(1), pending: Some(0), ..Limits::default() };
     let gateway =
-        Gateway::start(with(&[slow.address], using(UpstreamConfig { limits, ..UpstreamConfig::default() }))).await;
+        Gateway::start(with(&[slow.upstream.address], using(UpstreamConfig { limits, ..UpstreamConfig::default() })))
+            .await;
     let mut first = gateway.connect().await;
     let mut pending = JoinSet::new();
     pending.spawn(async move { first.get("/").await });
-    entered.acquire().await.unwrap().forget();
+    slow.entered().await;
     let refused = gateway.get("/").await;
     assert_eq!(
         (refused.status, &refused.headers["x-envoy-overloaded"]),
         (StatusCode::SERVICE_UNAVAILABLE, &value("true"))
     );
-    release.notify_one();
+    slow.release();
     assert_eq!(pending.join_next().await.unwrap().unwrap().body, "slow");
     let mut second = gateway.connect().await;
     pending.spawn(async move { second.get("/").await });
-    entered.acquire().await.unwrap().forget();
-    release.notify_one();
+    slow.entered().await;
+    slow.release();
     assert_eq!(pending.join_next().await.unwrap().unwrap().status, StatusCode::OK);
 }
 
