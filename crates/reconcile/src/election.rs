@@ -128,7 +128,7 @@ impl Election {
         let work = work(working.clone());
         tokio::pin!(work);
         let outcome = tokio::select! {
-            ended = &mut work => return ended.map_err(ElectionError::Work),
+            ended = &mut work => ended,
             () = self.renew(&leases, &mut observed) => {
                 warn!(lease = self.name, "the lease is lost, stopping");
                 working.cancel();
@@ -138,7 +138,10 @@ impl Election {
             }
             () = stop.cancelled() => work.await,
         };
-        self.release(&leases).await;
+        // Work that ends at once when it is told to may be seen to end before the telling is.
+        if stop.is_cancelled() {
+            self.release(&leases).await;
+        }
         outcome.map_err(ElectionError::Work)
     }
 
@@ -211,14 +214,20 @@ impl Election {
     /// Gives the Lease back. Where that fails it runs out.
     async fn release(&self, leases: &Api<Lease>) {
         let given_back = async {
-            let mut lease = leases.get(&self.name).await?;
-            let spec = lease.spec.get_or_insert_default();
-            if spec.holder_identity.as_deref() == Some(&*self.identity) {
+            loop {
+                let mut lease = leases.get(&self.name).await?;
+                let spec = lease.spec.get_or_insert_default();
+                if spec.holder_identity.as_deref() != Some(&*self.identity) {
+                    return Ok(());
+                }
                 spec.holder_identity = Some(String::new());
                 spec.lease_duration_seconds = Some(1);
-                leases.replace(&self.name, &PostParams::default(), &lease).await?;
+                match leases.replace(&self.name, &PostParams::default(), &lease).await {
+                    // A renewal that was under way when we were told to stop came between; it was our last.
+                    Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                    written => return written.map(drop),
+                }
             }
-            Ok::<_, kube::Error>(())
         };
         if !matches!(timeout(self.part(RETRY_PARTS), given_back).await, Ok(Ok(()))) {
             debug!(lease = self.name, "cannot give the lease back");
@@ -243,10 +252,70 @@ fn observe(observed: &mut Option<Observed>, lease: Option<&Lease>, now: Instant)
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use bytes::Bytes;
+    use http::{Method, Request, Response};
+    use http_body_util::Full;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn seen(holder: &str, since: Instant) -> Observed {
         Observed { holder: holder.to_owned(), renewed: None, duration: LEASE_DURATION, since }
+    }
+
+    /// A server of one Lease that counts revisions.
+    fn server(kept: &Arc<Mutex<Value>>) -> Client {
+        let kept = Arc::clone(kept);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let kept = Arc::clone(&kept);
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap();
+                let mut kept = kept.lock();
+                let (code, answer) = match (parts.method, kept.is_null()) {
+                    (Method::GET, true) => (404, status(404, "NotFound")),
+                    (Method::GET, false) => (200, kept.clone()),
+                    (_, _) => {
+                        let mut given: Value = serde_json::from_slice(&body).unwrap();
+                        let last = &kept["metadata"]["resourceVersion"];
+                        if given["metadata"].get("resourceVersion").unwrap_or(&Value::Null) != last {
+                            (409, status(409, "Conflict"))
+                        } else {
+                            let next = last.as_str().map_or(1, |last| last.parse::<u64>().unwrap() + 1);
+                            given["metadata"]["resourceVersion"] = json!(next.to_string());
+                            *kept = given.clone();
+                            (200, given)
+                        }
+                    }
+                };
+                let answer = Full::new(Bytes::from(answer.to_string()));
+                Ok::<_, Infallible>(Response::builder().status(code).body(answer).unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn status(code: u16, reason: &str) -> Value {
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code})
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_given_back_however_fast_the_work_ends() {
+        for _ in 0..32 {
+            let kept = Arc::new(Mutex::new(Value::Null));
+            let stop = CancellationToken::new();
+            let told = stop.clone();
+            let led = Election::new(server(&kept), "work", "me").lead(stop, async |_| {
+                told.cancel();
+                Ok::<_, Infallible>(())
+            });
+            led.await.unwrap();
+            assert_eq!(kept.lock()["spec"]["holderIdentity"], "");
+        }
     }
 
     #[test]
