@@ -21,6 +21,7 @@ mod hosts;
 mod listener;
 mod matching;
 mod mirror;
+pub(crate) mod path;
 mod redirect;
 mod rule;
 mod rules;
@@ -36,7 +37,10 @@ pub use cookies::cookie;
 pub use cors::Cors;
 pub use decision::{Decision, Forward, Found};
 pub use edit::HeaderEdits;
-pub use guards::{Guard, Guards, Inherited, Policies};
+pub use guards::{
+    ApiKeyAuth, ApiKeys, Authorization, AuthorizationRule, BasicAuth, ClaimCondition, Claims, Entrant, Guard, Guards,
+    Inherited, KeyPlace, MalformedPasswords, Origins, Passwords, Permission, Policies, Refusal, TokenCondition,
+};
 pub use hosts::Hosts;
 pub(crate) use hosts::{covers, overlap, shared};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};

@@ -24,6 +24,9 @@ pub struct SecurityPolicySpec {
     /// Pages of other origins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors: Option<SecurityCors>,
+    /// From pages of which origins requests may come that change something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csrf: Option<Csrf>,
     /// A service that is asked about every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ext_auth: Option<ExtAuth>,
@@ -60,6 +63,32 @@ pub struct SecurityCors {
     /// The rest.
     #[serde(flatten)]
     pub unread: Unread,
+}
+
+/// From pages of which origins requests may come that change something.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Csrf {
+    /// Origins besides the one that a request is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_origins: Vec<String>,
+    /// The part of the requests that is only looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow_fraction: Option<ShadowFraction>,
+    /// The rest.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// A part of the requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShadowFraction {
+    /// So many.
+    #[serde(default)]
+    pub numerator: i32,
+    /// Of so many; 100 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denominator: Option<i32>,
 }
 
 /// Names and passwords.

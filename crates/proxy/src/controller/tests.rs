@@ -32,6 +32,7 @@ mod ingress;
 mod live;
 mod policies;
 mod routes;
+mod security;
 mod streams;
 
 /// A cluster: objects by kind and name, as JSON. Secrets called `cert` hold a certificate, ConfigMaps called `roots` the

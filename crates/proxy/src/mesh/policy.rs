@@ -9,7 +9,7 @@
 //! bytes that are not HTTP such a condition never holds in an `ALLOW` policy, and always in the others, so that what
 //! cannot be known is never the reason to let something through. The same goes for conditions that cannot be followed.
 //!
-//! Paths are judged in every form in which a workload may read them ([`path::forms`]); a request is allowed only if it is
+//! Paths are judged in every form in which a workload may read them ([`crate::routing::path::forms`]); a request is allowed only if it is
 //! allowed in each.
 
 use std::{
@@ -24,7 +24,6 @@ use crate::routing::RequestHead;
 
 mod authorization;
 mod judge;
-mod path;
 mod patterns;
 mod peers;
 mod posture;

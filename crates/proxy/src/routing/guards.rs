@@ -1,4 +1,8 @@
 //! What requests have to pass before they are forwarded, and where rules have it from.
+//!
+//! A [`Guard`] is one step, a file each. Steps are taken one after the other, in the order that Envoy's filters have; each
+//! may refuse the request, change it, or learn something of its sender that a later one asks for. Those that need nobody
+//! else's answer are decided here, from the request alone; the server asks the others.
 
 use std::sync::Arc;
 
@@ -6,6 +10,22 @@ use arc_swap::ArcSwapOption;
 use http::StatusCode;
 
 use super::{cors::Cors, traffic::Traffic};
+
+mod api_key;
+mod authorization;
+mod basic;
+mod entrant;
+mod htpasswd;
+mod origins;
+mod refusal;
+
+pub use api_key::{ApiKeyAuth, ApiKeys, KeyPlace};
+pub use authorization::{Authorization, AuthorizationRule, ClaimCondition, Permission, TokenCondition};
+pub use basic::BasicAuth;
+pub use entrant::{Claims, Entrant};
+pub use htpasswd::{MalformedPasswords, Passwords};
+pub use origins::Origins;
+pub use refusal::Refusal;
 
 /// What requests have to pass, in this order.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +41,41 @@ pub struct Guards {
 pub enum Guard {
     /// Nothing passes: what was asked for cannot be followed.
     Refuse(StatusCode),
+    /// From pages of which origins requests may come that change something.
+    Origins(Arc<Origins>),
+    /// A key that its sender has.
+    ApiKey(Arc<ApiKeyAuth>),
+    /// A name and a password.
+    Basic(Arc<BasicAuth>),
+    /// Whether its sender may do that.
+    Authorization(Arc<Authorization>),
+}
+
+impl Guard {
+    /// Asks what can be decided at once.
+    ///
+    /// # Errors
+    /// When the request does not pass.
+    pub(crate) fn ask(&self, entrant: &mut Entrant<'_>) -> Result<(), Refusal> {
+        match self {
+            Guard::Refuse(status) => Err(Refusal::bare(*status)),
+            Guard::Origins(origins) => origins.ask(entrant),
+            Guard::ApiKey(keys) => keys.ask(entrant),
+            Guard::Basic(basic) => basic.ask(entrant),
+            Guard::Authorization(authorization) => authorization.ask(entrant),
+        }
+    }
+}
+
+impl Guards {
+    /// Whether a connection passes that is forwarded as bytes. Only what can be asked of one is: the address of its client.
+    pub(crate) fn admit(&self, client: std::net::IpAddr) -> bool {
+        self.steps.iter().all(|step| match step {
+            Guard::Refuse(_) => false,
+            Guard::Authorization(authorization) => authorization.admits(client),
+            Guard::Origins(_) | Guard::ApiKey(_) | Guard::Basic(_) => true,
+        })
+    }
 }
 
 /// What policies say about the rules that they are about.

@@ -1,6 +1,6 @@
 //! The listeners of one port, and the routes behind each.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use rustls::{ServerConfig, sign::CertifiedKey};
 
@@ -173,10 +173,28 @@ impl Listener {
         self.http.matching(head.host).find_map(|rules| rules.find(head, random))
     }
 
+    /// The rule of connections to a server name in lower case.
+    fn stream_rule(&self, server_name: &str) -> Option<&StreamRule> {
+        let (_, rule) = self.streams.matching(server_name).next()?.first()?;
+        Some(rule)
+    }
+
     /// The share of a connection to a server name in lower case; `None` when no route takes it or no backend may.
     pub fn stream(&self, server_name: &str, random: u64) -> Option<&Share> {
-        let (_, rule) = self.streams.matching(server_name).next()?.first()?;
+        let rule = self.stream_rule(server_name)?;
         choose(&rule.shares, random).filter(|share| !matches!(share.target, Target::Invalid))
+    }
+
+    /// Whether connections of a client to a server name pass what their rule has as guards.
+    pub fn admits(&self, server_name: &str, client: IpAddr) -> bool {
+        let Some(rule) = self.stream_rule(server_name) else { return false };
+        match &rule.guards {
+            Some(guards) => guards.admit(client),
+            None => {
+                let inherited = rule.inherited.as_ref().and_then(|inherited| inherited.get());
+                inherited.and_then(|policies| policies.guards.clone()).is_none_or(|guards| guards.admit(client))
+            }
+        }
     }
 
     pub(super) fn insert(&mut self, host: Option<&str>, entry: Arc<Entry>) {

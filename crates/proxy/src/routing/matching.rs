@@ -198,7 +198,7 @@ fn takes_parameter(query: Option<&str>, name: &str, condition: &ValueMatch) -> b
 }
 
 /// A query component without its percent encoding; `+` is a space there.
-fn decoded(text: &str) -> Cow<'_, str> {
+pub(super) fn decoded(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b == b'+') {
         return Cow::Borrowed(text);
     }

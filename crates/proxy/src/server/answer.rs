@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::body::ResponseBody;
+use crate::routing::Refusal;
 
 /// An answer on its way to a client.
 pub(crate) type Answer = Response<ResponseBody>;
@@ -13,9 +14,11 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Codes of gRPC, as far as a gateway answers with them.
 const DEADLINE_EXCEEDED: u16 = 4;
+const PERMISSION_DENIED: u16 = 7;
 const UNIMPLEMENTED: u16 = 12;
 const INTERNAL: u16 = 13;
 const UNAVAILABLE: u16 = 14;
+const UNAUTHENTICATED: u16 = 16;
 
 /// Whether a request is a gRPC call, whose client looks for the outcome in other headers.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -45,6 +48,43 @@ pub(crate) fn own(status: StatusCode, grpc: bool) -> Answer {
     answer
 }
 
+/// The answer to a request, or to a gRPC call, that does not pass.
+pub(crate) fn refused(refusal: Refusal, grpc: bool) -> Answer {
+    let Refusal { status, headers, body } = refusal;
+    let mut answer = own(status, grpc);
+    match body {
+        Some(body) if grpc => {
+            if let Ok(message) = HeaderValue::try_from(percent_encoded(&body)) {
+                answer.headers_mut().insert(GRPC_MESSAGE, message);
+            }
+        }
+        Some(body) => {
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            *answer.body_mut() = ResponseBody::Own(Some(body).filter(|body| !body.is_empty()));
+        }
+        None => {}
+    }
+    for (name, _) in &headers {
+        answer.headers_mut().remove(name);
+    }
+    for (name, value) in headers {
+        answer.headers_mut().append(name, value);
+    }
+    answer
+}
+
+/// A message of gRPC as a header takes it.
+fn percent_encoded(message: &[u8]) -> String {
+    let mut text = String::with_capacity(message.len());
+    for byte in message {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => text.push(char::from(*byte)),
+            byte => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 /// The answer to a call by its code of gRPC.
 pub(crate) fn called(code: u16) -> Answer {
     let mut answer = call(StatusCode::OK);
@@ -58,6 +98,8 @@ fn call(status: StatusCode) -> Answer {
     let code = match status {
         StatusCode::NOT_FOUND => UNIMPLEMENTED,
         StatusCode::BAD_REQUEST => INTERNAL,
+        StatusCode::UNAUTHORIZED => UNAUTHENTICATED,
+        StatusCode::FORBIDDEN => PERMISSION_DENIED,
         StatusCode::GATEWAY_TIMEOUT => DEADLINE_EXCEEDED,
         _ => UNAVAILABLE,
     };

@@ -75,7 +75,7 @@ async fn receive(shared: Arc<Shared>, socket: Arc<UdpSocket>, (address, port): (
                         sessions.remove(&client).inspect(|session| session.stop.cancel());
                     }
                     if !sessions.contains_key(&client) && sessions.len() < CLIENTS
-                        && let Some(session) = open(&shared, (address, port)).await
+                        && let Some(session) = open(&shared, (address, port), client.ip()).await
                     {
                         answers.spawn(answer(Arc::clone(&socket), client, Arc::clone(&session.socket), session.stop.clone()));
                         sessions.insert(client, session);
@@ -99,11 +99,12 @@ async fn receive(shared: Arc<Shared>, socket: Arc<UdpSocket>, (address, port): (
     while answers.join_next().await.is_some() {}
 }
 
-/// A way to an endpoint of the backend that the route names.
-async fn open(shared: &Shared, (address, port): (IpAddr, u16)) -> Option<Session> {
+/// A way to an endpoint of the backend that the route names, for a client that may use it.
+async fn open(shared: &Shared, (address, port): (IpAddr, u16), client: IpAddr) -> Option<Session> {
     let table = shared.table.load_full();
     let (_, port) = table.find(address, port, Transport::Udp)?;
-    let share = port.listener("")?.stream("", rand::random())?;
+    let listener = port.listener("").filter(|listener| listener.admits("", client))?;
+    let share = listener.stream("", rand::random())?;
     let Target::Service { backend, .. } = &share.target else { return None };
     let endpoint = backend.pick(&[])?;
     let any = match endpoint {

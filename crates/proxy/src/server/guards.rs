@@ -3,12 +3,12 @@
 use http::{HeaderValue, Request, StatusCode, header};
 
 use super::{
-    answer::{Answer, is_grpc, own},
+    answer::{Answer, is_grpc, own, refused},
     body::RequestBody,
     forward,
     listener::Peer,
 };
-use crate::routing::{Found, Guard, Guards, Policies};
+use crate::routing::{Entrant, Found, Guards, Policies, Refusal};
 
 /// A request whose rule has guards.
 pub(crate) struct Asked<'a> {
@@ -28,12 +28,13 @@ impl Asked<'_> {
             return answer;
         }
         let origin = guards.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
-        let mut answer = match pass(guards, &request) {
-            Ok(()) => {
+        let grpc = is_grpc(request.headers());
+        let mut answer = match self.pass(guards, request, &authority).await {
+            Ok(request) => {
                 let decision = self.found.decide(&forward::head(self.host, &request), self.inherited, rand::random());
                 forward::act(self.peer, decision, request, authority).await
             }
-            Err(answer) => *answer,
+            Err(refusal) => refused(*refusal, grpc),
         };
         if let Some(cors) = &guards.cors {
             // Also to answers of the guards: else a page could not tell a refusal from a failure.
@@ -41,11 +42,26 @@ impl Asked<'_> {
         }
         answer
     }
-}
 
-fn pass(guards: &Guards, request: &Request<RequestBody>) -> Result<(), Box<Answer>> {
-    match guards.steps.first() {
-        Some(Guard::Refuse(status)) => Err(Box::new(own(*status, is_grpc(request.headers())))),
-        None => Ok(()),
+    /// The request as it is after every step.
+    async fn pass(
+        &self,
+        guards: &Guards,
+        request: Request<RequestBody>,
+        authority: &HeaderValue,
+    ) -> Result<Request<RequestBody>, Box<Refusal>> {
+        let (mut parts, body) = request.into_parts();
+        let mut entrant = Entrant {
+            parts: &mut parts,
+            host: self.host,
+            authority,
+            client: self.peer.address.ip(),
+            tls: self.peer.tls,
+            tokens: Vec::new(),
+        };
+        for step in &guards.steps {
+            step.ask(&mut entrant)?;
+        }
+        Ok(Request::from_parts(parts, body))
     }
 }

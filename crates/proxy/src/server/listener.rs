@@ -129,7 +129,7 @@ impl Accepted {
             }
             Protocol::Tls => self.tls(stream, address, site, port).await,
             Protocol::Tcp => match port.listener("") {
-                Some(listener) => stream::carry(&self.shared, Rewound::new(stream), listener, "").await,
+                Some(listener) => stream::carry(&self.shared, Rewound::new(stream), (listener, ""), address).await,
                 None => Ok(()),
             },
             Protocol::Udp => Ok(()),
@@ -147,10 +147,12 @@ impl Accepted {
             return Err(io::Error::other(format!("no listener for the server name {name:?}")));
         };
         match &listener.config.mode {
-            Mode::Passthrough | Mode::Stream(None) => stream::carry(&self.shared, stream, listener, &name).await,
+            Mode::Passthrough | Mode::Stream(None) => {
+                stream::carry(&self.shared, stream, (listener, &name), address).await
+            }
             Mode::Stream(Some(config)) => {
                 let stream = handshake(stream, config).await?;
-                stream::carry(&self.shared, stream, listener, &name).await
+                stream::carry(&self.shared, stream, (listener, &name), address).await
             }
             Mode::Http(Some(config)) => {
                 let stream = handshake(stream, config).await?;

@@ -1,6 +1,6 @@
 //! Connections that are forwarded as bytes: TCP, and TLS, decrypted or not.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
@@ -15,13 +15,16 @@ use crate::routing::{Backend, Identity, Listener, Target};
 const ATTEMPTS: usize = 3;
 
 /// Carries bytes both ways between a client and an endpoint of the backend that a route of the listener names, until one
-/// of them is done. A change of the routes is for connections that come later.
+/// of them is done, if the client may connect. A change of the routes is for connections that come later.
 pub(crate) async fn carry(
     shared: &Arc<Shared>,
     mut client: impl AsyncRead + AsyncWrite + Unpin,
-    listener: &Arc<Listener>,
-    server_name: &str,
+    (listener, server_name): (&Arc<Listener>, &str),
+    address: SocketAddr,
 ) -> io::Result<()> {
+    if !listener.admits(server_name, address.ip()) {
+        return Err(io::Error::other("the client may not connect, or no route takes the connection"));
+    }
     let Some(share) = listener.stream(server_name, rand::random()) else {
         return Err(io::Error::other("no route takes the connection"));
     };

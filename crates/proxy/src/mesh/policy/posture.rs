@@ -9,10 +9,10 @@ use super::{
     Connection, Denial, Judgement, Request, Verdict,
     authorization::Policy,
     judge::Workload,
-    path,
     peers::{Mode, Modes},
     test::Facts,
 };
+use crate::routing::path;
 
 /// The policies that select a workload.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The forms of a path: with dots resolved and characters decoded that need no encoding, and, where that differs, as a
 /// server reads it that also decodes separators, takes a backslash for a slash, and several slashes for one.
-pub(super) fn forms(path: &str) -> (Cow<'_, str>, Option<String>) {
+pub(crate) fn forms(path: &str) -> (Cow<'_, str>, Option<String>) {
     let plain = !path.bytes().any(|byte| matches!(byte, b'%' | b'\\')) && !path.contains("//") && !path.contains("/.");
     if plain {
         return (Cow::Borrowed(path), None);
