@@ -1,4 +1,4 @@
-//! Envoy Gateway's policies, group `gateway.envoyproxy.io`, version v1alpha1: what Gateway API leaves open.
+//! Envoy Gateway's kinds, group `gateway.envoyproxy.io`, version v1alpha1: what Gateway API leaves open.
 //!
 //! A field that has no member here is kept in its object's [`Unread`] fields, so that whoever reads a policy can say
 //! which of its fields it does not follow.
@@ -14,10 +14,14 @@ use serde_json::Value;
 
 use crate::gateway::PolicyStatus;
 
+mod backend;
 mod backend_traffic_policy;
+mod http_route_filter;
 mod security_policy;
 
+pub use backend::*;
 pub use backend_traffic_policy::*;
+pub use http_route_filter::*;
 pub use security_policy::*;
 
 /// The API group.
@@ -39,6 +43,16 @@ kind!(
 kind!(
     /// Who may send requests: authentication, authorisation, CORS.
     SecurityPolicy, "SecurityPolicyList", "securitypolicies", NamespaceResourceScope, SecurityPolicySpec, PolicyStatus
+);
+
+kind!(
+    /// Endpoints that no Service stands for.
+    Backend, "BackendList", "backends", NamespaceResourceScope, BackendSpec, BackendStatus
+);
+
+kind!(
+    /// What a rule of an HTTPRoute does beyond Gateway API.
+    HTTPRouteFilter, "HTTPRouteFilterList", "httproutefilters", NamespaceResourceScope, HTTPRouteFilterSpec
 );
 
 /// Fields that have no member of their own, by name.

@@ -42,10 +42,13 @@ mod addresses;
 mod attach;
 mod attachment;
 mod backends;
+mod bodies;
 mod compiled;
 mod core;
+mod declared;
 mod duration;
 mod endpoints;
+mod extensions;
 mod features;
 mod filters;
 mod forwarding;
@@ -146,7 +149,7 @@ impl Controller {
                 // A table out of half of the objects would refuse requests that the other half serves.
                 self.view.synced().await;
                 self.start();
-                tokio::join!(work, tell);
+                tokio::join!(work, tell, self.view.declarations.resolved.run());
             } => {}
         }
     }
@@ -162,6 +165,7 @@ impl Controller {
         items.extend(self.view.tcp.list().iter().map(|o| Item::Route(RouteKind::Tcp, Key::of(&**o))));
         items.extend(self.view.udp.list().iter().map(|o| Item::Route(RouteKind::Udp, Key::of(&**o))));
         items.extend(self.view.policies.list().iter().map(|o| Item::Policy(Key::of(&**o))));
+        items.extend(self.view.declared.list().iter().map(|o| Item::Declared(Key::of(&**o))));
         items.extend(self.view.attached.iter().flat_map(|source| source.ids()).map(Item::Attached));
         items.extend(self.view.ingresses.list().iter().map(|o| Item::Ingress(Key::of(&**o))));
         let mut core = self.core.lock();
@@ -241,6 +245,7 @@ impl Controller {
             self.watch_definitions(),
             self.watch_services(),
             self.watch_attached(),
+            self.watch_extensions(),
         );
     }
 
@@ -426,6 +431,7 @@ impl Controller {
                 let Some(status) = self.core.lock().attached_status(id, now) else { return Ok(()) };
                 policy.write(&self.client, &status).await
             }
+            Item::Declared(key) => self.tell_declared(key, now).await,
             Item::Service(_) => Ok(()),
         }
     }

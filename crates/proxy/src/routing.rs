@@ -15,6 +15,7 @@ mod cookies;
 mod cors;
 mod cow;
 mod decision;
+mod direct;
 mod edit;
 mod guards;
 mod hosts;
@@ -25,6 +26,7 @@ pub(crate) mod path;
 mod redirect;
 mod rule;
 mod rules;
+mod substitution;
 mod table;
 mod template;
 #[cfg(test)]
@@ -36,6 +38,7 @@ pub use canary::{Canary, Values};
 pub use cookies::cookie;
 pub use cors::Cors;
 pub use decision::{Decision, Forward, Found};
+pub use direct::{Credential, Direct};
 pub use edit::HeaderEdits;
 pub use guards::{
     ApiKeyAuth, ApiKeys, Authorization, AuthorizationRule, BasicAuth, ClaimCondition, Claims, Entrant, Guard, Guards,
@@ -46,9 +49,10 @@ pub(crate) use hosts::{covers, overlap, shared};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
 pub use mirror::Mirror;
-pub use redirect::{Captures, PathChange, Redirect, Rewrite};
+pub use redirect::{Captures, HostChange, PathChange, Redirect, Rewrite};
 pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
 pub use rules::Entry;
+pub use substitution::{Substitution, SubstitutionError};
 pub use table::{Place, RouteTable, Site, Spot, Transport};
 pub use template::{Template, UnknownVariable};
 pub use traffic::{

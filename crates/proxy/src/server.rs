@@ -45,7 +45,7 @@ mod traffic;
 mod tunnel;
 mod upstream;
 
-pub use origin::{Expected, unverified, verification};
+pub use origin::{Expected, Trust, client, unverified, verification};
 pub use sockets::Sockets;
 pub use tls::{CertificateError, Clients, certificate, roots, termination};
 

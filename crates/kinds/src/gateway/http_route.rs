@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
 
-use super::{HTTPRouteRetry, SessionPersistence};
+use super::{HTTPRouteRetry, LocalReference, SessionPersistence};
 
 /// Desired state of an `HTTPRoute`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -158,6 +158,9 @@ pub struct HTTPRouteFilter {
     /// With [`FilterType::Cors`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors: Option<HTTPCorsFilter>,
+    /// With [`FilterType::ExtensionRef`]: an object of the route's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension_ref: Option<LocalReference>,
 }
 
 /// What a filter does.

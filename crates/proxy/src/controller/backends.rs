@@ -1,11 +1,11 @@
-//! From backendRefs to the endpoints of Services.
+//! From backendRefs to the endpoints of Services and Backends.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use kinds::gateway::HTTPBackendRef;
 use reconcile::Key;
 
 use super::{
-    filters,
+    declared, filters,
     item::RouteKind,
     lookup::{Route, Seen, is, namespace},
     verdict::Fault,
@@ -22,7 +22,13 @@ pub(crate) fn shares(
     let shares = references.iter().map(|reference| {
         let filters = match &*reference.filters {
             [] => Filters::default(),
-            own => filters::compile(seen, route, own, broken)?,
+            own => {
+                let filtered = filters::compile(seen, route, own, broken)?;
+                if !filtered.cookies.is_empty() {
+                    return Err(filters::unsupported("a filter of a backendRef cannot have matches"));
+                }
+                filtered.filters
+            }
         };
         let target = resolve(seen, route, reference).unwrap_or_else(|fault| {
             broken.push(fault);
@@ -38,9 +44,12 @@ pub(crate) fn shares(
 pub(crate) fn resolve(seen: &Seen<'_>, route: &Route, reference: &HTTPBackendRef) -> Result<Target, Fault> {
     let own = namespace(route.meta());
     let key = Key::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
+    if (reference.group.as_deref(), reference.kind.as_deref()) == declared::NAME {
+        return declared::resolve(seen, route, &key);
+    }
     if !is(reference.group.as_deref(), reference.kind.as_deref(), ("", "Service")) {
         let (kind, name) = (reference.kind.as_deref().unwrap_or("Service"), &key.name);
-        let message = format!("backendRef {name}: only a Service can be a backend, not {kind}");
+        let message = format!("backendRef {name}: only a Service or a Backend can be a backend, not {kind}");
         return Err(Fault::new("InvalidKind", message));
     }
     seen.permit(route.referrer(), "Service", &key)?;

@@ -17,6 +17,7 @@ use super::{
     addresses::Addresses,
     attach::{self, Offers, Placement, RoutePlan},
     attachment::{self, Attachments, PolicyId, Target, TargetKind},
+    declared::{self, DeclaredPlan},
     ingresses::{self, IngressPlan},
     item::{Dependency, Item, RouteKind},
     listeners::{self, GatewayPlan, ListenerId, Offer, Source},
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     rivals: Rivals,
     ingresses: HashMap<Key, IngressPlan>,
     policies: HashMap<Key, PolicyPlan>,
+    declared: HashMap<Key, DeclaredPlan>,
     attachments: Attachments,
     /// How many routes each listener has.
     attached: HashMap<ListenerId, usize>,
@@ -67,6 +69,7 @@ impl Core {
             rivals: Rivals::default(),
             ingresses: HashMap::new(),
             policies: HashMap::new(),
+            declared: HashMap::new(),
             attachments: Attachments::default(),
             attached: HashMap::new(),
             spoken: HashMap::new(),
@@ -109,6 +112,10 @@ impl Core {
         self.routes.get(&(kind, key.clone()))
     }
 
+    pub(crate) fn declared(&self, key: &Key) -> Option<&DeclaredPlan> {
+        self.declared.get(key)
+    }
+
     pub(crate) fn policy(&self, key: &Key) -> Option<&PolicyPlan> {
         self.policies.get(key)
     }
@@ -149,6 +156,7 @@ impl Core {
             let seen = Seen::new(cluster);
             let again = match &item {
                 Item::Class(name) => self.apply_class(name, cluster),
+                Item::Declared(key) => self.apply_declared(key, &seen, cluster),
                 Item::Attached(id) => self.apply_attached(id, &seen, cluster),
                 Item::Gateway(key) => self.apply_gateway(key, &seen, cluster),
                 Item::Route(kind, key) => self.apply_route(*kind, key, &seen, cluster),
@@ -342,6 +350,16 @@ impl Core {
                 backend.set_wire(spoken.wire());
             }
         }
+        Vec::new()
+    }
+
+    fn apply_declared(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let plan = cluster.declared(key).map(|object| declared::plan(seen, object));
+        cluster.declarations().put(key, plan.as_ref());
+        match plan {
+            Some(plan) => self.declared.insert(key.clone(), plan),
+            None => self.declared.remove(key),
+        };
         Vec::new()
     }
 

@@ -3,10 +3,11 @@
 use kinds::gateway::{FilterType, HTTPRouteFilter};
 
 use super::{
+    extensions,
     lookup::{Route, Seen},
     verdict::Fault,
 };
-use crate::routing::Filters;
+use crate::routing::{Filters, Rewrite, ValueMatch};
 
 mod cors;
 mod headers;
@@ -14,7 +15,18 @@ mod mirror;
 mod redirect;
 mod rewrite;
 
-pub(crate) use headers::header_name;
+pub(crate) use headers::{compile as edits, header_name, header_value};
+
+/// What filters amount to.
+#[derive(Default)]
+pub(crate) struct Filtered {
+    /// What is changed.
+    pub(crate) filters: Filters,
+    /// Conditions on cookies that the requests must fulfil besides: all of one of these.
+    pub(crate) cookies: Vec<Vec<(Box<str>, ValueMatch)>>,
+    /// A rewrite that an extension asks for.
+    pub(crate) rewrite: Option<Rewrite>,
+}
 
 /// Compiles filters. References that lead nowhere are told through `broken`; an error means that the rule asks for
 /// something that is not served.
@@ -23,9 +35,10 @@ pub(crate) fn compile(
     route: &Route,
     filters: &[HTTPRouteFilter],
     broken: &mut Vec<Fault>,
-) -> Result<Filters, Fault> {
-    let mut compiled = Filters::default();
+) -> Result<Filtered, Fault> {
+    let mut filtered = Filtered::default();
     for filter in filters {
+        let compiled = &mut filtered.filters;
         match filter.type_ {
             FilterType::RequestHeaderModifier => {
                 compiled.request = headers::compile(filter.request_header_modifier.as_ref())?;
@@ -44,14 +57,41 @@ pub(crate) fn compile(
                 compiled.mirrors.extend(mirror::compile(seen, route, &mirror, broken));
             }
             FilterType::Cors => compiled.cors = Some(cors::compile(&filter.cors.clone().unwrap_or_default())),
-            FilterType::ExtensionRef => return Err(unsupported("a filter of type ExtensionRef is not served")),
+            FilterType::ExtensionRef => {
+                let reference = filter.extension_ref.clone().unwrap_or_default();
+                extensions::compile(seen, route, &reference, &mut filtered, broken)?;
+            }
         }
     }
-    if compiled.redirect.is_some() && compiled.rewrite.is_some() {
-        let message = "a redirect and a rewrite exclude each other";
-        return Err(Fault::new("IncompatibleFilters", message));
+    filtered.join()?;
+    Ok(filtered)
+}
+
+impl Filtered {
+    /// Brings together what may be said in two places.
+    fn join(&mut self) -> Result<(), Fault> {
+        let compiled = &mut self.filters;
+        if let Some(more) = self.rewrite.take() {
+            join(&mut compiled.rewrite, more)?;
+        }
+        if compiled.redirect.is_some() && compiled.rewrite.is_some() {
+            let message = "a redirect and a rewrite exclude each other";
+            return Err(Fault::new("IncompatibleFilters", message));
+        }
+        Ok(())
     }
-    Ok(compiled)
+}
+
+/// Adds a rewrite to another, which may not be about the same part.
+pub(crate) fn join(known: &mut Option<Rewrite>, more: Rewrite) -> Result<(), Fault> {
+    let known = known.get_or_insert_default();
+    if known.host.is_some() && more.host.is_some() || known.path.is_some() && more.path.is_some() {
+        return Err(unsupported("cannot configure multiple urlRewrite filters for a single HTTPRouteRule"));
+    }
+    known.host = known.host.take().or(more.host);
+    known.path = known.path.take().or(more.path);
+    known.conceals |= more.conceals;
+    Ok(())
 }
 
 /// A value that the API allows and the gateway does not serve.

@@ -47,6 +47,7 @@ fn condition(from: &HTTPRouteMatch) -> Result<RequestMatch, Fault> {
         method: method.transpose()?,
         headers: headers(&from.headers)?,
         query,
+        cookies: Vec::new(),
         canary: None,
     })
 }
@@ -68,7 +69,7 @@ pub(crate) fn headers(from: &[HTTPValueMatch]) -> Result<Vec<(HeaderName, ValueM
     Ok(headers)
 }
 
-fn value_match(from: &HTTPValueMatch) -> Result<ValueMatch, Fault> {
+pub(crate) fn value_match(from: &HTTPValueMatch) -> Result<ValueMatch, Fault> {
     match from.type_.unwrap_or_default() {
         ValueMatchType::Exact => Ok(ValueMatch::Exact(from.value.as_str().into())),
         ValueMatchType::RegularExpression => ValueMatch::pattern(&from.value)

@@ -2,13 +2,15 @@
 
 use reconcile::Key;
 
-use super::attachment::PolicyId;
+use super::{attachment::PolicyId, extensions::ExtensionKind};
 use crate::routing::Owner;
 
 /// Something that is compiled on its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Item {
     Class(String),
+    /// A backend that is an object of its own: compiled before the routes to it.
+    Declared(Key),
     /// A policy that attaches to Gateways and routes: compiled before those that it is about.
     Attached(PolicyId),
     Gateway(Key),
@@ -33,6 +35,10 @@ pub(crate) enum Dependency {
     Service(Key),
     Secret(Key),
     ConfigMap(Key),
+    /// What rules refer to by `ExtensionRef`.
+    Extension(ExtensionKind, Key),
+    /// A backend that is an object of its own.
+    Declared(Key),
     /// The labels of a namespace.
     Namespace(String),
     /// The BackendTLSPolicies about a Service.

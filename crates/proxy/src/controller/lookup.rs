@@ -23,7 +23,9 @@ use rustls::RootCertStore;
 
 use super::{
     attachment::{AnyPolicy, PolicyId},
+    declared::Declared,
     endpoints::Variant,
+    extensions::{Extension, ExtensionKind},
     item::{Dependency, RouteKind},
     verdict::Fault,
 };
@@ -59,6 +61,12 @@ pub(crate) trait Lookup {
     fn backend(&self, service: &Key, port: i32) -> Arc<Backend>;
     /// The same, spoken to in another way than the Service says.
     fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend>;
+    /// What a rule refers to by `ExtensionRef`.
+    fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension>;
+    /// A backend that is an object of its own.
+    fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>>;
+    /// Such backends as tables refer to them.
+    fn declarations(&self) -> &Declared;
     /// The backends of a Service that somebody refers to, by port.
     fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)>;
 }
@@ -145,6 +153,20 @@ impl<'a> Seen<'a> {
     pub(crate) fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>> {
         self.note(Dependency::ConfigMap(key.clone()));
         self.cluster.config_map(key)
+    }
+
+    pub(crate) fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension> {
+        self.note(Dependency::Extension(kind, key.clone()));
+        self.cluster.extension(kind, key)
+    }
+
+    pub(crate) fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>> {
+        self.note(Dependency::Declared(key.clone()));
+        self.cluster.declared(key)
+    }
+
+    pub(crate) fn declared_backend(&self, key: &Key) -> Arc<Backend> {
+        self.cluster.declarations().backend(key)
     }
 
     pub(crate) fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {

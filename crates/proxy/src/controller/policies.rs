@@ -81,19 +81,23 @@ impl Spoken {
 
 impl Tls {
     fn roots(&self) -> RootCertStore {
-        let mut all = RootCertStore::empty();
-        if self.roots.is_empty() {
-            let found = rustls_native_certs::load_native_certs();
-            for error in &found.errors {
-                warn!(%error, "cannot read all root certificates of this machine");
-            }
-            all.add_parsable_certificates(found.certs);
-        }
+        let mut all = if self.roots.is_empty() { system_roots() } else { RootCertStore::empty() };
         for roots in &self.roots {
             all.extend(roots.roots.iter().cloned());
         }
         all
     }
+}
+
+/// The roots that this machine trusts.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        warn!(%error, "cannot read all root certificates of this machine");
+    }
+    roots.add_parsable_certificates(found.certs);
+    roots
 }
 
 /// The sections of a Service that a policy is about; `None` for all of it.

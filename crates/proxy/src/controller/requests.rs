@@ -8,11 +8,13 @@ use kinds::gateway::{HTTPBackendRef, HTTPRouteFilter, HTTPRouteRetry, HTTPRouteT
 use super::{
     backends,
     compiled::{Compiled, Rules, first},
-    duration, filters, forwarding,
+    duration,
+    filters::{self, Filtered},
+    forwarding,
     lookup::{Route, Seen, key_of},
     verdict::Fault,
 };
-use crate::routing::{Action, Owner, RequestMatch, Rule, Timeouts};
+use crate::routing::{Action, Owner, RequestMatch, Rule, Timeouts, ValueMatch};
 
 /// What the rules of all kinds have in common, once their own conditions were read.
 pub(crate) struct RequestRule<'a> {
@@ -51,11 +53,11 @@ pub(crate) fn compile<'a>(
             Ok(matches) => {
                 let rule = compile_rule(seen, route, (&owner, order), &from, &mut broken);
                 good |= rule.is_ok();
-                let rule = rule.unwrap_or_else(|wrong| {
+                let (rule, cookies) = rule.unwrap_or_else(|wrong| {
                     fault.get_or_insert(wrong);
-                    failing(&owner, from.name)
+                    (failing(&owner, from.name), Vec::new())
                 });
-                rules.push((matches.clone(), Arc::new(rule)));
+                rules.push((with_cookies(matches.clone(), &cookies), Arc::new(rule)));
             }
             Err(wrong) => {
                 fault.get_or_insert_with(|| wrong.clone());
@@ -76,14 +78,30 @@ fn compile_rule(
     (owner, order): (&Owner, usize),
     from: &RequestRule<'_>,
     broken: &mut Vec<Fault>,
-) -> Result<Rule, Fault> {
-    let filters = filters::compile(seen, route, from.filters, broken)?;
+) -> Result<(Rule, Vec<Cookies>), Fault> {
+    let Filtered { filters, cookies, .. } = filters::compile(seen, route, from.filters, broken)?;
     let shares = backends::shares(seen, route, from.backends, broken)?;
     let timeouts = from.timeouts.map_or(Ok(Timeouts::default()), timeouts)?;
     let retry = from.retry.map(forwarding::retry).transpose()?.map(Arc::new);
     let session = from.session.map(|session| forwarding::session(session, owner, order)).transpose()?.map(Arc::new);
     let name = from.name.map(Into::into);
-    Ok(Rule { name, filters, timeouts, retry, session, ..Rule::new(owner.clone(), Action::Forward(shares)) })
+    let rule = Rule { name, filters, timeouts, retry, session, ..Rule::new(owner.clone(), Action::Forward(shares)) };
+    Ok((rule, cookies))
+}
+
+/// Conditions on cookies that must hold together.
+type Cookies = Vec<(Box<str>, ValueMatch)>;
+
+/// The conditions of a rule, each with each of those that a filter adds.
+fn with_cookies(matches: Vec<RequestMatch>, cookies: &[Cookies]) -> Vec<RequestMatch> {
+    if cookies.is_empty() {
+        return matches;
+    }
+    let with = |condition: &RequestMatch| {
+        let condition = condition.clone();
+        cookies.iter().map(move |cookies| RequestMatch { cookies: cookies.clone(), ..condition.clone() })
+    };
+    matches.iter().flat_map(with).collect()
 }
 
 /// A rule that cannot be served as it is written.

@@ -9,12 +9,14 @@ use k8s_openapi::{
     api::networking::v1::{Ingress, IngressLoadBalancerIngress, IngressLoadBalancerStatus, IngressStatus},
     apimachinery::pkg::apis::meta::v1::Condition,
 };
+use kinds::envoy_gateway::BackendStatus;
 use kinds::gateway::{GatewayClassStatus, ParentReference, PolicyAncestorStatus, PolicyStatus, RouteParentStatus};
 use kinds::gateway::{RouteStatus, SupportedFeature};
 
 use super::{
     CONTROLLER_NAME,
     attach::RoutePlan,
+    declared::DeclaredPlan,
     features,
     ingresses::PORTS,
     policies::PolicyPlan,
@@ -88,6 +90,12 @@ pub(crate) fn policy(known: Option<&PolicyStatus>, plan: &PolicyPlan, now: Times
         });
     }
     PolicyStatus { ancestors }
+}
+
+/// The status of a backend that is an object of its own.
+pub(crate) fn declared(known: Option<&BackendStatus>, plan: &DeclaredPlan, now: Timestamp) -> BackendStatus {
+    let known = known.map(|known| known.conditions.as_slice()).unwrap_or_default();
+    BackendStatus { conditions: conditions(known, &plan.verdicts(), plan.object.metadata.generation, now) }
 }
 
 pub(crate) fn ingress(ingress: &Ingress, shared: &[IpAddr], bindings: &Bindings) -> IngressStatus {

@@ -14,7 +14,9 @@ use serde_json::json;
 
 use super::{
     attachment::{AnyPolicy, KINDS, PolicyId},
+    declared::Declared,
     endpoints::Variant,
+    extensions::{Extension, ExtensionKind},
     listeners::ListenerId,
     lookup::Lookup,
     *,
@@ -27,6 +29,7 @@ use crate::{
 mod annotations;
 mod attachment;
 mod cost;
+mod extensions;
 mod gateways;
 mod ingress;
 mod live;
@@ -40,6 +43,7 @@ mod streams;
 pub(super) struct Cluster {
     objects: BTreeMap<(String, Key), Value>,
     backends: Mutex<HashMap<(Key, i32), Arc<Backend>>>,
+    declarations: Declared,
     certificate: Certificate,
     roots: Arc<RootCertStore>,
 }
@@ -52,6 +56,7 @@ impl Cluster {
         let mut cluster = Cluster {
             objects: BTreeMap::new(),
             backends: Mutex::default(),
+            declarations: Declared::default(),
             certificate,
             roots: Arc::new(roots(made.cert.pem().as_bytes()).unwrap()),
         };
@@ -117,6 +122,7 @@ impl Cluster {
             "GatewayClass" => Some(Item::Class(key.name.clone())),
             "Gateway" => Some(Item::Gateway(key.clone())),
             "BackendTLSPolicy" => Some(Item::Policy(key.clone())),
+            "Backend" => Some(Item::Declared(key.clone())),
             "Ingress" => Some(Item::Ingress(key.clone())),
             kind => match KINDS.iter().find(|known| known.name == kind) {
                 Some(known) => Some(Item::Attached(PolicyId { kind: known.name, key: key.clone() })),
@@ -218,6 +224,20 @@ impl Lookup for Cluster {
         self.get("ConfigMap", key)
     }
 
+    fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension> {
+        match kind {
+            ExtensionKind::RouteFilter => self.get(kind.name().1, key).map(Extension::RouteFilter),
+        }
+    }
+
+    fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>> {
+        self.get("Backend", key)
+    }
+
+    fn declarations(&self) -> &Declared {
+        &self.declarations
+    }
+
     fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
         let backend =
             Backend::new(format!("{service}:{port} {}", if variant.by_service_address { "itself" } else { "" }));
@@ -279,6 +299,7 @@ pub(super) fn taken_at(core: &Core, site: Site, host: &str, path: &str) -> Strin
         Decision::Forward(way) => way.backend.name().to_owned(),
         Decision::Redirect { location, .. } => location,
         Decision::Fail(status) => status.as_u16().to_string(),
+        Decision::Answer { direct, .. } => format!("answer {}", direct.status.as_u16()),
         Decision::NotFound => "404".to_owned(),
         Decision::Misdirected => "421".to_owned(),
         Decision::Preflight(_) => "preflight".to_owned(),

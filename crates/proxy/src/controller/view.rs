@@ -12,9 +12,12 @@ use k8s_openapi::{
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use kinds::gateway::{
-    BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
-    UDPRoute,
+use kinds::{
+    envoy_gateway,
+    gateway::{
+        BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
+        UDPRoute,
+    },
 };
 use kube::core::ApiResource;
 use parking_lot::Mutex;
@@ -23,7 +26,9 @@ use rustls::RootCertStore;
 
 use super::{
     attachment::{AnyPolicy, KINDS, PolicyId, Source},
+    declared::Declared,
     endpoints::{Endpoints, Variant},
+    extensions::{Extension, ExtensionKind},
     ingresses,
     item::RouteKind,
     lookup::{Lookup, Route, namespace},
@@ -51,6 +56,9 @@ pub(crate) struct View {
     pub(crate) policies: Informer<BackendTLSPolicy>,
     /// The policies that attach to Gateways and routes, kind by kind.
     pub(crate) attached: Vec<Box<dyn Source>>,
+    pub(crate) declared: Informer<envoy_gateway::Backend>,
+    pub(crate) declarations: Declared,
+    pub(crate) route_filters: Informer<envoy_gateway::HTTPRouteFilter>,
     pub(crate) ingresses: Informer<Ingress>,
     pub(crate) ingress_classes: Informer<IngressClass>,
     pub(crate) secrets: Informer<Secret>,
@@ -79,6 +87,9 @@ impl View {
             udp: informers.of(),
             grants: informers.of(),
             attached: KINDS.iter().map(|kind| (kind.open)(informers)).collect(),
+            declared: informers.of(),
+            declarations: Declared::default(),
+            route_filters: informers.of(),
             ingress_classes: informers.of(),
             secrets: informers.of(),
             config_maps: informers.of(),
@@ -120,6 +131,8 @@ impl View {
         for source in &self.attached {
             source.synced().await;
         }
+        self.declared.synced().await;
+        self.route_filters.synced().await;
         self.ingresses.synced().await;
         self.ingress_classes.synced().await;
         self.secrets.synced().await;
@@ -236,6 +249,21 @@ impl Lookup for View {
 
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {
         self.ingress_classes.list()
+    }
+
+    fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension> {
+        let (namespace, name) = (&key.namespace, &key.name);
+        match kind {
+            ExtensionKind::RouteFilter => self.route_filters.get(namespace, name).map(Extension::RouteFilter),
+        }
+    }
+
+    fn declared(&self, key: &Key) -> Option<Arc<envoy_gateway::Backend>> {
+        self.declared.get(&key.namespace, &key.name)
+    }
+
+    fn declarations(&self) -> &Declared {
+        &self.declarations
     }
 
     fn backend(&self, service: &Key, port: i32) -> Arc<Backend> {

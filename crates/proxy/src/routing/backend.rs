@@ -1,15 +1,20 @@
 //! Where requests go: the endpoints of a Service port, and the shares among several.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use arc_swap::{ArcSwap, Guard};
-use resilience::retry::{Budget, BudgetConfig};
+use http::HeaderValue;
+use resilience::{
+    Moment, now,
+    retry::{Budget, BudgetConfig},
+};
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
@@ -28,7 +33,12 @@ pub struct Backend {
     /// One for each way in which traffic policies use the endpoints: a few at most.
     groups: ArcSwap<Vec<Arc<Group>>>,
     budget: OnceLock<Option<Budget>>,
+    fallback: AtomicBool,
 }
+
+/// What addresses begin with that stand for sockets in the file system: everywhere else endpoints are addresses. Nothing is
+/// ever sent to these (RFC 6666).
+const STAND_IN: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
 
 /// How to speak to the endpoints of a backend.
 #[derive(Debug)]
@@ -39,6 +49,10 @@ pub struct Wire {
     pub http2: bool,
     /// Encryption.
     pub security: Security,
+    /// The name of the endpoints, where they have one in common.
+    pub host: Option<HeaderValue>,
+    /// Sockets in the file system, by the number in the addresses that stand for them.
+    pub sockets: Box<[PathBuf]>,
 }
 
 /// Encryption towards endpoints.
@@ -61,7 +75,25 @@ impl Wire {
     /// A way to speak.
     pub fn new(http2: bool, security: Security) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Wire { id: NEXT.fetch_add(1, Ordering::Relaxed), http2, security }
+        Wire { id: NEXT.fetch_add(1, Ordering::Relaxed), http2, security, host: None, sockets: Box::default() }
+    }
+
+    /// The address that stands for a socket.
+    pub fn stand_in(number: u16) -> SocketAddr {
+        let mut segments = STAND_IN.segments();
+        segments[7] = number;
+        SocketAddr::new(Ipv6Addr::from(segments).into(), 0)
+    }
+
+    /// The socket that an address stands for.
+    pub fn socket(&self, address: SocketAddr) -> Option<&Path> {
+        if self.sockets.is_empty() {
+            return None;
+        }
+        let IpAddr::V6(address) = address.ip() else { return None };
+        let segments = address.segments();
+        let number = usize::from(segments[7]);
+        (segments[..7] == STAND_IN.segments()[..7]).then(|| self.sockets.get(number).map(PathBuf::as_path))?
     }
 }
 
@@ -75,6 +107,7 @@ impl Backend {
             wire: ArcSwap::from_pointee(Wire::new(false, Security::Plain)),
             groups: ArcSwap::default(),
             budget: OnceLock::new(),
+            fallback: AtomicBool::new(false),
         })
     }
 
@@ -91,6 +124,20 @@ impl Backend {
     /// Changes how to speak to the endpoints; connections that are open are used no more.
     pub fn set_wire(&self, wire: Wire) {
         self.wire.store(Arc::new(wire));
+    }
+
+    /// Changes whether it is used only while the others of a rule cannot be.
+    pub fn set_fallback(&self, fallback: bool) {
+        self.fallback.store(fallback, Ordering::Relaxed);
+    }
+
+    fn is_fallback(&self) -> bool {
+        self.fallback.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is an endpoint that nobody has taken out of use.
+    fn is_usable(&self, now: Moment) -> bool {
+        !self.current().is_empty() && !self.groups.load().iter().any(|group| group.is_spent(now))
     }
 
     /// Replaces the ready endpoints; says whether they differ from those before.
@@ -181,16 +228,41 @@ impl Share {
     pub fn new(backend: Arc<Backend>, weight: u32) -> Self {
         Share { weight, target: Target::Service { backend, http2: false }, filters: Filters::default() }
     }
+
+    fn backend(&self) -> Option<&Backend> {
+        match &self.target {
+            Target::Service { backend, .. } => Some(backend),
+            Target::Invalid => None,
+        }
+    }
+
+    fn is_fallback(&self) -> bool {
+        self.backend().is_some_and(Backend::is_fallback)
+    }
 }
 
-/// The share that a random number falls on; `None` when all weights are zero.
+/// The share that a random number falls on; `None` when all weights are zero. Fallbacks count only while none of the others
+/// can be used.
 pub(crate) fn choose(shares: &[Share], random: u64) -> Option<&Share> {
-    let total: u64 = shares.iter().map(|s| u64::from(s.weight)).sum();
+    if !shares.iter().any(Share::is_fallback) {
+        return draw(shares.iter(), random);
+    }
+    let now = now();
+    let usable = |share: &&Share| share.backend().is_some_and(|backend| backend.is_usable(now));
+    let first = shares.iter().filter(|share| !share.is_fallback());
+    draw(first.clone().filter(usable), random)
+        .or_else(|| draw(shares.iter().filter(|share| share.is_fallback()).filter(usable), random))
+        .or_else(|| draw(first, random))
+        .or_else(|| draw(shares.iter(), random))
+}
+
+fn draw<'a>(mut shares: impl Iterator<Item = &'a Share> + Clone, random: u64) -> Option<&'a Share> {
+    let total: u64 = shares.clone().map(|share| u64::from(share.weight)).sum();
     if total == 0 {
         return None;
     }
     let mut left = random % total;
-    shares.iter().find(|share| {
+    shares.find(|share| {
         let weight = u64::from(share.weight);
         let taken = left < weight;
         left = left.saturating_sub(weight);

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     backend::{Backend, Share, Target, choose},
     cors::Cors,
+    direct::Direct,
     guards::{Guards, Policies},
     listener::{Identity, ListenerConfig},
     matching::RequestHead,
@@ -29,6 +30,13 @@ pub enum Decision<'a> {
         status: StatusCode,
         /// The `Location`.
         location: String,
+    },
+    /// Answer as the route says.
+    Answer {
+        /// The rule.
+        rule: &'a Rule,
+        /// The answer.
+        direct: &'a Direct,
     },
     /// Answer a browser's question whether it may send a request.
     Preflight(HeaderMap),
@@ -129,6 +137,9 @@ fn decide<'a>(
     if let Some(redirect) = &rule.filters.redirect {
         return redirected(redirect);
     }
+    if let Some(direct) = &rule.filters.direct {
+        return Decision::Answer { rule, direct };
+    }
     match &rule.action {
         Action::Redirect { status, to } => {
             Decision::Redirect { rule, status: *status, location: to.render(head, origin) }
@@ -140,9 +151,10 @@ fn decide<'a>(
                     if let Some(answer) = preflight(share.filters.cors.as_ref()) {
                         return Decision::Preflight(answer);
                     }
-                    match &share.filters.redirect {
-                        Some(redirect) => redirected(redirect),
-                        None => {
+                    match (&share.filters.redirect, &share.filters.direct) {
+                        (Some(redirect), _) => redirected(redirect),
+                        (None, Some(direct)) => Decision::Answer { rule, direct },
+                        (None, None) => {
                             let (http2, identity) = (*http2, listener.identity.as_ref());
                             let traffic = rule.traffic.as_ref().or_else(|| inherited?.traffic.as_ref());
                             Decision::Forward(Forward { rule, share, backend, http2, matched, identity, traffic })

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
 
-use super::canary::Canary;
+use super::{canary::Canary, cookies::cookie};
 
 /// What a decision looks at.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +138,8 @@ pub struct RequestMatch {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     /// On query parameters.
     pub query: Vec<(Box<str>, ValueMatch)>,
+    /// On cookies.
+    pub cookies: Vec<(Box<str>, ValueMatch)>,
     /// Which of the requests are a canary's.
     pub canary: Option<Arc<Canary>>,
 }
@@ -151,6 +153,7 @@ impl RequestMatch {
             method: None,
             headers: Vec::new(),
             query: Vec::new(),
+            cookies: Vec::new(),
             canary: None,
         }
     }
@@ -162,6 +165,7 @@ impl RequestMatch {
             && self.method.as_ref().is_none_or(|method| method == head.method)
             && self.headers.iter().all(|(name, condition)| takes_header(head.headers, name, condition))
             && self.query.iter().all(|(name, condition)| takes_parameter(head.query, name, condition))
+            && self.cookies.iter().all(|(name, condition)| takes_cookie(head.headers, name, condition))
             && self.canary.as_ref().is_none_or(|canary| canary.takes(head.headers, random))
     }
 }
@@ -188,6 +192,11 @@ fn takes_header(headers: &HeaderMap, name: &HeaderName, condition: &ValueMatch) 
             condition.takes(&rest)
         }
     }
+}
+
+/// The first of several cookies of one name counts.
+fn takes_cookie(headers: &HeaderMap, name: &str, condition: &ValueMatch) -> bool {
+    cookie(headers, name).is_some_and(|value| condition.takes(value))
 }
 
 /// The first of several parameters of one name counts.

@@ -1,7 +1,9 @@
 //! Redirects and rewrites.
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
+
+use super::substitution::Substitution;
 
 /// A change of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub enum PathChange {
     Prefix(Box<str>),
     /// The whole path, made of what a pattern caught.
     Captures(Captures),
+    /// What is left when the finds of a pattern are replaced.
+    Replaced(Substitution),
 }
 
 /// A pattern for paths, and what becomes of those in which it is found. What it caught is `$1` to `$9` there.
@@ -68,6 +72,7 @@ impl PathChange {
                 absolute(&format!("{prefix}{}", path.get(matched..).unwrap_or("")))
             }
             PathChange::Captures(captures) => captures.apply(path),
+            PathChange::Replaced(substitution) => absolute(&substitution.apply(path)),
         }
     }
 }
@@ -80,9 +85,40 @@ fn absolute(path: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// The new host.
-    pub host: Option<http::HeaderValue>,
+    pub host: Option<HostChange>,
     /// The new path.
     pub path: Option<PathChange>,
+    /// Whether the backend is not told the host that the client asked for.
+    pub conceals: bool,
+}
+
+/// A change of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostChange {
+    /// To this one.
+    Fixed(HeaderValue),
+    /// To the one that a header names.
+    Header(HeaderName),
+    /// To the name of the backend's endpoints.
+    Backend,
+    /// To what becomes of the path.
+    Path(Substitution),
+}
+
+impl HostChange {
+    /// The new host for a request to a backend whose endpoints have this name; `None` where there is none.
+    pub fn apply(&self, headers: &HeaderMap, path: &str, backend: Option<&HeaderValue>) -> Option<HeaderValue> {
+        match self {
+            HostChange::Fixed(host) => Some(host.clone()),
+            HostChange::Header(name) => headers.get(name).cloned(),
+            HostChange::Backend => backend.cloned(),
+            HostChange::Path(substitution) => match substitution.apply(path) {
+                // The pattern was not found.
+                std::borrow::Cow::Borrowed(_) => None,
+                std::borrow::Cow::Owned(host) => HeaderValue::try_from(host).ok(),
+            },
+        }
+    }
 }
 
 /// An answer that sends the client elsewhere; what is absent stays as in the request.

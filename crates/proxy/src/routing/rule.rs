@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::{
     backend::Share,
     cors::Cors,
+    direct::{Credential, Direct},
     edit::HeaderEdits,
     guards::{Guards, Inherited},
     mirror::Mirror,
@@ -81,6 +82,10 @@ pub struct Filters {
     pub rewrite: Option<Rewrite>,
     /// An answer in place of a backend's.
     pub redirect: Option<Redirect>,
+    /// An answer of the route's own.
+    pub direct: Option<Arc<Direct>>,
+    /// A credential that the backend gets.
+    pub credential: Option<Credential>,
     /// Which pages of other origins may read answers.
     pub cors: Option<Arc<Cors>>,
     /// Where copies go.

@@ -117,8 +117,8 @@ fn take<'a>(entries: Option<&'a Entries>, head: &RequestHead<'_>, random: u64) -
     entries?.iter().find(|entry| entry.condition.takes(head, random)).map(|entry| &**entry)
 }
 
-/// Among conditions on the same path the smallest wins: those with a method, the most headers, the most parameters; among
-/// patterns those for whole paths, then the longest; a canary comes before what it stands beside.
+/// Among conditions on the same path the smallest wins: those with a method, the most headers, the most cookies, the most
+/// parameters; among patterns those for whole paths, then the longest; a canary comes before what it stands beside.
 fn order(entry: &Entry) -> impl Ord + use<'_> {
     let condition = &entry.condition;
     let pattern = match &condition.path {
@@ -127,5 +127,6 @@ fn order(entry: &Entry) -> impl Ord + use<'_> {
         PathMatch::Exact(_) | PathMatch::Prefix(_) => (false, 0),
     };
     let (headers, query) = (Reverse(condition.headers.len()), Reverse(condition.query.len()));
-    (Reverse(pattern), condition.method.is_none(), headers, query, condition.canary.is_none(), &entry.rank)
+    let cookies = Reverse(condition.cookies.len());
+    (Reverse(pattern), condition.method.is_none(), headers, cookies, query, condition.canary.is_none(), &entry.rank)
 }

@@ -92,6 +92,7 @@ fn told(decision: Decision<'_>) -> String {
         Decision::Forward(way) => way.backend.name().to_owned(),
         Decision::Redirect { location, .. } => location,
         Decision::Fail(status) => status.as_u16().to_string(),
+        Decision::Answer { direct, .. } => format!("answer {}", direct.status.as_u16()),
         Decision::NotFound => "404".to_owned(),
         Decision::Misdirected => "421".to_owned(),
         Decision::Preflight(_) => "preflight".to_owned(),

@@ -20,7 +20,7 @@ use super::{
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Forward, RequestHead};
+use crate::routing::{Decision, Direct, Forward, RequestHead};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
@@ -94,6 +94,11 @@ pub(crate) async fn act(
             rule.filters.response.apply(answer.headers_mut());
             answer
         }
+        Decision::Answer { rule, direct } => {
+            let mut answer = direct_answer(direct);
+            rule.filters.response.apply(answer.headers_mut());
+            answer
+        }
         Decision::Forward(way) => {
             let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
             let barred = match way.traffic {
@@ -116,6 +121,17 @@ pub(crate) async fn act(
             answer
         }
     }
+}
+
+/// The answer that a route gives itself.
+fn direct_answer(direct: &Direct) -> Answer {
+    let mut answer = Response::new(ResponseBody::Own(direct.body.as_ref().map(|(text, _)| text.clone())));
+    *answer.status_mut() = direct.status;
+    if let Some((_, kind)) = &direct.body {
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    }
+    direct.edits.apply(answer.headers_mut());
+    answer
 }
 
 /// Sends a request; its answer, and which way it went.
@@ -204,16 +220,21 @@ fn outgoing(
     headers::remove_hop_by_hop(&mut parts.headers);
     // The gateway has answered it by reading the body.
     parts.headers.remove(header::EXPECT);
-    headers::set_forwarded(&mut parts.headers, peer.address.ip(), peer.tls, Some(authority.clone()));
     let filters = [&way.rule.filters, &way.share.filters];
     let rewrites = || filters.iter().rev().filter_map(|filters| filters.rewrite.as_ref());
-    let host = rewrites().find_map(|rewrite| rewrite.host.clone()).unwrap_or(authority);
-    parts.headers.insert(header::HOST, host);
+    let asked = (!rewrites().any(|rewrite| rewrite.conceals)).then(|| authority.clone());
+    headers::set_forwarded(&mut parts.headers, peer.address.ip(), peer.tls, asked);
+    let changed = rewrites().find_map(|rewrite| rewrite.host.as_ref());
+    let host = changed.and_then(|host| host.apply(&parts.headers, parts.uri.path(), reach.wire.host.as_ref()));
+    parts.headers.insert(header::HOST, host.filter(|host| is_authority(host.as_bytes())).unwrap_or(authority));
     if let Some(protocol) = upgrade {
         headers::set_upgrade(&mut parts.headers, protocol.clone());
     }
     for filters in filters {
         filters.request.apply(&mut parts.headers);
+    }
+    for credential in filters.iter().filter_map(|filters| filters.credential.as_ref()) {
+        credential.apply(&mut parts.headers);
     }
     if trailers {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));

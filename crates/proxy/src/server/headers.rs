@@ -65,8 +65,10 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, 
         headers.insert(X_FORWARDED_FOR, addresses);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
-    if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host);
+    match host {
+        Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
+        // What a client claims is not passed on for the truth.
+        None => drop(headers.remove(X_FORWARDED_HOST)),
     }
     if !headers.contains_key(X_REQUEST_ID) {
         let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DEFAULT_VERSIONS, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
@@ -26,25 +27,28 @@ pub enum Expected {
 /// How certificates of backends are verified: one of the roots vouches for them, and they have one of the names; without
 /// names, the name that is asked for.
 pub fn verification(roots: RootCertStore, expected: Vec<Expected>) -> Result<Arc<ClientConfig>, Error> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let verifier = Verifier { trust: Trust::Verified(roots, expected), provider };
-    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()))
+    client(Trust::Verified(roots, expected), DEFAULT_VERSIONS)
 }
 
 /// Takes any certificate: what is sent is encrypted, to whoever answers.
 pub fn unverified() -> Result<Arc<ClientConfig>, Error> {
+    client(Trust::Anybody, DEFAULT_VERSIONS)
+}
+
+/// Encryption towards backends in these versions of TLS.
+pub fn client(trust: Trust, versions: &[&'static SupportedProtocolVersion]) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let verifier = Verifier { trust: Trust::Anybody, provider };
-    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()))
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
+    let verifier = Arc::new(Verifier { trust, provider });
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 /// Whose certificates are taken.
 #[derive(Debug)]
-enum Trust {
+pub enum Trust {
+    /// Anybody's.
     Anybody,
-    /// Those that one of the roots vouches for and that have one of the names.
+    /// Those that one of the roots vouches for and that have one of the names; without names, the one that is asked for.
     Verified(RootCertStore, Vec<Expected>),
 }
 

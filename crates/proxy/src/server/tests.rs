@@ -24,10 +24,11 @@ use tokio::{
 use self::harness::*;
 use super::*;
 use crate::routing::{
-    Certificate, Filters, HeaderEdits, Mode, PathChange, Protocol, Redirect, Rewrite, RouteTable, Timeouts,
+    Certificate, Filters, HeaderEdits, HostChange, Mode, PathChange, Protocol, Redirect, Rewrite, RouteTable, Timeouts,
 };
 
 mod encrypted;
+mod extensions;
 mod faults;
 mod filters;
 mod guards;
@@ -41,6 +42,10 @@ fn name(name: &'static str) -> HeaderName {
 
 fn value(value: &'static str) -> HeaderValue {
     HeaderValue::from_static(value)
+}
+
+fn rewriting(host: &'static str, path: Option<PathChange>) -> Rewrite {
+    Rewrite { host: Some(HostChange::Fixed(value(host))), path, conceals: false }
 }
 
 #[tokio::test]
@@ -105,7 +110,7 @@ async fn request_arrives_changed_only_as_a_proxy_and_its_rule_should() {
 #[tokio::test]
 async fn path_and_host_are_rewritten() {
     let upstream = echo().await;
-    let rewrite = Rewrite { host: Some(value("inner.example.com")), path: Some(PathChange::Prefix("/v2".into())) };
+    let rewrite = rewriting("inner.example.com", Some(PathChange::Prefix("/v2".into())));
     let filters = Filters { rewrite: Some(rewrite), ..Filters::default() };
     let mut table = listening(Protocol::Http, vec![config(None, Mode::Http(None))]);
     insert(&mut table, None, "/api", rule(vec![share(&backend(&[upstream.address]), 1)], filters));
@@ -120,10 +125,10 @@ async fn path_and_host_are_rewritten() {
 async fn one_backend_of_several_may_have_its_own_rewrite_or_redirect() {
     let upstream = echo().await;
     let target = backend(&[upstream.address]);
-    let rewrite = Rewrite { host: Some(value("inner.test")), path: Some(PathChange::Full("/inner".into())) };
+    let rewrite = rewriting("inner.test", Some(PathChange::Full("/inner".into())));
     let mut own = share(&target, 1);
     own.filters.rewrite = Some(rewrite);
-    let outer = Rewrite { host: Some(value("outer.test")), path: None };
+    let outer = rewriting("outer.test", None);
     let filters = Filters { rewrite: Some(outer), ..Filters::default() };
     let gateway = Gateway::start(table(rule(vec![own], filters))).await;
     let answer = gateway.get("/a?q=1").await;

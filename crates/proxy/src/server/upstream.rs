@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use rustls::sign::SingleCertAndKey;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::debug;
@@ -105,6 +105,9 @@ impl Way {
     /// A connection on which nothing was sent; `http` says whether HTTP will be.
     pub(crate) async fn connect(&self, address: SocketAddr, limit: Duration, http: bool) -> io::Result<Io> {
         let connect = async {
+            if let (Some(path), Security::Plain) = (self.wire.socket(address), &self.wire.security) {
+                return Ok(Io::Unix(UnixStream::connect(path).await?));
+            }
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             match &self.wire.security {
@@ -115,7 +118,9 @@ impl Way {
                     if http {
                         config.alpn_protocols = vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
                     }
-                    if let Some(identity) = &self.identity {
+                    if let Some(identity) = &self.identity
+                        && !config.client_auth_cert_resolver.has_certs()
+                    {
                         let key = SingleCertAndKey::from(Arc::clone(&identity.key));
                         config.client_auth_cert_resolver = Arc::new(key);
                     }
@@ -131,6 +136,8 @@ impl Way {
 /// A connection, encrypted or not.
 pub(crate) enum Io {
     Plain(TcpStream),
+    /// In the file system.
+    Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -138,6 +145,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Io::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
@@ -147,6 +155,7 @@ impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Io::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
@@ -158,6 +167,7 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Io::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
@@ -169,6 +179,7 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Io::Unix(stream) => Pin::new(stream).poll_flush(context),
             Io::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
@@ -176,6 +187,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Io::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }

@@ -6,7 +6,7 @@ use kinds::gateway::{HTTPHeader, HTTPHeaderFilter};
 use super::unsupported;
 use crate::{controller::verdict::Fault, routing::HeaderEdits};
 
-pub(super) fn compile(from: Option<&HTTPHeaderFilter>) -> Result<HeaderEdits, Fault> {
+pub(crate) fn compile(from: Option<&HTTPHeaderFilter>) -> Result<HeaderEdits, Fault> {
     let Some(from) = from else { return Ok(HeaderEdits::default()) };
     let pairs = |headers: &[HTTPHeader]| {
         headers.iter().map(|h| Ok((header_name(&h.name)?, header_value(&h.value)?))).collect::<Result<_, Fault>>()
@@ -19,6 +19,6 @@ pub(crate) fn header_name(name: &str) -> Result<HeaderName, Fault> {
     HeaderName::try_from(name).map_err(|_| unsupported(format!("{name:?} is no header name")))
 }
 
-pub(super) fn header_value(value: &str) -> Result<HeaderValue, Fault> {
+pub(crate) fn header_value(value: &str) -> Result<HeaderValue, Fault> {
     HeaderValue::try_from(value).map_err(|_| unsupported(format!("{value:?} is no header value")))
 }

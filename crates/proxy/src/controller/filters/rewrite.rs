@@ -3,9 +3,13 @@
 use kinds::gateway::HTTPUrlRewriteFilter;
 
 use super::{headers::header_value, redirect::path_change};
-use crate::{controller::verdict::Fault, routing::Rewrite};
+use crate::{
+    controller::verdict::Fault,
+    routing::{HostChange, Rewrite},
+};
 
 pub(super) fn compile(from: &HTTPUrlRewriteFilter) -> Result<Rewrite, Fault> {
     let host = from.hostname.as_deref().map(header_value).transpose()?;
-    Ok(Rewrite { host, path: from.path.as_ref().map(path_change) })
+    let host = host.map(HostChange::Fixed);
+    Ok(Rewrite { host, path: from.path.as_ref().map(path_change), conceals: false })
 }

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     controller::lookup::{key_of, rank},
     routing::{
-        Action, Captures, Cors, Filters, HeaderEdits, PathChange, PathMatch, Rank, Redirect, RequestMatch, Rewrite,
-        Rule, Share, Target, Template, Timeouts, ValueMatch,
+        Action, Captures, Cors, Filters, HeaderEdits, HostChange, PathChange, PathMatch, Rank, Redirect, RequestMatch,
+        Rewrite, Rule, Share, Target, Template, Timeouts, ValueMatch,
     },
 };
 
@@ -158,7 +158,11 @@ fn filters(context: &Context<'_>, port: Option<&Port>, pattern: Option<&Regex>) 
     let path = settings.paths.rewrite.as_deref().zip(pattern);
     let path = path.map(|(target, pattern)| PathChange::Captures(Captures::new(pattern.clone(), target)));
     let host = settings.upstream.host.as_deref().and_then(|host| upstream_host(context, host, port));
-    let rewrite = (path.is_some() || host.is_some()).then_some(Rewrite { host, path });
+    let rewrite = (path.is_some() || host.is_some()).then_some(Rewrite {
+        host: host.map(HostChange::Fixed),
+        path,
+        conceals: false,
+    });
     let prefix = settings.forwarded_prefix.clone().map(|prefix| (X_FORWARDED_PREFIX, prefix));
     Filters {
         request: HeaderEdits { set: prefix.into_iter().collect(), ..HeaderEdits::default() },
@@ -167,6 +171,7 @@ fn filters(context: &Context<'_>, port: Option<&Port>, pattern: Option<&Regex>) 
         redirect: None,
         cors: cors(settings),
         mirrors: backends::mirror(context).into_iter().collect(),
+        ..Filters::default()
     }
 }
 

@@ -296,7 +296,10 @@ fn what_is_changed_on_the_way_is_in_the_filters() {
     let filters = &way.rule.filters;
     assert_eq!(filters.request.set[0].1, "/a");
     assert_eq!(filters.response.set[0].1, "DENY");
-    assert_eq!(filters.rewrite.as_ref().unwrap().host.as_ref().unwrap(), "web.shop.svc.cluster.local");
+    assert_eq!(
+        filters.rewrite.as_ref().unwrap().host,
+        Some(crate::routing::HostChange::Fixed("web.shop.svc.cluster.local".parse().unwrap()))
+    );
     assert_eq!(filters.mirrors[0].backend.name(), "shop/api:80");
     assert!(filters.cors.is_some());
     assert_eq!(way.rule.timeouts.backend, Some(Duration::from_secs(7)));

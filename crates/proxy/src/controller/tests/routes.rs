@@ -19,7 +19,7 @@ fn route_says_why_it_is_not_attached() {
         (parent(json!({"name": "edge", "port": 81})), "shop", "NoMatchingParent"),
         (parent(json!({"name": "edge", "namespace": "shop"})), "other", "NotAllowedByListeners"),
         (regex, "shop", "UnsupportedValue"),
-        (extension, "shop", "UnsupportedValue"),
+        (extension, "shop", "Accepted"),
         (both, "shop", "IncompatibleFilters"),
     ] {
         let mut cluster = Cluster::new();
@@ -148,7 +148,9 @@ fn invalid_rule_is_answered_with_an_error_and_the_others_are_served() {
     let mut cluster = Cluster::new();
     cluster.listen(http());
     let prefix = |path: &str| json!([{"path": {"type": "PathPrefix", "value": path}}]);
-    let bad = json!({"matches": prefix("/bad"), "filters": [{"type": "ExtensionRef"}],
+    let header = json!({"set": [{"name": "no name", "value": "x"}]});
+    let bad = json!({"matches": prefix("/bad"),
+        "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": header}],
         "backendRefs": [{"name": "web", "port": 80}]});
     cluster.http_route(
         json!({"rules": [bad, {"matches": prefix("/good"), "backendRefs": [{"name": "web", "port": 80}]}]}),

@@ -165,6 +165,12 @@ impl Group {
         members.all.iter().any(|member| member.address == address && member.is_ejected(now))
     }
 
+    /// Whether every endpoint is out of use, by what it answered.
+    pub(in crate::routing) fn is_spent(&self, now: Moment) -> bool {
+        let members = self.members.load();
+        !members.all.is_empty() && members.all.iter().all(|member| member.is_ejected(now) || member.is_sick())
+    }
+
     fn members(&self, now: Moment, source: &Arc<Vec<SocketAddr>>) -> Guard<Arc<Members>> {
         let known = self.members.load();
         if Arc::ptr_eq(&known.source, source) {
