@@ -38,16 +38,29 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{ConfigError, check, check_duration};
 
 mod body;
+mod keeper;
 mod key;
 mod layer;
+mod ledger;
+mod log;
 mod memory;
 mod problem;
+mod record;
+mod redis;
 mod store;
 
 pub use body::Buffered;
+pub use keeper::{Begun, Claim, Keeper, REPLAYED};
 pub use key::{Key, KeyError};
-pub use layer::{Idempotency, IdempotencyFuture, IdempotencyLayer, REPLAYED};
+pub use layer::{Idempotency, IdempotencyFuture, IdempotencyLayer};
+pub use log::{LogConfig, LogError, LogStore};
 pub use memory::{MemoryConfig, MemoryError, MemoryStore};
+pub use problem::Problem;
+#[doc(hidden)]
+pub use record::fuzz_record;
+#[doc(hidden)]
+pub use redis::fuzz_replies;
+pub use redis::{Dial, RedisError, RedisStore, RedisUrl, Stream, UrlError};
 pub use store::{Answer, Begin, Fingerprint, Lease, RecordId, Store};
 
 /// No answer is kept longer, and no request takes longer.
@@ -78,12 +91,14 @@ pub struct IdempotencyConfig {
     /// Bytes of an answer's body, at most. A larger one passes through, and its key answers 409 from then on: the request
     /// was done, and its answer is not there.
     pub answer_bytes_max: usize,
+    /// How long an answer is kept. Clients must not send a request again later.
+    pub keep: Duration,
     /// After this time nobody works on a request any more, whatever became of who did.
     pub lease: Duration,
 }
 
 impl Default for IdempotencyConfig {
-    /// POST and PATCH; duplicates wait for ten seconds; a megabyte each way; a minute for the work.
+    /// POST and PATCH; duplicates wait for ten seconds; a megabyte each way; a day; a minute for the work.
     fn default() -> Self {
         Self {
             methods: vec![Method::POST, Method::PATCH],
@@ -91,6 +106,7 @@ impl Default for IdempotencyConfig {
             duplicate: Duplicate::Wait(Duration::from_secs(10)),
             request_bytes_max: 1 << 20,
             answer_bytes_max: 1 << 20,
+            keep: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(60),
         }
     }
@@ -107,6 +123,7 @@ impl IdempotencyConfig {
         let rule = format!("at most {BYTES_MAX}");
         check(self.request_bytes_max <= BYTES_MAX, "request_bytes_max", rule.clone(), self.request_bytes_max)?;
         check(self.answer_bytes_max <= BYTES_MAX, "answer_bytes_max", rule, self.answer_bytes_max)?;
+        check_duration("keep", self.keep, DURATION_MAX)?;
         check_duration("lease", self.lease, DURATION_MAX)
     }
 }

@@ -9,33 +9,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response,
-    header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
-    request::Parts,
-};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt as _};
 
 use super::{
-    Caller, Duplicate, IdempotencyConfig,
-    body::{self, Buffered, Read},
-    fingerprint,
+    Caller, IdempotencyConfig,
+    body::Buffered,
+    keeper::{Begun, Keeper},
     key::Key,
-    problem::Problem,
-    record_id,
-    store::{Answer, Begin, Fingerprint, Lease, RecordId, Store},
+    store::Store,
 };
-use crate::{config::ConfigError, moment::now};
-
-/// Says that an answer was given before.
-pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// Headers of one connection, which mean nothing in another.
-const HOP_BY_HOP: [HeaderName; 6] =
-    [CONNECTION, HeaderName::from_static("keep-alive"), TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+use crate::config::ConfigError;
 
 /// Does requests with the same key once. See the [module](super).
 #[derive(Debug)]
@@ -45,8 +31,7 @@ pub struct IdempotencyLayer<St, C> {
 
 #[derive(Debug)]
 struct Shared<St, C> {
-    config: IdempotencyConfig,
-    store: St,
+    keeper: Keeper<St>,
     caller: C,
 }
 
@@ -54,8 +39,7 @@ impl<St: Store, C: Caller> IdempotencyLayer<St, C> {
     /// # Errors
     /// When a field is out of its range.
     pub fn new(config: IdempotencyConfig, store: St, caller: C) -> Result<Self, ConfigError> {
-        config.validate()?;
-        Ok(Self { shared: Arc::new(Shared { config, store, caller }) })
+        Ok(Self { shared: Arc::new(Shared { keeper: Keeper::new(config, store)?, caller }) })
     }
 }
 
@@ -107,12 +91,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let config = &self.shared.config;
-        let key = match Key::read(request.headers()) {
-            _ if !config.methods.contains(request.method()) => Ok(None),
-            Ok(None) if config.required => Err(Problem::Missing),
-            read => read.map_err(Problem::from),
-        };
+        let key = self.shared.keeper.key(request.method(), request.headers());
         let state = match key {
             Ok(None) => State::Passing { future: self.service.call(request.map(Buffered::unread)) },
             Ok(Some(key)) => {
@@ -121,7 +100,9 @@ where
                 let keyed = Keyed { shared: self.shared.clone(), service };
                 State::Keyed { future: Box::pin(keyed.answer(key, request)) }
             }
-            Err(problem) => State::Keyed { future: Box::pin(async move { Ok(problem.response()) }) },
+            Err(problem) => {
+                State::Keyed { future: Box::pin(async move { Ok(problem.response().map(Buffered::whole)) }) }
+            }
         };
         IdempotencyFuture { state }
     }
@@ -165,22 +146,6 @@ struct Keyed<S, St, C> {
     service: S,
 }
 
-/// A record that is ours to fill, given up when that does not happen.
-struct Claim<'a, St: Store> {
-    store: &'a St,
-    id: RecordId,
-    lease: Lease,
-    kept: bool,
-}
-
-impl<St: Store> Drop for Claim<'_, St> {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.store.give_up(self.id, self.lease);
-        }
-    }
-}
-
 impl<S, St: Store, C: Caller> Keyed<S, St, C> {
     async fn answer<B, R>(self, key: Key, request: Request<B>) -> Result<Response<Buffered<R>>, S::Error>
     where
@@ -188,93 +153,21 @@ impl<S, St: Store, C: Caller> Keyed<S, St, C> {
         B: Body<Data = Bytes> + Unpin,
         R: Body<Data = Bytes> + Unpin,
     {
-        let Self { shared, service } = self;
-        let Shared { config, store, caller } = &*shared;
         let (parts, body) = request.into_parts();
-        let body = match body::read(body, config.request_bytes_max).await {
-            Ok(Read::Whole(body)) => body,
-            Ok(Read::TooLarge(_)) => return Ok(Problem::TooLarge(config.request_bytes_max).response()),
-            Err(_) => return Ok(Problem::Request.response()),
-        };
-        let id = record_id(host(&parts), &caller.caller(&parts), &key);
-        let lease = match claim(config, store, id, fingerprint(&parts, &body)).await {
-            Ok(Claimed::Ours(lease)) => lease,
-            Ok(Claimed::Done(answer)) => return Ok(replay(answer)),
-            Err(problem) => return Ok(problem.response()),
-        };
-        let mut claim = Claim { store, id, lease, kept: false };
-        let response = service.oneshot(Request::from_parts(parts, Buffered::whole(body))).await?;
-        let (parts, body) = response.into_parts();
-        if !(parts.status.is_success() || parts.status.is_redirection()) {
-            return Ok(Response::from_parts(parts, Buffered::unread(body)));
-        }
-        let (kept, body) = match body::read(body, config.answer_bytes_max).await {
-            Ok(Read::Whole(body)) => (Some(body.clone()), Buffered::whole(body)),
-            Ok(Read::TooLarge(body)) => (None, body),
-            Err(_) => return Ok(Problem::Answer.response()),
-        };
-        let answer = Answer { status: parts.status, headers: end_to_end(&parts.headers), body: kept };
-        // a store that fails now leaves the claim to run out: the client has its answer, and asks again only much later
-        claim.kept = true;
-        let _ = store.finish(now(), id, lease, answer).await;
-        Ok(Response::from_parts(parts, body))
-    }
-}
-
-enum Claimed {
-    Ours(Lease),
-    Done(Answer),
-}
-
-/// Claims a record, or waits for the answer of who has.
-async fn claim<St: Store>(
-    config: &IdempotencyConfig,
-    store: &St,
-    id: RecordId,
-    fingerprint: Fingerprint,
-) -> Result<Claimed, Problem> {
-    let begin = async || store.begin(now(), id, fingerprint, config.lease).await.map_err(|_| Problem::Store);
-    let decide = |begin: Begin| match begin {
-        Begin::Claimed(lease) => Ok(Some(Claimed::Ours(lease))),
-        Begin::Done(answer) => Ok(Some(Claimed::Done(answer))),
-        Begin::Mismatch => Err(Problem::Mismatch),
-        Begin::InProgress => Ok(None),
-    };
-    if let Some(claimed) = decide(begin().await?)? {
-        return Ok(claimed);
-    }
-    let Duplicate::Wait(patience) = config.duplicate else { return Err(Problem::InProgress) };
-    let wait = async {
-        loop {
-            store.changed(id).await;
-            if let Some(claimed) = decide(begin().await?)? {
-                return Ok(claimed);
+        let caller = self.shared.caller.caller(&parts);
+        match self.shared.keeper.begin(&key, &caller, &parts, body).await {
+            Ok(Begun::Done(answer)) => Ok(answer.map(Buffered::whole)),
+            Err(problem) => Ok(problem.response().map(Buffered::whole)),
+            Ok(Begun::Ours(claim, body)) => {
+                drop(caller);
+                match self.service.oneshot(Request::from_parts(parts, Buffered::whole(body))).await {
+                    Ok(response) => Ok(claim.finish(response).await),
+                    Err(error) => {
+                        claim.release().await;
+                        Err(error)
+                    }
+                }
             }
         }
-    };
-    timeout(patience, wait).await.unwrap_or(Err(Problem::InProgress))
-}
-
-fn replay<R>(answer: Answer) -> Response<Buffered<R>> {
-    let Answer { status, headers, body: Some(body) } = answer else { return Problem::NotKept.response() };
-    let mut response = Response::new(Buffered::whole(body));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    response
-}
-
-fn host(request: &Parts) -> &[u8] {
-    match request.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => request.headers.get(HOST).map_or(b"", |host| host.as_bytes()),
     }
-}
-
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = headers.clone();
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    headers
 }

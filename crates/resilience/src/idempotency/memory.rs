@@ -1,34 +1,25 @@
 //! A store in memory: for one process, until it ends.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    mem,
-    sync::Arc,
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::{
-    BYTES_MAX, DURATION_MAX,
+    BYTES_MAX,
+    ledger::{Known, Ledger, RECORD_BYTES},
     store::{Answer, Begin, Fingerprint, Lease, RecordId, Store},
 };
 use crate::{
-    config::{ConfigError, check, check_duration},
+    config::{ConfigError, check},
     moment::Moment,
 };
 
 /// The most records, of some hundred bytes each without their answers.
-const RECORDS_MAX: usize = 10_000_000;
-/// What a record takes besides its answer's headers and body.
-const RECORD_BYTES: usize = 256;
+pub(super) const RECORDS_MAX: usize = 10_000_000;
 
-/// How much is kept, and for how long.
+/// How much is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// How long an answer is kept. Clients must not send a request again later.
-    pub keep: Duration,
     /// How many records there may be.
     pub records_max: usize,
     /// How many bytes they may take before a new key is refused. Answers that are under way then find room in any case.
@@ -36,9 +27,9 @@ pub struct MemoryConfig {
 }
 
 impl Default for MemoryConfig {
-    /// A day, a hundred thousand, 64 MiB.
+    /// A hundred thousand, 64 MiB.
     fn default() -> Self {
-        Self { keep: Duration::from_secs(24 * 60 * 60), records_max: 100_000, bytes_max: BYTES_MAX }
+        Self { records_max: 100_000, bytes_max: BYTES_MAX }
     }
 }
 
@@ -51,46 +42,22 @@ pub struct MemoryError;
 /// keys are refused.
 #[derive(Debug)]
 pub struct MemoryStore {
-    config: MemoryConfig,
-    records: Mutex<Records>,
-}
-
-#[derive(Debug, Default)]
-struct Records {
-    by_id: HashMap<RecordId, Record>,
-    /// Answers in the order they are forgotten, which is that of their arrival.
-    ends: VecDeque<(Moment, RecordId)>,
-    bytes: usize,
-    leases: u64,
-}
-
-#[derive(Debug)]
-struct Record {
-    fingerprint: Fingerprint,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Claimed { lease: Lease, until: Moment, changed: Arc<Notify> },
-    Done { answer: Answer },
+    records: Mutex<Ledger<Answer>>,
 }
 
 impl MemoryStore {
     /// # Errors
     /// When a field is out of its range.
     pub fn new(config: MemoryConfig) -> Result<Self, ConfigError> {
-        check_duration("keep", config.keep, DURATION_MAX)?;
         let rule = format!("between 1 and {RECORDS_MAX}");
         check((1..=RECORDS_MAX).contains(&config.records_max), "records_max", rule, config.records_max)?;
         check(config.bytes_max >= RECORD_BYTES, "bytes_max", format!("at least {RECORD_BYTES}"), config.bytes_max)?;
-        Ok(Self { config, records: Mutex::default() })
+        Ok(Self { records: Mutex::new(Ledger::new(config.records_max, config.bytes_max)) })
     }
 
     /// How many records there are, and what they take.
     pub fn size(&self) -> (usize, usize) {
-        let records = self.records.lock();
-        (records.by_id.len(), records.bytes)
+        self.records.lock().size()
     }
 
     fn claim(
@@ -102,90 +69,18 @@ impl MemoryStore {
     ) -> Result<Begin, MemoryError> {
         let mut records = self.records.lock();
         records.forget(now);
-        match records.by_id.get(&id) {
-            Some(record) if record.fingerprint != fingerprint && !record.is_free(now) => return Ok(Begin::Mismatch),
-            Some(Record { state: State::Done { answer }, .. }) => return Ok(Begin::Done(answer.clone())),
-            Some(record) if !record.is_free(now) => return Ok(Begin::InProgress),
-            Some(_) => records.remove(id),
-            None => {}
+        match records.claim(now, id, fingerprint, lease) {
+            Known::Claimed(lease) => Ok(Begin::Claimed(lease)),
+            Known::InProgress => Ok(Begin::InProgress),
+            Known::Done(answer) => Ok(Begin::Done(answer)),
+            Known::Mismatch => Ok(Begin::Mismatch),
+            Known::Full => Err(MemoryError),
         }
-        if records.by_id.len() >= self.config.records_max || records.bytes + RECORD_BYTES > self.config.bytes_max {
-            records.forget_claims(now);
-            if records.by_id.len() >= self.config.records_max || records.bytes + RECORD_BYTES > self.config.bytes_max {
-                return Err(MemoryError);
-            }
-        }
-        records.leases += 1;
-        let claimed = Lease(records.leases);
-        let state = State::Claimed { lease: claimed, until: now + lease, changed: Arc::default() };
-        records.bytes += RECORD_BYTES;
-        records.by_id.insert(id, Record { fingerprint, state });
-        Ok(Begin::Claimed(claimed))
     }
 
-    fn keep(&self, now: Moment, id: RecordId, lease: Lease, answer: Answer) {
-        let mut records = self.records.lock();
+    fn keep(&self, until: Moment, id: RecordId, lease: Lease, answer: Answer) {
         let size = answer.size();
-        let Some(record) = records.by_id.get_mut(&id).filter(|record| record.is_claimed_by(lease)) else { return };
-        let claimed = mem::replace(&mut record.state, State::Done { answer });
-        records.bytes += size;
-        records.ends.push_back((now + self.config.keep, id));
-        drop(records);
-        claimed.tell();
-    }
-}
-
-impl Record {
-    fn is_claimed_by(&self, by: Lease) -> bool {
-        matches!(self.state, State::Claimed { lease, .. } if lease == by)
-    }
-
-    /// Whether it is a claim that ran out.
-    fn is_free(&self, now: Moment) -> bool {
-        matches!(self.state, State::Claimed { until, .. } if until <= now)
-    }
-}
-
-impl State {
-    /// Tells those who wait that it is no more.
-    fn tell(&self) {
-        if let Self::Claimed { changed, .. } = self {
-            changed.notify_waiters();
-        }
-    }
-}
-
-impl Answer {
-    fn size(&self) -> usize {
-        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>();
-        headers + self.body.as_ref().map_or(0, bytes::Bytes::len)
-    }
-}
-
-impl Records {
-    fn remove(&mut self, id: RecordId) {
-        if let Some(record) = self.by_id.remove(&id) {
-            self.bytes -= RECORD_BYTES;
-            if let State::Done { answer } = &record.state {
-                self.bytes -= answer.size();
-            }
-            record.state.tell();
-        }
-    }
-
-    /// Forgets answers whose time is over.
-    fn forget(&mut self, now: Moment) {
-        while self.ends.front().is_some_and(|(end, _)| *end <= now) {
-            if let Some((_, id)) = self.ends.pop_front() {
-                self.remove(id);
-            }
-        }
-    }
-
-    /// Forgets claims whose time is over. Looks at all, so only when there is no room.
-    fn forget_claims(&mut self, now: Moment) {
-        let free: Vec<_> = self.by_id.iter().filter(|(_, record)| record.is_free(now)).map(|(id, _)| *id).collect();
-        free.into_iter().for_each(|id| self.remove(id));
+        self.records.lock().keep(id, lease, until, (answer, size));
     }
 }
 
@@ -202,24 +97,27 @@ impl Store for MemoryStore {
         self.claim(now, id, fingerprint, lease)
     }
 
-    async fn finish(&self, now: Moment, id: RecordId, lease: Lease, answer: Answer) -> Result<(), MemoryError> {
-        self.keep(now, id, lease, answer);
+    async fn finish(
+        &self,
+        now: Moment,
+        id: RecordId,
+        lease: Lease,
+        answer: Answer,
+        keep: Duration,
+    ) -> Result<(), MemoryError> {
+        self.keep(now + keep, id, lease, answer);
         Ok(())
     }
 
     fn give_up(&self, id: RecordId, lease: Lease) {
-        let mut records = self.records.lock();
-        if records.by_id.get(&id).is_some_and(|record| record.is_claimed_by(lease)) {
-            records.remove(id);
-        }
+        self.records.lock().give_up(id, lease);
     }
 
     async fn changed(&self, id: RecordId) {
-        let changed = match self.records.lock().by_id.get(&id) {
-            Some(Record { state: State::Claimed { changed, .. }, .. }) => changed.clone().notified_owned(),
-            _ => return,
-        };
-        changed.await;
+        let changed = self.records.lock().changed(id);
+        if let Some(changed) = changed {
+            changed.await;
+        }
     }
 }
 
@@ -232,6 +130,7 @@ mod tests {
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(60);
+    const KEEP: Duration = Duration::from_secs(100);
 
     fn id(n: u8) -> RecordId {
         RecordId([n; 32])
@@ -246,7 +145,7 @@ mod tests {
     }
 
     fn store(records_max: usize, bytes_max: usize) -> MemoryStore {
-        MemoryStore::new(MemoryConfig { keep: Duration::from_secs(100), records_max, bytes_max }).unwrap()
+        MemoryStore::new(MemoryConfig { records_max, bytes_max }).unwrap()
     }
 
     fn claimed(begin: Result<Begin, MemoryError>) -> Lease {
@@ -262,7 +161,7 @@ mod tests {
         let lease = claimed(store.claim(now, id(1), print(1), LEASE));
         assert_eq!(store.claim(now, id(1), print(1), LEASE), Ok(Begin::InProgress));
         assert_eq!(store.claim(now, id(1), print(2), LEASE), Ok(Begin::Mismatch));
-        store.keep(now, id(1), lease, answer(5));
+        store.keep(now + KEEP, id(1), lease, answer(5));
         assert_eq!(store.claim(now, id(1), print(1), LEASE), Ok(Begin::Done(answer(5))));
         assert_eq!(store.claim(now, id(1), print(2), LEASE), Ok(Begin::Mismatch));
         let later = now + Duration::from_secs(100);
@@ -276,10 +175,10 @@ mod tests {
         let (store, now) = (store(10, 10_000), Moment::default());
         let first = claimed(store.claim(now, id(1), print(1), LEASE));
         let second = claimed(store.claim(now + LEASE, id(1), print(1), LEASE));
-        store.keep(now + LEASE, id(1), first, answer(1));
+        store.keep(now + KEEP, id(1), first, answer(1));
         store.give_up(id(1), first);
         assert_eq!(store.claim(now + LEASE, id(1), print(1), LEASE), Ok(Begin::InProgress));
-        store.keep(now + LEASE, id(1), second, answer(2));
+        store.keep(now + LEASE + KEEP, id(1), second, answer(2));
         assert_eq!(store.claim(now + LEASE, id(1), print(1), LEASE), Ok(Begin::Done(answer(2))));
     }
 
@@ -287,7 +186,7 @@ mod tests {
     fn a_full_store_refuses_what_is_new_and_keeps_what_it_has() {
         let (store, now) = (store(2, 10_000), Moment::default());
         let lease = claimed(store.claim(now, id(1), print(1), LEASE));
-        store.keep(now, id(1), lease, answer(1));
+        store.keep(now + KEEP, id(1), lease, answer(1));
         claimed(store.claim(now, id(2), print(2), LEASE));
         assert_eq!(store.claim(now, id(3), print(3), LEASE), Err(MemoryError));
         assert_eq!(store.claim(now, id(1), print(1), LEASE), Ok(Begin::Done(answer(1))));
@@ -318,8 +217,8 @@ mod tests {
                         Begin::Mismatch => prop_assert!(false),
                     },
                     (2, Some((lease, _))) => {
-                        store.keep(now, id(key), lease, answer(usize::from(key)));
-                        (leases[n], done[n]) = (None, Some(now + Duration::from_secs(100)));
+                        store.keep(now + KEEP, id(key), lease, answer(usize::from(key)));
+                        (leases[n], done[n]) = (None, Some(now + KEEP));
                     }
                     (_, Some((lease, _))) => {
                         store.give_up(id(key), lease);
@@ -333,7 +232,7 @@ mod tests {
             let mut records = store.records.lock();
             records.forget(now);
             records.forget_claims(now);
-            prop_assert_eq!((records.by_id.len(), records.bytes, records.ends.len()), (0, 0, 0));
+            prop_assert_eq!(records.size(), (0, 0));
         }
     }
 }

@@ -43,6 +43,14 @@ pub enum Begin {
     Mismatch,
 }
 
+impl Answer {
+    /// Bytes that it takes in memory.
+    pub(super) fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>();
+        headers + self.body.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// Keeps answers. One that several processes share must decide [`begin`](Self::begin) for all of them at once.
 pub trait Store: Send + Sync + 'static {
     /// Why it could not.
@@ -58,7 +66,7 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Begin, Self::Error>> + Send;
 
-    /// Keeps the answer, unless somebody else has claimed the record meanwhile. When this returns the answer is as safe as
+    /// Keeps the answer for a time, unless somebody else has claimed the record meanwhile. When this returns the answer is as safe as
     /// the store makes it.
     fn finish(
         &self,
@@ -66,11 +74,58 @@ pub trait Store: Send + Sync + 'static {
         id: RecordId,
         lease: Lease,
         answer: Answer,
+        keep: Duration,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Gives a claim up. A store that cannot do so at once lets it run out.
     fn give_up(&self, id: RecordId, lease: Lease);
 
+    /// Gives a claim up, and waits until it is.
+    fn release(&self, id: RecordId, lease: Lease) -> impl Future<Output = ()> + Send {
+        self.give_up(id, lease);
+        std::future::ready(())
+    }
+
     /// Waits until a record that is being worked on may have changed.
     fn changed(&self, id: RecordId) -> impl Future<Output = ()> + Send;
 }
+
+impl<S: Store> Store for std::sync::Arc<S> {
+    type Error = S::Error;
+
+    async fn begin(
+        &self,
+        now: Moment,
+        id: RecordId,
+        fingerprint: Fingerprint,
+        lease: Duration,
+    ) -> Result<Begin, S::Error> {
+        (**self).begin(now, id, fingerprint, lease).await
+    }
+
+    async fn finish(
+        &self,
+        now: Moment,
+        id: RecordId,
+        lease: Lease,
+        answer: Answer,
+        keep: Duration,
+    ) -> Result<(), S::Error> {
+        (**self).finish(now, id, lease, answer, keep).await
+    }
+
+    fn give_up(&self, id: RecordId, lease: Lease) {
+        (**self).give_up(id, lease);
+    }
+
+    async fn release(&self, id: RecordId, lease: Lease) {
+        (**self).release(id, lease).await;
+    }
+
+    async fn changed(&self, id: RecordId) {
+        (**self).changed(id).await;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod contract;
