@@ -14,13 +14,34 @@ use serde_json::Value;
 
 use crate::gateway::PolicyStatus;
 
+/// Defines an object all of whose members may be absent, and which keeps those that it does not know.
+macro_rules! part {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $member:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $name {
+            $(
+                $(#[$about])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $member: Option<$type>,
+            )*
+            /// The rest.
+            #[serde(flatten)]
+            pub unread: crate::envoy_gateway::Unread,
+        }
+    };
+}
+
 mod backend;
 mod backend_traffic_policy;
+mod client_traffic_policy;
 mod http_route_filter;
 mod security_policy;
 
 pub use backend::*;
 pub use backend_traffic_policy::*;
+pub use client_traffic_policy::*;
 pub use http_route_filter::*;
 pub use security_policy::*;
 
@@ -38,6 +59,12 @@ kind!(
     /// How requests are forwarded.
     BackendTrafficPolicy, "BackendTrafficPolicyList", "backendtrafficpolicies", NamespaceResourceScope,
     BackendTrafficPolicySpec, PolicyStatus
+);
+
+kind!(
+    /// How a listener treats its clients.
+    ClientTrafficPolicy, "ClientTrafficPolicyList", "clienttrafficpolicies", NamespaceResourceScope,
+    ClientTrafficPolicySpec, PolicyStatus
 );
 
 kind!(

@@ -21,7 +21,7 @@ pub mod server;
 use controller::Controller;
 pub use controller::Pool;
 pub use routing::Transport;
-pub use server::{Bind, DRAIN, Sockets};
+pub use server::{Beginning, Bind, DRAIN, Sockets, beginning};
 use server::{Server, ServerConfig};
 
 /// How a gateway is set up.

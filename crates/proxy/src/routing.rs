@@ -11,6 +11,7 @@
 
 mod backend;
 mod canary;
+mod client;
 mod cookies;
 mod cors;
 mod cow;
@@ -31,10 +32,15 @@ mod table;
 mod template;
 #[cfg(test)]
 mod tests;
+mod text;
 mod traffic;
 
 pub use backend::{Backend, Security, Share, Target, Wire};
 pub use canary::{Canary, Values};
+pub use client::{
+    AddressBy, CertificateDetail, Cleaned, Client, ClientEdits, ConnectionTerms, Http1Terms, Http2Terms, Keepalive,
+    Kept, Paths, Proxied, RequestId, Slashes, Times, ToldCertificates, Underscores,
+};
 pub use cookies::cookie;
 pub use cors::Cors;
 pub use decision::{Decision, Forward, Found};
@@ -55,6 +61,7 @@ pub use rules::Entry;
 pub use substitution::{Substitution, SubstitutionError};
 pub use table::{Place, RouteTable, Site, Spot, Transport};
 pub use template::{Template, UnknownVariable};
+pub use text::TextMatch;
 pub use traffic::{
     Abort, Attempt, Balance, Carrier, Condition, Distinct, Disturbance, Failed, Group, HashKey, Instead, Limits,
     Member, Network, Overflow, Part, Permit, RateRule, Rates, Retry, Session, Token, Traffic, Trigger, Upstream,

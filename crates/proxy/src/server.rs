@@ -25,7 +25,9 @@ use tracing::{info, warn};
 use crate::routing::{Place, RouteTable, Site, Transport};
 
 mod answer;
+mod arrival;
 mod body;
+mod connection;
 mod datagram;
 mod exchange;
 mod forward;
@@ -35,19 +37,24 @@ mod hello;
 mod listener;
 mod mirror;
 mod origin;
+mod pace;
+mod proxied;
 mod replay;
+mod silence;
 mod sockets;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod told;
 mod traffic;
 mod tunnel;
 mod upstream;
 
 pub use origin::{Expected, Trust, client, unverified, verification};
+pub use proxied::{Beginning, beginning};
 pub use sockets::Sockets;
-pub use tls::{CertificateError, Clients, certificate, roots, termination};
+pub use tls::{CertificateError, Clients, Demands, Terms, certificate, roots, termination, termination_by};
 
 use self::{listener::Binding, upstream::Pool};
 

@@ -5,25 +5,6 @@ use serde_json::Value;
 
 use super::{PolicyTargets, Unread};
 
-/// Defines an object all of whose members may be absent, and which keeps those that it does not know.
-macro_rules! part {
-    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $member:ident: $type:ty,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        pub struct $name {
-            $(
-                $(#[$about])*
-                #[serde(default, skip_serializing_if = "Option::is_none")]
-                pub $member: Option<$type>,
-            )*
-            /// The rest.
-            #[serde(flatten)]
-            pub unread: Unread,
-        }
-    };
-}
-
 /// Desired state of a `BackendTrafficPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

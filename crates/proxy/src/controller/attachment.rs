@@ -15,9 +15,11 @@ use std::{
 
 use kinds::gateway;
 
+mod client_traffic;
 mod gateways;
 mod kind;
 mod overriding;
+mod reading;
 mod routes;
 mod security;
 mod settle;
@@ -25,6 +27,7 @@ mod status;
 mod target;
 mod traffic;
 
+pub(crate) use client_traffic::ClientTerms;
 pub(crate) use gateways::{all, attach, targets};
 pub(crate) use kind::{AnyPolicy, Effect, KINDS, Policy, PolicyId, Source};
 use overriding::Overriding;
@@ -186,9 +189,8 @@ impl Attachments {
         Arc::clone(self.inherited.entry(listener.clone()).or_default())
     }
 
-    /// Changes what the rules behind a listener inherit; says whether other policies are behind it than before, or one of
-    /// them changed.
-    pub(crate) fn inherit(&mut self, listener: &ListenerId, policies: Vec<PolicyId>) {
+    /// Changes what the rules behind a listener inherit; how the listener itself treats clients.
+    pub(crate) fn inherit(&mut self, listener: &ListenerId, policies: Vec<PolicyId>) -> Option<Arc<ClientTerms>> {
         let mut all = Effect::default();
         for id in &policies {
             if let Some(attached) = self.policies.get(id) {
@@ -201,6 +203,7 @@ impl Attachments {
             true => drop(self.parents.remove(listener)),
             false => drop(self.parents.insert(listener.clone(), policies)),
         }
+        all.client
     }
 
     /// Forgets a listener that is gone.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kinds::gateway::{
     self, AllowedRoutes, FromNamespaces, Gateway, Listener, ListenerSet, RouteGroupKind, RouteNamespaces, TlsMode,
@@ -10,13 +11,13 @@ use reconcile::Key;
 
 use super::{
     addresses::{Addresses, Located},
-    attachment::Settled,
+    attachment::{ClientTerms, Settled},
     item::RouteKind,
     lookup::{Seen, is, key_of, namespace, rank_of},
     termination::{self, Frontend},
     verdict::Fault,
 };
-use crate::routing::{Identity, Inherited, ListenerConfig, Mode, Place, Protocol, Site, Transport, overlap};
+use crate::routing::{Client, Identity, Inherited, ListenerConfig, Mode, Place, Protocol, Site, Transport, overlap};
 
 /// A Gateway of ours.
 pub(crate) struct GatewayPlan {
@@ -75,6 +76,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) overlapping: bool,
     /// How it serves; absent when it cannot.
     pub(crate) config: Option<ListenerConfig>,
+    /// What it ends TLS by, where it does.
+    ended: Option<termination::Parts>,
     /// What its rules get from policies where they have none of their own.
     pub(crate) inherited: Arc<Inherited>,
 }
@@ -104,6 +107,24 @@ impl ListenerPlan {
 
     pub(crate) fn is_valid(&self) -> bool {
         self.protocol.is_ok() && self.distinct.is_ok() && self.clients.is_ok()
+    }
+
+    /// Treats clients as a policy says.
+    pub(crate) fn treat(&mut self, terms: &ClientTerms) {
+        let host =
+            self.hostname().filter(|host| terms.default_host && !host.starts_with('*')).map(HeaderValue::try_from);
+        let Some(config) = &mut self.config else { return };
+        if let (Some(ended), Some(tls)) = (&self.ended, &terms.tls) {
+            config.mode = ended.by(tls.as_deref().ok());
+        }
+        config.client = Some(match host {
+            Some(Ok(host)) => {
+                let mut client = Client::clone(&terms.client);
+                client.http1.default_host = Some(host);
+                Arc::new(client)
+            }
+            _ => Arc::clone(&terms.client),
+        });
     }
 
     /// The sites at some places.
@@ -203,7 +224,7 @@ fn plan_listener(
         Err(_) => (Vec::new(), None),
     };
     let mut references: Vec<_> = unknown.into_iter().collect();
-    let mut clients = Ok(());
+    let (mut clients, mut ended) = (Ok(()), None);
     let mode = match (&protocol, is_passthrough(listener)) {
         (Err(_), _) => None,
         (Ok(Protocol::Http), _) => Some(Mode::Http(None)),
@@ -213,6 +234,7 @@ fn plan_listener(
             let terminated = termination::compile(seen, owner, listener, frontends);
             references.extend(terminated.references);
             clients = terminated.clients;
+            ended = Some(terminated.parts);
             terminated.mode
         }
     };
@@ -229,6 +251,7 @@ fn plan_listener(
         kinds,
         overlapping: false,
         config,
+        ended,
         inherited: Arc::default(),
     }
 }

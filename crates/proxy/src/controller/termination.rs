@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kinds::gateway::{FrontendValidation, FrontendValidationMode, Gateway, Listener, ObjectReference, Reference};
 use reconcile::Key;
 use rustls::RootCertStore;
+use tracing::warn;
 
 use super::{
     lookup::{Referrer, Seen, is, namespace},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     routing::{Certificate, Identity, Mode},
-    server::{Clients, termination},
+    server::{Clients, Terms, termination, termination_by},
 };
 
 /// How a listener ends TLS.
@@ -27,6 +28,32 @@ pub(crate) struct Terminated {
     pub(crate) references: Vec<Fault>,
     /// Whether there is a root by which clients can be verified, where they are.
     pub(crate) clients: Result<(), Fault>,
+    /// What it is made of.
+    pub(crate) parts: Parts,
+}
+
+/// What TLS is ended by, for who ends it in another way.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    certificates: Vec<Certificate>,
+    clients: Clients,
+    http: bool,
+}
+
+impl Parts {
+    /// How TLS is ended as a policy says; without terms by which it may be, nobody is served.
+    pub(crate) fn by(&self, terms: Option<&Terms>) -> Mode {
+        let ended = terms.and_then(|terms| {
+            termination_by(self.certificates.clone(), &self.clients, self.http, terms)
+                .inspect_err(|error| warn!(%error, "TLS cannot be ended as a policy says"))
+                .ok()
+        });
+        match ended {
+            Some(config) if self.http => Mode::Http(Some(config)),
+            Some(config) => Mode::Stream(Some(config)),
+            None => Mode::Http(None),
+        }
+    }
 }
 
 /// What is asked of clients, by port.
@@ -119,12 +146,16 @@ pub(crate) fn compile(
     let asked = frontends.port(listener.port);
     references.extend(asked.references.iter().cloned());
     let clients = asked.valid.clone().map_or(Ok(()), Err);
+    let parts = Parts {
+        certificates: certificates.clone(),
+        clients: asked.clients.clone(),
+        http: listener.protocol == "HTTPS",
+    };
     let mode = if certificates.is_empty() || clients.is_err() {
         None
     } else {
-        let http = listener.protocol == "HTTPS";
-        match termination(certificates, &asked.clients, http) {
-            Ok(config) if http => Some(Mode::Http(Some(config))),
+        match termination(certificates, &asked.clients, parts.http) {
+            Ok(config) if parts.http => Some(Mode::Http(Some(config))),
             Ok(config) => Some(Mode::Stream(Some(config))),
             Err(error) => {
                 references.push(Fault::new("InvalidCertificateRef", error.to_string()));
@@ -132,7 +163,7 @@ pub(crate) fn compile(
             }
         }
     };
-    Terminated { mode, references, clients }
+    Terminated { mode, references, clients, parts }
 }
 
 /// The certificate by which backends know a Gateway, where it names one.

@@ -28,6 +28,7 @@ use crate::{
 
 mod annotations;
 mod attachment;
+mod clients;
 mod cost;
 mod extensions;
 mod gateways;

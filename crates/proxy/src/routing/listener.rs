@@ -6,6 +6,7 @@ use rustls::{ServerConfig, sign::CertifiedKey};
 
 use super::{
     backend::{Share, Target, choose},
+    client::Client,
     decision::{Decision, Found},
     hosts::Hosts,
     matching::{Rank, RequestHead},
@@ -35,12 +36,14 @@ pub struct ListenerConfig {
     pub mode: Mode,
     /// By which certificate backends know the gateway.
     pub identity: Option<Arc<Identity>>,
+    /// How it treats its clients, where a policy says something about that.
+    pub client: Option<Arc<Client>>,
 }
 
 impl ListenerConfig {
     /// A listener without anything special.
     pub fn new(hostname: Option<Box<str>>, mode: Mode) -> Self {
-        ListenerConfig { hostname, mode, identity: None }
+        ListenerConfig { hostname, mode, identity: None, client: None }
     }
 }
 
@@ -69,6 +72,7 @@ pub struct Identity {
 pub struct PortTable {
     protocol: Protocol,
     listeners: Hosts<Arc<Listener>>,
+    client: Option<Arc<Client>>,
 }
 
 /// A listener and its routes.
@@ -87,12 +91,18 @@ type Streams = Arc<Vec<(Rank, Arc<StreamRule>)>>;
 impl PortTable {
     /// A port without listeners.
     pub(super) fn new(protocol: Protocol) -> Self {
-        PortTable { protocol, listeners: Hosts::default() }
+        PortTable { protocol, listeners: Hosts::default(), client: None }
     }
 
     /// What the port speaks.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// How clients are treated before it is known which listener they want: as the first listener says that has a policy.
+    /// Without one no listener of the port has any.
+    pub fn client(&self) -> Option<&Arc<Client>> {
+        self.client.as_ref()
     }
 
     /// The most specific listener for a hostname in lower case.
@@ -141,6 +151,7 @@ impl PortTable {
 
     pub(super) fn configure(&mut self, configs: Vec<ListenerConfig>) {
         let old = std::mem::take(&mut self.listeners);
+        self.client = configs.iter().find_map(|config| config.client.clone());
         for config in configs {
             let hostname = config.hostname.clone();
             let known = old.get(hostname.as_deref()).cloned();

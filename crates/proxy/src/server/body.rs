@@ -5,12 +5,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
     sync::mpsc,
@@ -31,18 +33,61 @@ pub(crate) enum RequestBody {
     /// All of it, in memory: the request can be sent again.
     Whole(Option<Bytes>),
     /// The client's body, which is gone once it was read.
-    Stream {
-        body: Incoming,
-        /// Set once it was read to its end: until then the backend's connection cannot take another request.
-        ended: Arc<AtomicBool>,
-        /// Get what passes through; one that is too slow gets no more.
-        copies: Vec<Tap>,
-    },
+    Stream(Box<ClientBody>),
     /// What passes through another body.
     Copy(Tapped),
     /// The client's body, the beginning of which is kept.
     Replay(Replay),
 }
+
+/// A client's body.
+pub(crate) struct ClientBody {
+    body: Incoming,
+    fate: Arc<Fate>,
+    /// Get what passes through; one that is too slow gets no more.
+    copies: Vec<Tap>,
+    patience: Patience,
+    /// Waits for the client; made when there is something to wait for.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long a client may take for a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Without anything of it, and without an answer.
+    pub(crate) silence: Option<Duration>,
+    /// For all of it.
+    pub(crate) until: Option<Instant>,
+}
+
+/// How long a client may be silent in the middle of a body: as long as the common servers wait.
+const SILENCE: Duration = Duration::from_secs(60);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { silence: Some(SILENCE), until: None }
+    }
+}
+
+/// What became of a body.
+#[derive(Debug, Default)]
+pub(crate) struct Fate {
+    state: AtomicU8,
+    /// Pieces of it that came.
+    pieces: AtomicU32,
+    /// The answer has begun.
+    answered: AtomicBool,
+}
+
+/// States of a [`Fate`]; 0 as long as it is read.
+const ENDED: u8 = 1;
+const BROKEN: u8 = 2;
+const SLOW: u8 = 3;
+
+/// A client that takes too long for a body.
+#[derive(Debug, thiserror::Error)]
+#[error("the client takes too long for the body of its request")]
+struct TooSlow;
 
 /// Where what passes through a body is copied to.
 pub(crate) struct Tap {
@@ -83,32 +128,68 @@ impl RequestBody {
         if body.is_end_stream() {
             RequestBody::Whole(None)
         } else {
-            RequestBody::Stream { body, ended: Arc::new(AtomicBool::new(false)), copies: Vec::new() }
+            let (fate, patience) = (Arc::default(), Patience::default());
+            RequestBody::Stream(Box::new(ClientBody { body, fate, copies: Vec::new(), patience, waiting: None }))
+        }
+    }
+
+    /// Lets the client take so long.
+    pub(crate) fn within(mut self, patience: Patience) -> Self {
+        if let RequestBody::Stream(client) = &mut self {
+            client.patience = patience;
+        }
+        self
+    }
+
+    /// Lets the client be silent, unless a policy says for how long.
+    pub(crate) fn be_patient(&mut self) {
+        if let RequestBody::Stream(client) = self
+            && client.patience.silence == Some(SILENCE)
+        {
+            client.patience.silence = None;
         }
     }
 
     /// Reads a body that says it is no longer than `limit` into memory; others stay streams.
-    pub(crate) async fn keep(self, limit: u64) -> Result<Self, hyper::Error> {
-        let RequestBody::Stream { mut body, ended, copies } = self else { return Ok(self) };
-        if body.size_hint().exact().is_none_or(|len| len > limit) {
-            return Ok(RequestBody::Stream { body, ended, copies });
+    pub(crate) async fn keep(self, limit: u64) -> Result<Self, BodyError> {
+        match &self {
+            RequestBody::Stream(client) if client.body.size_hint().exact().is_some_and(|len| len <= limit) => {}
+            _ => return Ok(self),
+        }
+        match self.whole(usize::try_from(limit).unwrap_or(usize::MAX)).await? {
+            Some(whole) => Ok(whole),
+            None => Err("the body is longer than it said".into()),
+        }
+    }
+
+    /// Reads a body into memory; `None` when it is longer than `limit`. Fields after it are not kept.
+    pub(crate) async fn whole(mut self, limit: usize) -> Result<Option<Self>, BodyError> {
+        if matches!(self, RequestBody::Whole(_)) {
+            let fits = self.size_hint().upper().is_some_and(|len| len <= limit as u64);
+            return Ok(fits.then_some(self));
+        }
+        if self.size_hint().lower() > limit as u64 {
+            return Ok(None);
         }
         let mut whole = Vec::new();
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut self).poll_frame(context)).await {
             if let Ok(data) = frame?.into_data() {
+                if whole.len() + data.len() > limit {
+                    return Ok(None);
+                }
                 whole.extend_from_slice(&data);
             }
         }
-        Ok(RequestBody::Whole(Some(whole.into())))
+        Ok(Some(RequestBody::Whole(Some(whole.into()))))
     }
 
     /// A body that gets what passes through this one.
     pub(crate) fn copy(&mut self) -> RequestBody {
         match self {
             RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
-            RequestBody::Stream { copies, .. } => {
+            RequestBody::Stream(client) => {
                 let ((sender, pieces), waiting) = (mpsc::channel(WAITING_PIECES), Arc::<AtomicUsize>::default());
-                copies.push(Tap { pieces: sender, waiting: Arc::clone(&waiting) });
+                client.copies.push(Tap { pieces: sender, waiting: Arc::clone(&waiting) });
                 RequestBody::Copy(Tapped { pieces, waiting })
             }
             RequestBody::Copy(_) | RequestBody::Replay(_) => RequestBody::Whole(None),
@@ -118,7 +199,7 @@ impl RequestBody {
     /// Keeps the beginning of a body that would be gone once it was read.
     pub(crate) fn replayed(self) -> RequestBody {
         match self {
-            RequestBody::Stream { .. } => RequestBody::Replay(Replay::new(self)),
+            RequestBody::Stream(_) => RequestBody::Replay(Replay::new(self)),
             RequestBody::Whole(_) | RequestBody::Copy(_) | RequestBody::Replay(_) => self,
         }
     }
@@ -128,7 +209,7 @@ impl RequestBody {
         match self {
             RequestBody::Whole(bytes) => Some(RequestBody::Whole(bytes.clone())),
             RequestBody::Replay(replay) => Some(RequestBody::Replay(replay.again())),
-            RequestBody::Stream { .. } | RequestBody::Copy(_) => None,
+            RequestBody::Stream(_) | RequestBody::Copy(_) => None,
         }
     }
 
@@ -136,7 +217,7 @@ impl RequestBody {
     pub(crate) fn rewound(self) -> Option<RequestBody> {
         match self {
             RequestBody::Replay(replay) => replay.rewound().map(RequestBody::Replay),
-            RequestBody::Whole(_) | RequestBody::Stream { .. } | RequestBody::Copy(_) => Some(self),
+            RequestBody::Whole(_) | RequestBody::Stream(_) | RequestBody::Copy(_) => Some(self),
         }
     }
 
@@ -144,17 +225,87 @@ impl RequestBody {
     pub(crate) fn ended(&self) -> Ended {
         match self {
             RequestBody::Whole(_) | RequestBody::Copy(_) | RequestBody::Replay(_) => Ended(None),
-            RequestBody::Stream { ended, .. } => Ended(Some(Arc::clone(ended))),
+            RequestBody::Stream(client) => Ended(Some(Arc::clone(&client.fate))),
         }
     }
 }
 
 /// Whether a request's body was sent whole.
-pub(crate) struct Ended(Option<Arc<AtomicBool>>);
+#[derive(Clone)]
+pub(crate) struct Ended(Option<Arc<Fate>>);
 
 impl Ended {
-    fn get(&self) -> bool {
-        self.0.as_ref().is_none_or(|ended| ended.load(Ordering::Acquire))
+    fn state(&self) -> u8 {
+        self.0.as_ref().map_or(ENDED, |fate| fate.state.load(Ordering::Acquire))
+    }
+
+    /// Until then the backend's connection cannot take another request.
+    pub(crate) fn get(&self) -> bool {
+        self.state() == ENDED
+    }
+
+    /// What a client is told whose body was the reason that there is no answer.
+    pub(crate) fn blame(&self) -> Option<StatusCode> {
+        match self.state() {
+            SLOW => Some(StatusCode::REQUEST_TIMEOUT),
+            BROKEN => Some(StatusCode::BAD_REQUEST),
+            _ => None,
+        }
+    }
+
+    /// The answer has begun: from now on the client need not hurry.
+    pub(crate) fn answered(&self) {
+        if let Some(fate) = &self.0 {
+            fate.answered.store(true, Ordering::Release);
+        }
+    }
+
+    /// Pieces of the body that came so far.
+    pub(crate) fn pieces(&self) -> u32 {
+        self.0.as_ref().map_or(0, |fate| fate.pieces.load(Ordering::Relaxed))
+    }
+}
+
+impl ClientBody {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return self.wait(context);
+        };
+        self.waiting = None;
+        self.fate.pieces.fetch_add(1, Ordering::Relaxed);
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.copies.retain(|copy| copy.copy(data));
+                }
+            }
+            Some(Err(_)) => self.fate.state.store(BROKEN, Ordering::Release),
+            None => {}
+        }
+        if frame.is_none() || self.body.is_end_stream() {
+            self.fate.state.store(ENDED, Ordering::Release);
+            for copy in self.copies.drain(..) {
+                // One that takes nothing more breaks off.
+                let _ = copy.pieces.try_send(Piece::End);
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    /// Nothing is there; waits for as long as the client may take. Time in which nobody asks for the body does not count
+    /// against it, for then there is something when it is asked for again.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Patience { silence, until } = self.patience;
+        let silent = silence.map(|silence| Instant::now() + silence);
+        let Some(at) = silent.into_iter().chain(until).min() else { return Poll::Pending };
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        ready!(waiting.as_mut().poll(context));
+        if self.fate.answered.load(Ordering::Acquire) {
+            self.patience = Patience { silence: None, until: None };
+            return Poll::Pending;
+        }
+        self.fate.state.store(SLOW, Ordering::Release);
+        Poll::Ready(Some(Err(TooSlow.into())))
     }
 }
 
@@ -165,22 +316,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             RequestBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            RequestBody::Stream { body, ended, copies } => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(context));
-                if let Some(Ok(frame)) = &frame
-                    && let Some(data) = frame.data_ref()
-                {
-                    copies.retain(|copy| copy.copy(data));
-                }
-                if frame.is_none() || body.is_end_stream() {
-                    ended.store(true, Ordering::Release);
-                    for copy in copies.drain(..) {
-                        // One that takes nothing more breaks off.
-                        let _ = copy.pieces.try_send(Piece::End);
-                    }
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
-            }
+            RequestBody::Stream(client) => client.poll(context),
             RequestBody::Copy(tapped) => Poll::Ready(match ready!(tapped.pieces.poll_recv(context)) {
                 Some(Piece::Data(data)) => {
                     tapped.waiting.fetch_sub(data.len(), Ordering::Relaxed);
@@ -196,7 +332,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Whole(bytes) => bytes.is_none(),
-            RequestBody::Stream { body, .. } => body.is_end_stream(),
+            RequestBody::Stream(client) => client.body.is_end_stream(),
             RequestBody::Copy(_) => false,
             RequestBody::Replay(replay) => replay.is_end_stream(),
         }
@@ -205,7 +341,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            RequestBody::Stream { body, .. } => body.size_hint(),
+            RequestBody::Stream(client) => client.body.size_hint(),
             RequestBody::Copy(_) => SizeHint::default(),
             RequestBody::Replay(replay) => replay.size_hint(),
         }
@@ -227,6 +363,8 @@ pub(crate) struct BackendBody {
     pool: Pool,
     request: Ended,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// How long the backend may be silent.
+    silence: Option<(Duration, Pin<Box<Sleep>>)>,
     /// Counts the request until its answer has left.
     _held: Option<Held>,
 }
@@ -247,7 +385,7 @@ impl ResponseBody {
             // A shared one ends when nobody uses it.
             Line::Many(..) => None,
         };
-        let mut body = BackendBody { body, connection, pool, request, deadline, _held: held };
+        let mut body = BackendBody { body, connection, pool, request, deadline, silence: None, _held: held };
         if body.body.is_end_stream() {
             poll_fn(|context| {
                 body.release(context);
@@ -257,6 +395,16 @@ impl ResponseBody {
             return ResponseBody::Own(None);
         }
         ResponseBody::Backend(Box::new(body))
+    }
+}
+
+impl ResponseBody {
+    /// Breaks off when the backend is silent for so long.
+    pub(crate) fn unless_silent(mut self, silence: Option<Duration>) -> Self {
+        if let (ResponseBody::Backend(body), Some(silence)) = (&mut self, silence) {
+            body.silence = Some((silence, Box::pin(tokio::time::sleep(silence))));
+        }
+        self
     }
 }
 
@@ -285,13 +433,27 @@ impl BackendBody {
                 if let Some(connection) = &mut self.connection {
                     connection.drive(context);
                 }
-                ready!(Pin::new(&mut self.body).poll_frame(context))
+                let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                    return self.wait(context);
+                };
+                frame
             }
         };
+        if let Some((silence, sleep)) = &mut self.silence {
+            sleep.as_mut().reset(Instant::now() + *silence);
+        }
         if frame.is_none() || self.body.is_end_stream() {
             self.release(context);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    /// Nothing is there.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some((_, sleep)) = &mut self.silence else { return Poll::Pending };
+        ready!(sleep.as_mut().poll(context));
+        self.connection = None;
+        Poll::Ready(Some(Err("the backend is silent for too long".into())))
     }
 }
 

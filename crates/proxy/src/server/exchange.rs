@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{
     Shared,
     answer::call_code,
-    body::RequestBody,
+    body::{Ended, RequestBody},
     upstream::{CONNECT, CONNECT_ELSE, Line, SendError, Way},
 };
 use crate::routing::{Attempt, Backend, Failed, Group, Overflow, Permit, Retry, Want};
@@ -37,6 +37,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) fresh: bool,
     /// What policies and the route say.
     pub(crate) plan: Option<Plan<'a>>,
+    /// What becomes of the client's body.
+    pub(crate) ended: Ended,
 }
 
 /// How a request is forwarded that policies or its route say something about.
@@ -94,6 +96,23 @@ impl Exchange<'_> {
         }
     }
 
+    /// The same, unless nothing happens for so long: no endpoint answers, and nothing more of the body comes.
+    pub(crate) async fn run_unless_silent(
+        &self,
+        request: Request<RequestBody>,
+        silence: Duration,
+    ) -> Result<Answered, Unanswered> {
+        let mut run = std::pin::pin!(self.run(request));
+        loop {
+            let before = self.ended.pieces();
+            match tokio::time::timeout(silence, run.as_mut()).await {
+                Ok(outcome) => return outcome,
+                Err(_) if self.ended.pieces() == before => return Err(StatusCode::GATEWAY_TIMEOUT.into()),
+                Err(_) => {}
+            }
+        }
+    }
+
     async fn simply(&self, mut request: Request<RequestBody>) -> Result<Answered, Unanswered> {
         let mut avoid: Vec<SocketAddr> = Vec::new();
         let mut fresh = self.fresh;
@@ -115,11 +134,11 @@ impl Exchange<'_> {
                 Err(failed) => failed,
             };
             debug!(backend = self.backend.name(), %endpoint, error = %failed.error, "an endpoint gave no answer");
-            // The client's body broke off, or was none.
-            let client = failed.error.is_user();
+            if let Some(status) = self.client(&failed) {
+                return Err(status.into());
+            }
             request = match failed.unsent.or_else(|| spare.take()?.request()) {
                 Some(request) => request,
-                None if client => return Err(StatusCode::BAD_REQUEST.into()),
                 None => return Err(StatusCode::BAD_GATEWAY.into()),
             };
             // An idle connection that the backend had closed says nothing about the backend.
@@ -164,6 +183,7 @@ impl Exchange<'_> {
                     (tries.passed, fresh, request) = (tries.passed + 1, true, again);
                     continue;
                 }
+                Tried::Client(status) => return Err(status.into()),
                 Tried::Stale(unsent) => (Failed::Reset { sent: unsent.is_none() }, unsent),
                 Tried::Failed(failed, unsent) => (failed, unsent),
             };
@@ -240,6 +260,9 @@ impl Exchange<'_> {
             Some(Ok(response)) => Tried::Answered(response, line),
             Some(Err(failed)) => {
                 debug!(backend = self.backend.name(), %endpoint, error = %failed.error, "an endpoint gave no answer");
+                if let Some(status) = self.client(&failed) {
+                    return Tried::Client(status);
+                }
                 let refused = failed.is_refused();
                 match failed.unsent {
                     unsent if refused => Tried::Failed(Failed::Refused, unsent),
@@ -252,6 +275,11 @@ impl Exchange<'_> {
                 }
             }
         }
+    }
+
+    /// What the client is told, when its body was the reason: it broke off, was none, or took too long.
+    fn client(&self, failed: &SendError) -> Option<StatusCode> {
+        self.ended.blame().or_else(|| failed.error.is_user().then_some(StatusCode::BAD_REQUEST))
     }
 
     async fn line(&self, address: SocketAddr, fresh: bool) -> std::io::Result<Line> {
@@ -275,6 +303,8 @@ impl Exchange<'_> {
 /// What came of one attempt; with the request, where it is certain that nothing of it was sent.
 enum Tried {
     Answered(Response<Incoming>, Line),
+    /// The client's body was the reason, and nobody else.
+    Client(StatusCode),
     /// A connection that was used before had been closed.
     Stale(Option<Request<RequestBody>>),
     Failed(Failed, Option<Request<RequestBody>>),

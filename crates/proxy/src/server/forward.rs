@@ -11,16 +11,18 @@ use tokio::time::timeout_at;
 
 use super::{
     answer::{Answer, is_grpc, own},
-    body::{RequestBody, ResponseBody},
+    arrival::{self, Arrival},
+    body::{BodyError, RequestBody, ResponseBody},
+    connection::Peer,
     exchange::{Answered, Exchange, Unanswered, repeatable},
-    guards, headers,
-    listener::Peer,
+    guards,
+    headers::{self, Forwarded},
     mirror,
     traffic::{self, Course},
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Direct, Forward, RequestHead};
+use crate::routing::{Decision, Direct, Forward, PortTable, RequestHead};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
@@ -40,10 +42,24 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
     if !is_framed(request.headers()) {
         return own(StatusCode::NOT_IMPLEMENTED, grpc);
     }
+    let Some(port) = table.port(peer.site) else { return own(StatusCode::NOT_FOUND, grpc) };
     let request = request.map(RequestBody::new);
+    match port.client() {
+        None => serve(peer, port, request).await,
+        // Kept apart, so that requests without such policies have a small future.
+        Some(first) => Box::pin(arrival::serve(peer, port, first, request)).await,
+    }
+}
+
+/// Serves a request by the listeners of a port.
+pub(crate) async fn serve(peer: &Peer, port: &PortTable, mut request: Request<RequestBody>) -> Answer {
+    let grpc = is_grpc(request.headers());
+    if grpc {
+        // Calls may be silent for as long as both sides like.
+        request.body_mut().be_patient();
+    }
     let Some(authority) = authority(&request) else { return own(StatusCode::BAD_REQUEST, grpc) };
     let host = host(authority.as_bytes());
-    let Some(port) = table.port(peer.site) else { return own(StatusCode::NOT_FOUND, grpc) };
     let (head, random) = (head(&host, &request), rand::random());
     let found = match port.find(peer.site.port, peer.through(), &head, random) {
         Ok(found) => found,
@@ -105,7 +121,7 @@ pub(crate) async fn act(
                 Some(traffic) => {
                     let host = host(authority.as_bytes());
                     let head = head(&host, &request);
-                    traffic::bar(traffic, &head, peer.address.ip(), grpc).await
+                    traffic::bar(traffic, &head, arrival::client(peer, &request), grpc).await
                 }
                 None => None,
             };
@@ -142,7 +158,9 @@ async fn sent<'a>(
     authority: HeaderValue,
     grpc: bool,
 ) -> (Forward<'a>, Answer) {
-    let course = Course::of(way, &request, peer.address.ip());
+    let mut course = Course::of(way, &request, arrival::client(peer, &request));
+    let (stream, silence) = arrival::limits(&request);
+    course.shorten(stream, silence);
     let way = course.way;
     let (own, answer) = match forward(peer, course, request, authority).await {
         Ok(answer) => (false, answer),
@@ -166,7 +184,7 @@ fn is_framed(headers: &HeaderMap) -> bool {
 
 /// The authority that a request is for; `None` when it names none, several, or something that is none. Who takes the
 /// first of several, and who the last, would route the same request differently.
-fn authority<B>(request: &Request<B>) -> Option<HeaderValue> {
+pub(crate) fn authority<B>(request: &Request<B>) -> Option<HeaderValue> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -193,7 +211,7 @@ fn is_authority(text: &[u8]) -> bool {
 }
 
 /// The host of an authority, in lower case and without its port; brackets of an address stay.
-fn host(authority: &[u8]) -> Cow<'_, str> {
+pub(crate) fn host(authority: &[u8]) -> Cow<'_, str> {
     let authority = std::str::from_utf8(authority).unwrap_or("");
     let host = match authority.rfind(':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
@@ -216,14 +234,18 @@ fn outgoing(
     reach: &Way,
 ) -> Option<Request<RequestBody>> {
     let (mut parts, body) = request.into_parts();
-    let trailers = reach.http2 && headers::takes_trailers(&parts.headers);
+    let trailers =
+        (reach.http2 || arrival::asks_for_trailers(&parts.extensions)) && headers::takes_trailers(&parts.headers);
     headers::remove_hop_by_hop(&mut parts.headers);
     // The gateway has answered it by reading the body.
     parts.headers.remove(header::EXPECT);
     let filters = [&way.rule.filters, &way.share.filters];
     let rewrites = || filters.iter().rev().filter_map(|filters| filters.rewrite.as_ref());
     let asked = (!rewrites().any(|rewrite| rewrite.conceals)).then(|| authority.clone());
-    headers::set_forwarded(&mut parts.headers, peer.address.ip(), peer.tls, asked);
+    let arrival = parts.extensions.get::<Arrival>();
+    let (client, certificate) = (peer.address.ip(), peer.certificate.as_deref());
+    let from = Forwarded { client, tls: peer.tls, host: asked, arrival, certificate };
+    headers::set_forwarded(&mut parts.headers, from);
     let changed = rewrites().find_map(|rewrite| rewrite.host.as_ref());
     let host = changed.and_then(|host| host.apply(&parts.headers, parts.uri.path(), reach.wire.host.as_ref()));
     parts.headers.insert(header::HOST, host.filter(|host| is_authority(host.as_bytes())).unwrap_or(authority));
@@ -238,6 +260,9 @@ fn outgoing(
     }
     if trailers {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if !reach.http2 && upgrade.is_none() {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
     }
     let target = match rewrites().find_map(|rewrite| rewrite.path.as_ref()) {
         None => parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
@@ -252,7 +277,10 @@ fn outgoing(
     };
     parts.uri = if reach.http2 { absolute(&mut parts.headers, reach.scheme(), target)? } else { target.into() };
     parts.version = if reach.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    parts.extensions.clear();
+    // How names were written is kept there.
+    if !reach.case {
+        parts.extensions.clear();
+    }
     Some(Request::from_parts(parts, body))
 }
 
@@ -264,7 +292,7 @@ fn absolute(headers: &mut HeaderMap, scheme: Scheme, target: PathAndQuery) -> Op
 }
 
 /// Reads a small body into memory when its request may be sent again.
-async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>, hyper::Error> {
+async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>, BodyError> {
     if !repeatable(request.method(), request.headers()) {
         return Ok(request);
     }
@@ -283,30 +311,36 @@ async fn forward(
     let mut reach = Way::to(way.backend, way.http2, way.identity);
     // Protocols are switched in HTTP/1.1 only.
     reach.http2 &= upgrade.is_none();
+    reach.case = !reach.http2 && arrival::keeps_case(&request);
     if reach.is_broken() {
         return Err(StatusCode::INTERNAL_SERVER_ERROR.into());
     }
     let protocol = upgrade.as_ref().map(|(name, _)| name);
     let request = outgoing(peer, request, authority, protocol, &way, &reach).ok_or(StatusCode::BAD_REQUEST)?;
+    let ended = request.body().ended();
     let kept = if course.repeats() { Ok(request) } else { keep_body(request).await };
-    let mut request = kept.map_err(|_| StatusCode::BAD_REQUEST)?;
+    let mut request = kept.map_err(|_| ended.blame().unwrap_or(StatusCode::BAD_REQUEST))?;
     let upgrade = upgrade.map(|(_, client)| client);
     let mirrors = || way.rule.filters.mirrors.iter().chain(&way.share.filters.mirrors);
     if mirrors().next().is_some() {
         mirror::start(shared, mirrors(), way.identity, &mut request);
     }
-    let ended = request.body().ended();
     if course.repeats() {
         request = request.map(RequestBody::replayed);
     }
     let (limit, fresh, plan) = (course.timeouts.backend, upgrade.is_some(), course.plan.take());
-    let exchange = Exchange { shared, backend: way.backend, way: reach, limit, fresh, plan };
-    let Answered { response, line, endpoint, held } = match deadline {
-        None => exchange.run(request).await?,
-        Some(deadline) => {
-            timeout_at(deadline, exchange.run(request)).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)??
+    let exchange = Exchange { shared, backend: way.backend, way: reach, limit, fresh, plan, ended: ended.clone() };
+    let run = async {
+        match course.silence {
+            None => exchange.run(request).await,
+            Some(silence) => Box::pin(exchange.run_unless_silent(request, silence)).await,
         }
     };
+    let Answered { response, line, endpoint, held } = match deadline {
+        None => run.await?,
+        Some(deadline) => timeout_at(deadline, run).await.map_err(|_| StatusCode::GATEWAY_TIMEOUT)??,
+    };
+    ended.answered();
     let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     headers::remove_hop_by_hop(&mut parts.headers);
@@ -321,5 +355,5 @@ async fn forward(
         return Ok(Response::from_parts(parts, ResponseBody::Own(None)));
     }
     let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, deadline, held).await;
-    Ok(Response::from_parts(parts, body))
+    Ok(Response::from_parts(parts, body.unless_silent(course.silence)))
 }

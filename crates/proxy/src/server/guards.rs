@@ -4,9 +4,10 @@ use http::{HeaderValue, Request, StatusCode, header};
 
 use super::{
     answer::{Answer, is_grpc, own, refused},
+    arrival,
     body::RequestBody,
+    connection::Peer,
     forward,
-    listener::Peer,
 };
 use crate::routing::{Entrant, Found, Guards, Policies, Refusal};
 
@@ -50,15 +51,10 @@ impl Asked<'_> {
         request: Request<RequestBody>,
         authority: &HeaderValue,
     ) -> Result<Request<RequestBody>, Box<Refusal>> {
+        let client = arrival::client(self.peer, &request);
         let (mut parts, body) = request.into_parts();
-        let mut entrant = Entrant {
-            parts: &mut parts,
-            host: self.host,
-            authority,
-            client: self.peer.address.ip(),
-            tls: self.peer.tls,
-            tokens: Vec::new(),
-        };
+        let mut entrant =
+            Entrant { parts: &mut parts, host: self.host, authority, client, tls: self.peer.tls, tokens: Vec::new() };
         for step in &guards.steps {
             step.ask(&mut entrant)?;
         }

@@ -4,10 +4,14 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::arrival::Arrival;
+use crate::routing::{Kept, RequestId, ToldCertificates};
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -53,9 +57,52 @@ pub(crate) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::UPGRADE, protocol);
 }
 
-/// Tells the backend where the request came from. What the client claims about host and protocol is replaced; its
-/// address is added to those that it claims, so that the last one is always true.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, host: Option<HeaderValue>) {
+/// Where a request came from, for the backend.
+pub(crate) struct Forwarded<'a> {
+    /// The other end of the connection.
+    pub(crate) client: IpAddr,
+    pub(crate) tls: bool,
+    /// What it asked for, unless backends are not told.
+    pub(crate) host: Option<HeaderValue>,
+    /// What the listener's policy says of this request.
+    pub(crate) arrival: Option<&'a Arrival>,
+    /// The certificate that the client has shown, where it is told of.
+    pub(crate) certificate: Option<&'a HeaderValue>,
+}
+
+/// Tells the backend where the request came from. What the client claims about host, protocol and certificates is
+/// replaced; its address is added to those that it claims, so that the last one is always true.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, from: Forwarded<'_>) {
+    let client = from.arrival.map(|arrival| &*arrival.client);
+    if !client.is_some_and(|client| client.unappended) {
+        append_address(headers, from.client);
+    }
+    // A proxy that is believed knows what the client speaks.
+    if !(from.arrival.is_some_and(|arrival| arrival.told) && headers.contains_key(X_FORWARDED_PROTO)) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if from.tls { "https" } else { "http" }));
+    }
+    match from.host {
+        Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
+        // What a client claims is not passed on for the truth.
+        None => drop(headers.remove(X_FORWARDED_HOST)),
+    }
+    set_certificate(headers, client.map(|client| &client.certificates), from.certificate);
+    let id = client.map_or(RequestId::KeepOrMake, |client| client.request_id);
+    match id {
+        RequestId::Drop => drop(headers.remove(X_REQUEST_ID)),
+        RequestId::Keep => {}
+        RequestId::KeepOrMake if headers.contains_key(X_REQUEST_ID) => {}
+        RequestId::KeepOrMake | RequestId::Make => {
+            let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+            let mut text = uuid::Uuid::encode_buffer();
+            if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+                headers.insert(X_REQUEST_ID, id);
+            }
+        }
+    }
+}
+
+fn append_address(headers: &mut HeaderMap, client: IpAddr) {
     let mut addresses = headers.get(X_FORWARDED_FOR).map_or(Vec::new(), |v| v.as_bytes().to_vec());
     if !addresses.is_empty() {
         addresses.extend_from_slice(b", ");
@@ -64,17 +111,25 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, 
     if let Ok(addresses) = HeaderValue::from_bytes(&addresses) {
         headers.insert(X_FORWARDED_FOR, addresses);
     }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
-    match host {
-        Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
-        // What a client claims is not passed on for the truth.
-        None => drop(headers.remove(X_FORWARDED_HOST)),
+}
+
+/// Nobody may pretend to have shown a certificate.
+fn set_certificate(headers: &mut HeaderMap, terms: Option<&ToldCertificates>, shown: Option<&HeaderValue>) {
+    let kept = match terms.map_or(Kept::Never, |terms| terms.kept) {
+        Kept::Never => false,
+        Kept::Known => shown.is_some(),
+        Kept::Always => true,
+    };
+    if !kept {
+        headers.remove(X_FORWARDED_CLIENT_CERT);
     }
-    if !headers.contains_key(X_REQUEST_ID) {
-        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-        let mut text = uuid::Uuid::encode_buffer();
-        if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
-            headers.insert(X_REQUEST_ID, id);
+    let Some(shown) = shown.filter(|_| terms.is_some_and(|terms| terms.told)) else { return };
+    match headers.get(X_FORWARDED_CLIENT_CERT).map(|known| [known.as_bytes(), shown.as_bytes()].join(&b","[..])) {
+        Some(both) => {
+            if let Ok(both) = HeaderValue::from_bytes(&both) {
+                headers.insert(X_FORWARDED_CLIENT_CERT, both);
+            }
         }
+        None => drop(headers.insert(X_FORWARDED_CLIENT_CERT, shown.clone())),
     }
 }

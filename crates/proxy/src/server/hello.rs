@@ -1,4 +1,4 @@
-//! The first message of a TLS client, read before it is decided who answers it.
+//! What a client sends first, read before it is decided who answers it: the first message of TLS, or which HTTP it is.
 
 use std::{
     io,
@@ -16,15 +16,25 @@ use tokio::{
 /// The first message may be no longer: TLS allows 16 KiB in one record, and no client sends more than two.
 const LIMIT: usize = 32 << 10;
 
+/// What connections in HTTP/2 begin with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A stream that was read from already, and gives that out again first.
-pub(crate) struct Rewound {
+pub(crate) struct Rewound<S = TcpStream> {
     early: Bytes,
-    stream: TcpStream,
+    stream: S,
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Http {
+    One,
+    Two,
 }
 
 /// Reads a client's first message: the server name in it in lower case, empty when there is none, and the stream as if
 /// nothing had been read.
-pub(crate) async fn read(mut stream: TcpStream) -> io::Result<(String, Rewound)> {
+pub(crate) async fn read(mut stream: Rewound) -> io::Result<(String, Rewound)> {
     let mut acceptor = Acceptor::default();
     let mut read = BytesMut::with_capacity(2 << 10);
     loop {
@@ -43,21 +53,46 @@ pub(crate) async fn read(mut stream: TcpStream) -> io::Result<(String, Rewound)>
             Ok(None) => {}
             Ok(Some(accepted)) => {
                 let name = accepted.client_hello().server_name().unwrap_or("").to_ascii_lowercase();
-                return Ok((name, Rewound { early: read.freeze(), stream }));
+                return Ok((name, stream.put_back(read)));
             }
             Err((error, _)) => return Err(io::Error::other(error)),
         }
     }
 }
 
-impl Rewound {
-    /// A stream of which nothing was read.
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Rewound { early: Bytes::new(), stream }
+/// Reads as much as it takes to know which HTTP is spoken; the stream is as if nothing had been read.
+pub(crate) async fn version<S: AsyncRead + Unpin>(stream: S) -> io::Result<(Http, Rewound<S>)> {
+    let mut stream = Rewound::new(stream);
+    let mut read = BytesMut::with_capacity(2 << 10);
+    loop {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let known = read.len().min(PREFACE.len());
+        if read[..known] != PREFACE[..known] {
+            return Ok((Http::One, stream.put_back(read)));
+        }
+        if known == PREFACE.len() {
+            return Ok((Http::Two, stream.put_back(read)));
+        }
     }
 }
 
-impl AsyncRead for Rewound {
+impl<S> Rewound<S> {
+    /// A stream of which nothing was read.
+    pub(crate) fn new(stream: S) -> Self {
+        Rewound { early: Bytes::new(), stream }
+    }
+
+    /// Gives this out before anything else.
+    pub(crate) fn put_back(mut self, mut read: BytesMut) -> Self {
+        read.extend_from_slice(&self.early);
+        self.early = read.freeze();
+        self
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -72,7 +107,7 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -86,7 +121,7 @@ impl AsyncWrite for Rewound {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

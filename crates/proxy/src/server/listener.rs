@@ -1,28 +1,32 @@
-//! One bound address: accepting, TLS, and HTTP connections; connections that are not HTTP are handed on.
+//! One bound address: accepting, PROXY headers, TLS; what is inside is handed on.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
-
-use http::{HeaderValue, Version, header};
-use hyper::{body::Incoming, rt::Executor, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto,
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+
+use http::HeaderValue;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Bind, DRAIN, Shared, forward,
+    Bind, DRAIN, Shared,
+    connection::{self, Peer},
     hello::{self, Rewound},
-    stream,
+    proxied, stream, told,
 };
-use crate::routing::{Mode, PortTable, Protocol, Site, Transport};
+use crate::routing::{Client, ConnectionTerms, Mode, PortTable, Protocol, Site, Transport};
 
 /// Connections of one bound address. Each may cost two descriptors and some 50 KiB.
 const CONNECTIONS: usize = 16 << 10;
@@ -33,39 +37,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A handshake that takes longer is an attack or a dead peer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Bytes of the longest head of a request in HTTP/1.1: what the common servers take, several times over. It is what one
-/// connection can make the gateway keep.
-const HEAD_BYTES: usize = 64 << 10;
-
-/// How long a client may take for the head of a request.
-const HEAD: Duration = Duration::from_secs(30);
-
-/// How long an idle connection stays open once its listener goes. A request that is already on its way when the client
-/// cannot know yet is answered, and the answer says that the connection ends; only then is silence taken for the end.
-const LAST_REQUESTS: Duration = Duration::from_millis(500);
-
 /// A bound address; cancelling `stop` closes it, and its idle connections.
 pub(crate) struct Binding {
     pub(crate) local: SocketAddr,
     pub(crate) stop: CancellationToken,
-}
-
-/// Where a connection came in, and from whom.
-pub(crate) struct Peer {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) address: SocketAddr,
-    /// The port in the table.
-    pub(crate) site: Site,
-    pub(crate) tls: bool,
-    /// With TLS, the hostname pattern of the listener that answered the handshake.
-    listener: Option<Box<str>>,
-}
-
-impl Peer {
-    /// The hostname pattern of the listener that the connection is bound to by its handshake.
-    pub(crate) fn through(&self) -> Option<Option<&str>> {
-        self.tls.then_some(self.listener.as_deref())
-    }
 }
 
 /// Binds and starts to accept.
@@ -77,7 +52,8 @@ pub(crate) fn bind(
 ) -> io::Result<Binding> {
     let listener = shared.config.sockets.listener(bind, shared.config.at(bind))?;
     let local = listener.local_addr()?;
-    let server = Arc::new(Accepted { shared: Arc::clone(shared), port: bind.1, stop: stop.clone() });
+    let open = AtomicU64::new(0);
+    let server = Arc::new(Accepted { shared: Arc::clone(shared), port: bind.1, stop: stop.clone(), open });
     tasks.spawn(accept(listener, server));
     Ok(Binding { local, stop })
 }
@@ -86,6 +62,17 @@ struct Accepted {
     shared: Arc<Shared>,
     port: u16,
     stop: CancellationToken,
+    /// Connections that are open.
+    open: AtomicU64,
+}
+
+/// A connection that is counted; it is not any more when this is dropped.
+struct Open(Arc<Accepted>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn accept(listener: TcpListener, server: Arc<Accepted>) {
@@ -115,109 +102,145 @@ async fn accept(listener: TcpListener, server: Arc<Accepted>) {
 
 impl Accepted {
     async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let _open = Open(Arc::clone(&self));
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot disable delayed sending");
         }
         let Ok(local) = stream.local_addr() else { return };
         let table = self.shared.table.load_full();
         let Some((site, port)) = table.find(local.ip(), self.port, Transport::Tcp) else { return };
-        let served = match port.protocol() {
-            Protocol::Http => {
-                let peer = Peer { shared: Arc::clone(&self.shared), address, site, tls: false, listener: None };
-                self.http(stream, peer).await;
-                Ok(())
-            }
-            Protocol::Tls => self.tls(stream, address, site, port).await,
-            Protocol::Tcp => match port.listener("") {
-                Some(listener) => stream::carry(&self.shared, Rewound::new(stream), (listener, ""), address).await,
-                None => Ok(()),
-            },
-            Protocol::Udp => Ok(()),
+        let (port, client) = (Arc::clone(port), port.client().cloned());
+        // A connection outlives many tables, and keeps none of them.
+        drop(table);
+        let served = match client {
+            None => self.speak(Rewound::new(stream), address, (site, port), None).await,
+            Some(client) => self.treated(stream, address, (site, port), (client, before)).await,
         };
         if let Err(error) = served {
             debug!(%error, %address, "connection ended with an error");
         }
     }
 
+    /// Does what a policy wants before anything is read of what the connection is for; `before` counts the connections
+    /// that were there.
+    async fn treated(
+        &self,
+        stream: TcpStream,
+        mut address: SocketAddr,
+        at: (Site, Arc<PortTable>),
+        (client, before): (Arc<Client>, u64),
+    ) -> io::Result<()> {
+        let terms = &client.connections;
+        if terms.most.is_some_and(|most| before >= most) {
+            tokio::time::sleep(terms.close_delay).await;
+            return Err(io::Error::other("there are as many connections as there may be"));
+        }
+        set_options(&stream, terms)?;
+        let mut stream = Rewound::new(stream);
+        if let Some(proxied) = client.proxied {
+            let source;
+            let limit = client.times.inspection.unwrap_or(HANDSHAKE);
+            (source, stream) = within(limit, proxied::read(stream, proxied)).await?;
+            address = source.unwrap_or(address);
+        }
+        self.speak(stream, address, at, Some(client)).await
+    }
+
+    async fn speak(
+        &self,
+        stream: Rewound,
+        address: SocketAddr,
+        (site, port): (Site, Arc<PortTable>),
+        client: Option<Arc<Client>>,
+    ) -> io::Result<()> {
+        match port.protocol() {
+            Protocol::Http => {
+                drop(port);
+                let peer = self.peer(address, site, client);
+                connection::serve(stream, peer, &self.stop).await;
+                Ok(())
+            }
+            Protocol::Tls => self.tls(stream, address, site, port).await,
+            Protocol::Tcp => match port.listener("") {
+                Some(listener) => stream::carry(&self.shared, stream, (listener, ""), address).await,
+                None => Ok(()),
+            },
+            Protocol::Udp => Ok(()),
+        }
+    }
+
+    fn peer(&self, address: SocketAddr, site: Site, client: Option<Arc<Client>>) -> Peer {
+        let shared = Arc::clone(&self.shared);
+        Peer { shared, address, site, tls: false, listener: None, client, certificate: None }
+    }
+
     /// The listener for the server name decides what becomes of a connection.
-    async fn tls(&self, stream: TcpStream, address: SocketAddr, site: Site, port: &PortTable) -> io::Result<()> {
-        let hello = tokio::time::timeout(HANDSHAKE, hello::read(stream)).await;
-        let (name, stream) = hello.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let Some(listener) = port.listener(&name) else {
+    async fn tls(&self, stream: Rewound, address: SocketAddr, site: Site, port: Arc<PortTable>) -> io::Result<()> {
+        let inspection = port.client().and_then(|client| client.times.inspection).unwrap_or(HANDSHAKE);
+        let (name, stream) = within(inspection, hello::read(stream)).await?;
+        let Some(listener) = port.listener(&name).cloned() else {
             return Err(io::Error::other(format!("no listener for the server name {name:?}")));
         };
+        drop(port);
+        let client = listener.config.client.clone();
+        let limit = client.as_ref().and_then(|client| client.times.handshake).unwrap_or(HANDSHAKE);
         match &listener.config.mode {
             Mode::Passthrough | Mode::Stream(None) => {
-                stream::carry(&self.shared, stream, (listener, &name), address).await
+                stream::carry(&self.shared, stream, (&listener, &name), address).await
             }
             Mode::Stream(Some(config)) => {
-                let stream = handshake(stream, config).await?;
-                stream::carry(&self.shared, stream, (listener, &name), address).await
+                let stream = within(limit, TlsAcceptor::from(Arc::clone(config)).accept(stream)).await?;
+                stream::carry(&self.shared, stream, (&listener, &name), address).await
             }
             Mode::Http(Some(config)) => {
-                let stream = handshake(stream, config).await?;
-                let hostname = listener.config.hostname.clone();
-                let peer = Peer { shared: Arc::clone(&self.shared), address, site, tls: true, listener: hostname };
-                self.http(stream, peer).await;
+                let (accepting, hostname) =
+                    (TlsAcceptor::from(Arc::clone(config)).accept(stream), listener.config.hostname.clone());
+                drop(listener);
+                let stream = within(limit, accepting).await?;
+                let certificate = client.as_ref().and_then(|client| told_certificate(&stream, client));
+                let peer = Peer { tls: true, listener: hostname, certificate, ..self.peer(address, site, client) };
+                connection::serve(stream, peer, &self.stop).await;
                 Ok(())
             }
             Mode::Http(None) => Err(io::Error::other("the listener has no certificate")),
         }
     }
+}
 
-    async fn http(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-        let peer = Arc::new(peer);
-        let address = peer.address;
-        let leaving = self.stop.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (peer, leaving) = (Arc::clone(&peer), leaving.clone());
-            async move {
-                let persistent = request.version() == Version::HTTP_11;
-                let mut answer = forward::handle(&peer, request).await;
-                if persistent && leaving.is_cancelled() && !answer.status().is_informational() {
-                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(answer)
-            }
-        });
-        let mut builder = auto::Builder::new(Tracked(self.shared.tasks.clone()));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
-        builder.http2().timer(TokioTimer::new());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
-                match tokio::time::timeout(LAST_REQUESTS, connection.as_mut()).await {
-                    Ok(result) => result,
-                    Err(_) => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.await
-                    }
-                }
-            }
-        };
-        if let Err(error) = result {
-            debug!(%error, %address, "connection ended with an error");
-        }
+/// What is told to backends of the certificate that a client has shown.
+fn told_certificate<S>(stream: &TlsStream<S>, client: &Client) -> Option<Arc<HeaderValue>> {
+    let shown = stream.get_ref().1.peer_certificates().filter(|shown| !shown.is_empty())?;
+    Some(Arc::new(told::element(shown, &client.certificates.details)))
+}
+
+fn set_options(stream: &TcpStream, terms: &ConnectionTerms) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    if let Some(keepalive) = terms.keepalive {
+        socket.set_tcp_keepalive(&keepalive_of(keepalive))?;
+    }
+    if let Some(bytes) = terms.socket_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+        socket.set_send_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
+/// What the kernel is told; what is left open is the machine's.
+pub(crate) fn keepalive_of(keepalive: crate::routing::Keepalive) -> TcpKeepalive {
+    let mut options = TcpKeepalive::new();
+    if let Some(idle) = keepalive.idle {
+        options = options.with_time(idle);
+    }
+    if let Some(interval) = keepalive.interval {
+        options = options.with_interval(interval);
+    }
+    match keepalive.probes {
+        Some(probes) => options.with_retries(probes),
+        None => options,
     }
 }
 
-async fn handshake(stream: Rewound, config: &Arc<rustls::ServerConfig>) -> io::Result<TlsStream<Rewound>> {
-    let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(Arc::clone(config)).accept(stream)).await;
-    accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
-/// Runs parts of HTTP/2 connections where the server can wait for them.
-#[derive(Clone)]
-pub(crate) struct Tracked(pub(crate) TaskTracker);
-
-impl<F> Executor<F> for Tracked
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
+async fn within<T>(limit: Duration, done: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, done).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

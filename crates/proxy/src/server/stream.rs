@@ -7,9 +7,16 @@ use tracing::debug;
 
 use super::{
     Shared,
+    silence::{Heard, silent},
     upstream::{CONNECT, CONNECT_ELSE, Io, Way},
 };
 use crate::routing::{Backend, Identity, Listener, Target};
+
+/// Bytes that are held back in each direction: what `copy_bidirectional` would take.
+const BUFFER: usize = 8 << 10;
+
+/// The same, whatever a policy says: each connection costs twice as much.
+const BUFFER_MAX: usize = 1 << 20;
 
 /// Endpoints that one connection is tried on.
 const ATTEMPTS: usize = 3;
@@ -18,7 +25,7 @@ const ATTEMPTS: usize = 3;
 /// of them is done, if the client may connect. A change of the routes is for connections that come later.
 pub(crate) async fn carry(
     shared: &Arc<Shared>,
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    client: impl AsyncRead + AsyncWrite + Unpin,
     (listener, server_name): (&Arc<Listener>, &str),
     address: SocketAddr,
 ) -> io::Result<()> {
@@ -30,9 +37,17 @@ pub(crate) async fn carry(
     };
     let Target::Service { backend, .. } = &share.target else { return Ok(()) };
     let mut endpoint = connect(backend, listener.config.identity.as_ref()).await?;
+    let terms = listener.config.client.as_ref();
+    let buffer = terms.and_then(|client| client.connections.buffer).unwrap_or(BUFFER).clamp(1, BUFFER_MAX);
+    let silence = terms.and_then(|client| client.times.silence);
+    let mut client = Heard::new(client, silence);
+    let last = Arc::clone(&client.last);
     tokio::select! {
         () = shared.kill.cancelled() => Ok(()),
-        carried = tokio::io::copy_bidirectional(&mut client, &mut endpoint) => carried.map(|_| ()),
+        () = silent(&last, silence) => Err(io::ErrorKind::TimedOut.into()),
+        carried = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut endpoint, buffer, buffer) => {
+            carried.map(|_| ())
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::routing::{
     Certificate, Filters, HeaderEdits, HostChange, Mode, PathChange, Protocol, Redirect, Rewrite, RouteTable, Timeouts,
 };
 
+mod clients;
 mod encrypted;
 mod extensions;
 mod faults;

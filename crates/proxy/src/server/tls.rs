@@ -3,19 +3,19 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    Error, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    crypto::{SupportedKxGroup, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache},
     sign::CertifiedKey,
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::routing::{Certificate, covers};
+
+mod clients;
+
+pub use clients::{Clients, Demands};
 
 /// Why a Secret's or ConfigMap's content is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -62,44 +62,82 @@ fn read(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     if read.is_empty() { Err(CertificateError::Empty) } else { Ok(read) }
 }
 
-/// What is asked of clients.
+/// How TLS is spoken, where a policy says so; what is left open stays as it is without one.
 #[derive(Clone, Debug, Default)]
-pub enum Clients {
-    /// Nothing.
-    #[default]
-    Anybody,
-    /// A certificate that one of these roots vouches for.
-    Verified(Arc<RootCertStore>),
-    /// The same, or none.
-    Optional(Arc<RootCertStore>),
-    /// A certificate, which need not be there nor be valid.
-    Asked,
+pub struct Terms {
+    /// Versions.
+    pub versions: Option<Vec<&'static SupportedProtocolVersion>>,
+    /// Cipher suites of TLS 1.2.
+    pub suites: Option<Vec<SupportedCipherSuite>>,
+    /// Groups for the key exchange.
+    pub groups: Option<Vec<&'static dyn SupportedKxGroup>>,
+    /// Protocols inside.
+    pub protocols: Option<Vec<Vec<u8>>>,
+    /// What is asked of clients, in place of what the Gateway asks.
+    pub clients: Option<Clients>,
+    /// Which of the certificates that are valid are taken.
+    pub demands: Demands,
+    /// Whether sessions go on in another connection: by what the gateway remembers, by what the client was given.
+    pub resumption: Option<(bool, bool)>,
 }
+
+/// Sessions that the gateway remembers: some hundred bytes each.
+const SESSIONS: usize = 4096;
 
 /// How a listener terminates TLS, with ALPN for HTTP when `http` is inside.
 pub fn termination(certificates: Vec<Certificate>, clients: &Clients, http: bool) -> Result<Arc<ServerConfig>, Error> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = match clients {
-        Clients::Anybody => builder.with_no_client_auth(),
-        Clients::Verified(roots) | Clients::Optional(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider);
-            let verifier = match clients {
-                Clients::Optional(_) => verifier.allow_unauthenticated().build(),
-                _ => verifier.build(),
-            };
-            builder.with_client_cert_verifier(verifier.map_err(|error| Error::General(error.to_string()))?)
-        }
-        Clients::Asked => builder.with_client_cert_verifier(Arc::new(Unverified(provider))),
+    termination_by(certificates, clients, http, &Terms::default())
+}
+
+/// The same, as a policy says.
+pub fn termination_by(
+    certificates: Vec<Certificate>,
+    clients: &Clients,
+    http: bool,
+    terms: &Terms,
+) -> Result<Arc<ServerConfig>, Error> {
+    let mut provider = ring::default_provider();
+    if let Some(suites) = &terms.suites {
+        // Those of TLS 1.3 cannot be chosen among.
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+        provider.cipher_suites.extend(suites);
+    }
+    if let Some(groups) = &terms.groups {
+        provider.kx_groups.clone_from(groups);
+    }
+    let provider = Arc::new(provider);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = match &terms.versions {
+        Some(versions) => builder.with_protocol_versions(versions)?,
+        None => builder.with_safe_default_protocol_versions()?,
+    };
+    let clients = terms.clients.as_ref().unwrap_or(clients);
+    let builder = match clients::verifier(clients, &terms.demands, provider)? {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Resolver::new(certificates)));
     if http {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
-    match clients {
-        Clients::Anybody => config.ticketer = ring::Ticketer::new()?,
+    if let Some(protocols) = &terms.protocols {
+        config.alpn_protocols.clone_from(protocols);
+    }
+    match (clients, terms.resumption) {
+        (Clients::Anybody, None) => config.ticketer = ring::Ticketer::new()?,
+        (Clients::Anybody, Some((remembered, given))) => {
+            config.session_storage = match remembered {
+                true => ServerSessionMemoryCache::new(SESSIONS),
+                false => Arc::new(NoServerSessionStorage {}),
+            };
+            match given {
+                true => config.ticketer = ring::Ticketer::new()?,
+                false if !remembered => config.send_tls13_tickets = 0,
+                false => {}
+            }
+        }
         // A resumed session would tell of a client that was verified by other rules.
-        Clients::Verified(_) | Clients::Optional(_) | Clients::Asked => {
+        (Clients::Verified(_) | Clients::Optional(_) | Clients::Asked | Clients::Any, _) => {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
@@ -151,51 +189,6 @@ impl fmt::Debug for Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.find(&hello.server_name().unwrap_or("").to_ascii_lowercase()).cloned()
-    }
-}
-
-/// Asks for a certificate and takes any, or none; only that the client holds its key is verified.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ClientCertVerifier for Unverified {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

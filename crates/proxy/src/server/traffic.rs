@@ -78,6 +78,8 @@ pub(crate) struct Course<'a> {
     pub(crate) plan: Option<Plan<'a>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) deadline: Option<Instant>,
+    /// How long nothing may happen to the request.
+    pub(crate) silence: Option<Duration>,
     session: Option<Pinned<'a>>,
 }
 
@@ -94,7 +96,7 @@ impl<'a> Course<'a> {
         let (traffic, retry, session) = (way.traffic, way.retry(), way.session());
         if traffic.is_none() && retry.is_none() && session.is_none() {
             let deadline = timeouts.request.map(|limit| Instant::now() + limit);
-            return Course { way, plan: None, timeouts, deadline, session: None };
+            return Course { way, plan: None, timeouts, deadline, silence: None, session: None };
         }
         let (session, endpoint) = match session {
             Some(session) => {
@@ -118,7 +120,19 @@ impl<'a> Course<'a> {
         });
         let group = upstream.map(|upstream| way.backend.group(upstream));
         let plan = Plan { group, retry, key, session: endpoint, deadline };
-        Course { way, plan: Some(plan), timeouts, deadline, session }
+        Course { way, plan: Some(plan), timeouts, deadline, silence: None, session }
+    }
+
+    /// Lets it take no longer than this in all, and be silent for no longer than this.
+    pub(crate) fn shorten(&mut self, limit: Option<Duration>, silence: Option<Duration>) {
+        if let Some(limit) = limit {
+            let at = Instant::now() + limit;
+            self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
+            if let Some(plan) = &mut self.plan {
+                plan.deadline = self.deadline;
+            }
+        }
+        self.silence = self.silence.or(silence);
     }
 
     /// Whether the body must be at hand for another attempt.

@@ -31,7 +31,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::debug;
 
-use super::{Shared, body::RequestBody, listener::Tracked};
+use super::{Shared, body::RequestBody, connection::Tracked};
 use crate::routing::{Backend, Identity, Security, Wire};
 
 /// How long a backend may take to accept a connection. Inside a cluster it takes microseconds; a lost packet is sent
@@ -63,6 +63,8 @@ pub(crate) struct Way {
     pub(crate) wire: Arc<Wire>,
     pub(crate) http2: bool,
     pub(crate) identity: Option<Arc<Identity>>,
+    /// Whether names of headers are written as the client wrote them.
+    pub(crate) case: bool,
 }
 
 /// What connections must have in common to be used for the same request.
@@ -71,6 +73,7 @@ struct Key {
     address: SocketAddr,
     wire: u64,
     http2: bool,
+    case: bool,
     identity: Option<u64>,
 }
 
@@ -78,7 +81,7 @@ impl Way {
     pub(crate) fn to(backend: &Backend, http2: bool, identity: Option<&Arc<Identity>>) -> Way {
         let wire = backend.wire();
         let http2 = http2 || wire.http2;
-        Way { wire, http2, identity: identity.cloned() }
+        Way { wire, http2, identity: identity.cloned(), case: false }
     }
 
     /// Whether nothing may be sent, because a policy asks for what cannot be done.
@@ -99,19 +102,19 @@ impl Way {
             Security::Tls { .. } => self.identity.as_ref().map(|identity| identity.id),
             Security::Plain | Security::Broken => None,
         };
-        Key { address, wire: self.wire.id, http2: self.http2, identity }
+        Key { address, wire: self.wire.id, http2: self.http2, case: self.case, identity }
     }
 
     /// A connection on which nothing was sent; `http` says whether HTTP will be.
     pub(crate) async fn connect(&self, address: SocketAddr, limit: Duration, http: bool) -> io::Result<Io> {
         let connect = async {
             if let (Some(path), Security::Plain) = (self.wire.socket(address), &self.wire.security) {
-                return Ok(Io::Unix(UnixStream::connect(path).await?));
+                return Ok(Io::new(Stream::Unix(UnixStream::connect(path).await?)));
             }
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             match &self.wire.security {
-                Security::Plain => Ok(Io::Plain(stream)),
+                Security::Plain => Ok(Io::new(Stream::Plain(stream))),
                 Security::Broken => Err(io::Error::other("the BackendTLSPolicy of the backend is not valid")),
                 Security::Tls { name, config } => {
                     let mut config = rustls::ClientConfig::clone(config);
@@ -125,7 +128,7 @@ impl Way {
                         config.client_auth_cert_resolver = Arc::new(key);
                     }
                     let stream = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream).await?;
-                    Ok(Io::Tls(Box::new(stream)))
+                    Ok(Io::new(Stream::Tls(Box::new(stream))))
                 }
             }
         };
@@ -134,30 +137,64 @@ impl Way {
 }
 
 /// A connection, encrypted or not.
-pub(crate) enum Io {
+pub(crate) struct Io {
+    stream: Stream,
+    /// The backend takes nothing any more. It may have answered before it closed, and what it said can still be read; who
+    /// is told of a failed write would never look.
+    deaf: bool,
+}
+
+enum Stream {
     Plain(TcpStream),
     /// In the file system.
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Io {
+    fn new(stream: Stream) -> Self {
+        Io { stream, deaf: false }
+    }
+
+    /// What becomes of an attempt to write so many bytes.
+    fn written(&mut self, bytes: usize, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Err(error)) if is_closed(&error) => {
+                self.deaf = true;
+                Poll::Ready(Ok(bytes))
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether the other side has closed the connection.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Io::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Io::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        let io = self.get_mut();
+        if io.deaf {
+            return Poll::Ready(Ok(bytes.len()));
         }
+        let written = match &mut io.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        };
+        io.written(bytes.len(), written)
     }
 
     fn poll_write_vectored(
@@ -165,11 +202,17 @@ impl AsyncWrite for Io {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Io::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        let io = self.get_mut();
+        let bytes = || parts.iter().map(|part| part.len()).sum();
+        if io.deaf {
+            return Poll::Ready(Ok(bytes()));
         }
+        let written = match &mut io.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        };
+        io.written(bytes(), written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -177,18 +220,27 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Io::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+        let io = self.get_mut();
+        let flushed = match &mut io.stream {
+            _ if io.deaf => Poll::Ready(Ok(())),
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        };
+        match flushed {
+            Poll::Ready(Err(error)) if is_closed(&error) => {
+                io.deaf = true;
+                Poll::Ready(Ok(()))
+            }
+            other => other,
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Io::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }
@@ -216,7 +268,8 @@ impl Line {
         }
         let io = TokioIo::new(way.connect(address, limit, true).await?);
         if !way.http2 {
-            let (sender, driver) = http1::handshake(io).await.map_err(io::Error::other)?;
+            let builder = http1::Builder::new().preserve_header_case(way.case).handshake(io);
+            let (sender, driver) = builder.await.map_err(io::Error::other)?;
             return Ok(Line::One(Box::new(Connection { key, sender, driver, ended: false, reused: false })));
         }
         let mut builder = http2::Builder::new(Tracked(shared.lines.clone()));

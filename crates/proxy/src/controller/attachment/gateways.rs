@@ -45,8 +45,11 @@ pub(crate) fn attach(
                 }
             };
             let id = ListenerId { gateway: key.clone(), source: listener.source.clone(), name: name.clone() };
-            attachments.inherit(&id, policies.into_iter().cloned().collect());
+            let terms = attachments.inherit(&id, policies.into_iter().cloned().collect());
             listener.inherited = attachments.inherited(&id);
+            if let Some(terms) = terms {
+                listener.treat(&terms);
+            }
         }
         let now = all(key, plan);
         let known = before.map(|before| all(key, before)).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kinds::{
-    envoy_gateway::{BackendTrafficPolicy, PolicyTargets, SecurityPolicy},
+    envoy_gateway::{BackendTrafficPolicy, ClientTrafficPolicy, PolicyTargets, SecurityPolicy},
     gateway::PolicyStatus,
 };
 use kube::{Api, Resource};
@@ -12,7 +12,7 @@ use reconcile::{Change, Informer, Informers, Key};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::TargetKind;
+use super::{ClientTerms, TargetKind};
 use crate::{
     controller::{lookup::Seen, patch, verdict::Fault},
     routing::{Guards, Policies, Traffic},
@@ -53,6 +53,8 @@ pub(crate) struct Effect {
     pub(crate) guards: Option<Arc<Guards>>,
     /// How requests are forwarded.
     pub(crate) traffic: Option<Arc<Traffic>>,
+    /// How listeners treat their clients.
+    pub(crate) client: Option<Arc<ClientTerms>>,
     /// Whether it can be followed. One that cannot may still have an effect: that nothing passes.
     pub(crate) accepted: Result<(), Fault>,
     /// What of it is not followed, each as a sentence that names the field.
@@ -62,7 +64,7 @@ pub(crate) struct Effect {
 impl Default for Effect {
     /// Of a policy without an effect.
     fn default() -> Self {
-        Effect { guards: None, traffic: None, accepted: Ok(()), warnings: Vec::new() }
+        Effect { guards: None, traffic: None, client: None, accepted: Ok(()), warnings: Vec::new() }
     }
 }
 
@@ -71,6 +73,7 @@ impl Effect {
     pub(super) fn join(&mut self, other: &Effect) {
         self.guards = self.guards.take().or_else(|| other.guards.clone());
         self.traffic = self.traffic.take().or_else(|| other.traffic.clone());
+        self.client = self.client.take().or_else(|| other.client.clone());
     }
 
     /// What of it is for rules.
@@ -236,8 +239,11 @@ pub(crate) struct PolicyKind {
 }
 
 /// Every kind of policy.
-pub(crate) static KINDS: [PolicyKind; 2] =
-    [PolicyKind::of::<BackendTrafficPolicy>(), PolicyKind::of::<SecurityPolicy>()];
+pub(crate) static KINDS: [PolicyKind; 3] = [
+    PolicyKind::of::<BackendTrafficPolicy>(),
+    PolicyKind::of::<ClientTrafficPolicy>(),
+    PolicyKind::of::<SecurityPolicy>(),
+];
 
 impl PolicyKind {
     const fn of<K: Policy>() -> Self {

@@ -2,24 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, StatusCode};
-use kinds::{
-    envoy_gateway::{
-        BackendTrafficPolicy, BackendTrafficPolicySpec, CircuitBreaker, ConsistentHash, FaultInjection, LoadBalancer,
-        PassiveHealthCheck, PolicyTargets, TrafficRetry, Unread,
-    },
-    gateway::PolicyStatus,
+use super::{
+    Effect, Policy, TargetKind,
+    reading::{header, invalid, limit, tell},
 };
-use resilience::{
-    balance::SlowStart,
-    outlier::{FailurePercentage, OutlierConfig},
-};
-use serde_json::{Value, json};
-
-use super::{Effect, Policy, TargetKind};
 use crate::{
     controller::{
-        duration,
         forwarding::{PAUSES, RETRIES},
         item::RouteKind,
         lookup::Seen,
@@ -28,6 +16,18 @@ use crate::{
     routing::{
         Abort, Balance, Disturbance, HashKey, Limits, Part, Retry, Timeouts, Traffic, Trigger, Upstream, UpstreamConfig,
     },
+};
+use http::StatusCode;
+use kinds::{
+    envoy_gateway::{
+        BackendTrafficPolicy, BackendTrafficPolicySpec, CircuitBreaker, ConsistentHash, FaultInjection, LoadBalancer,
+        PassiveHealthCheck, PolicyTargets, TrafficRetry,
+    },
+    gateway::PolicyStatus,
+};
+use resilience::{
+    balance::SlowStart,
+    outlier::{FailurePercentage, OutlierConfig},
 };
 
 mod rates;
@@ -67,36 +67,6 @@ impl Policy for BackendTrafficPolicy {
             Err(fault) => Effect { accepted: Err(fault), warnings, ..Effect::default() },
         }
     }
-}
-
-fn invalid(message: impl Into<String>) -> Fault {
-    Fault::new("Invalid", message)
-}
-
-/// Tells the fields of a part that have no member.
-fn tell(warnings: &mut Vec<String>, path: &str, unread: &Unread) {
-    let fields = unread.iter().filter(|(name, value)| !is_filled_in(name, value));
-    warnings.extend(fields.map(|(name, _)| format!("spec.{path}{name} is not supported and has no effect")));
-}
-
-/// Whether a field is as the definition fills it in, and so asks for nothing.
-fn is_filled_in(name: &str, value: &Value) -> bool {
-    match name {
-        "alwaysEjectOneEndpoint" | "splitExternalLocalOriginErrors" => *value == json!(false),
-        "consecutiveLocalOriginFailures" => *value == json!(5),
-        "tableSize" => *value == json!(65_537),
-        _ => false,
-    }
-}
-
-/// A duration, with its field told where it is none.
-fn limit(field: &str, text: Option<&str>) -> Result<Option<Duration>, Fault> {
-    duration::limit(text).map_err(|fault| invalid(format!("spec.{field}: {}", fault.message)))
-}
-
-fn header(field: &str, name: Option<&str>) -> Result<HeaderName, Fault> {
-    let name = name.unwrap_or("");
-    HeaderName::try_from(name).map_err(|_| invalid(format!("spec.{field}: {name:?} is no name of a header")))
 }
 
 fn traffic(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Result<Traffic, Fault> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::Method;
 use kinds::envoy_gateway::{ClientSelector, RateLimit, RateLimitRule, ValueSelector};
 
-use super::{header, invalid, tell};
+use super::super::reading::{header, invalid, tell};
 use crate::{
     controller::verdict::Fault,
     routing::{Condition, Distinct, Network, PathMatch, RateRule, Rates, ValueMatch, What},

@@ -1,3 +1,6 @@
+use http::HeaderName;
+use serde_json::{Value, json};
+
 use super::*;
 use crate::routing::Failed;
 
