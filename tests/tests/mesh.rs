@@ -231,3 +231,133 @@ spec:
     });
     assert!(!wire.saw());
 }
+
+/// A web server of one version, with a Service of its own and one for all versions.
+fn web(namespace: &str, version: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: web-{version}, namespace: {namespace}, labels: {{app: web, version: {version}}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: test/busybox:1
+    command:
+    - /busybox
+    - sh
+    - -c
+    - >-
+      /busybox mkdir -p /www/open /www/closed;
+      for at in . open closed; do echo "{SECRET} {version} $at" > /www/$at/index.html; done;
+      exec /busybox httpd -f -p 8080 -h /www
+    readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
+    volumeMounts: [{{name: www, mountPath: /www}}]
+  volumes: [{{name: www, emptyDir: {{}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web-{version}, namespace: {namespace}}}
+spec: {{selector: {{app: web, version: {version}}}, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: {namespace}}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
+---
+"#
+    )
+}
+
+/// What the client of a namespace gets when it asks an address for a path so often: the last line of each answer.
+fn fetch(instance: &Instance, namespace: &str, times: usize, (to, port): (&str, u16), path: &str) -> Vec<String> {
+    let request = format!("GET {path} HTTP/1.1\\r\\nHost: web\\r\\nConnection: close\\r\\n\\r\\n");
+    let one = format!("echo -ne '{request}' | /busybox nc -w 3 {to} {port} | /busybox tail -n 1; echo");
+    let command = format!("i=0; while [ $i -lt {times} ]; do {one}; i=$((i+1)); done");
+    let got = instance.try_kubectl(&["exec", "-n", namespace, "client", "--", "/busybox", "sh", "-c", &command], "");
+    got.unwrap_or_default().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// Splits requests to `web`, and leads those for a path and with a header to one version.
+const ROUTE: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web, port: 80}]
+  rules:
+  - backendRefs: [{name: web-v1, port: 80, weight: 1}, {name: web-v2, port: 80, weight: 3}]
+  - matches: [{path: {value: /open}, headers: [{name: host, value: web}]}]
+    backendRefs: [{name: web-v1, port: 80}]
+"#;
+
+/// Keeps everybody from a path.
+const CLOSED: &str = r#"
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/closed*"]}}]}]
+"#;
+
+#[test]
+fn requests_between_pods_of_the_mesh_are_routed_refused_and_encrypted() {
+    if !possible("requests_between_pods_of_the_mesh_are_routed_refused_and_encrypted") {
+        return;
+    }
+    let instance = start();
+    namespace(&instance, "shop", "ambient");
+    namespace(&instance, "outside", "none");
+    for (namespace, more) in [("shop", web("shop", "v1") + &web("shop", "v2")), ("outside", String::new())] {
+        instance.apply(&(more + &pods(namespace)));
+    }
+    let servers = ["web-v1", "web-v2"].map(|name| {
+        let pod = eventually("a web server is ready", || ready(&instance, "shop", name));
+        address(&pod)
+    });
+    for namespace in ["shop", "outside"] {
+        eventually("the client runs", || ready(&instance, namespace, "client"));
+    }
+    instance.apply(ROUTE);
+    eventually("the route is accepted", || {
+        let route = instance.get(&["httproute", "web", "-n", "shop"])?;
+        let parent = route.pointer("/status/parents/0")?.clone();
+        let accepted = parent["conditions"].as_array()?.iter().all(|condition| condition["status"] == "True");
+        (accepted && parent["controllerName"] == "keelson.dev/mesh").then_some(())
+    });
+    let service = ("web", 80);
+    eventually("requests for the path are led to v1", || {
+        let got = fetch(&instance, "shop", 12, service, "/open/");
+        (got.len() == 12 && got.iter().all(|line| line.contains(" v1 open"))).then_some(())
+    });
+
+    let wires = servers.each_ref().map(|server| Wire::listen(server));
+    let got = fetch(&instance, "shop", 80, service, "/");
+    let of = |version: &str| got.iter().filter(|line| line.contains(version)).count();
+    let (v1, v2) = (of(" v1 "), of(" v2 "));
+    // Four standard deviations of a split by a quarter are 16 requests.
+    assert!(v1 + v2 == 80 && (4..=36).contains(&v1), "{v1} and {v2}: {got:?}");
+    assert!(wires.into_iter().all(|wire| !wire.saw()), "encrypted on the way");
+
+    // a path is closed to everybody, whatever way they come, and however they write it
+    instance.apply(CLOSED);
+    let refused = |got: &[String]| got == ["RBAC: access denied"];
+    eventually("the path is closed", || refused(&fetch(&instance, "shop", 1, service, "/closed/")).then_some(()));
+    let pod = (servers[0].as_str(), 8080);
+    for (namespace, to, path, closed) in [
+        ("shop", service, "/open/", false),
+        ("shop", service, "//closed/", true),
+        ("shop", pod, "/open/", false),
+        ("shop", pod, "/open/../closed/", true),
+        ("outside", pod, "/open/", false),
+        ("outside", pod, "/%63losed/", true),
+    ] {
+        let got = fetch(&instance, namespace, 1, to, path);
+        assert_eq!(refused(&got), closed, "{path} of {to:?} from {namespace}: {got:?}");
+        assert_eq!(got.iter().any(|line| line.contains(SECRET)), !closed, "{path} of {to:?} from {namespace}: {got:?}");
+    }
+    assert!(ready(&instance, "shop", "web-v1").is_some(), "probes reach the pod");
+}

@@ -62,6 +62,7 @@ pub(crate) mod lookup;
 mod policies;
 mod requests;
 mod rivals;
+mod services;
 mod sites;
 mod status;
 mod stream;
@@ -77,6 +78,9 @@ pub(crate) use endpoints::{Endpoints, service_of};
 
 /// Who serves a GatewayClass of ours.
 pub(crate) const CONTROLLER_NAME: &str = "keelson.dev/gateway";
+
+/// Who serves the routes of Services.
+pub(crate) const MESH_CONTROLLER_NAME: &str = "keelson.dev/mesh";
 
 /// Whose fields those of objects made for Gateways are.
 const FIELD_MANAGER: &str = "keelson-gateway";

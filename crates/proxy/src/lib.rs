@@ -21,7 +21,7 @@ pub mod server;
 use controller::Controller;
 pub use controller::Pool;
 pub use routing::Transport;
-pub use server::{Beginning, Bind, DRAIN, Sockets, beginning};
+pub use server::{Beginning, Bind, DRAIN, Routes, Sockets, beginning};
 use server::{Server, ServerConfig};
 
 /// How a gateway is set up.
@@ -33,13 +33,16 @@ pub struct GatewayConfig {
     pub pool: Option<Pool>,
     /// What is listened on, kept across restarts and given to the process that comes after this one.
     pub sockets: Sockets,
+    /// The table that is made, by which the mesh serves too.
+    pub routes: Routes,
 }
 
 /// Serves the Gateways and Ingresses of the cluster that `informers` watch, until `stop`; then lets requests under way
 /// end. From `settled` on changes are no longer followed: a process that hands over still serves when its informers have
 /// ended. Somebody else runs the informers.
 pub async fn run(informers: &Informers, config: GatewayConfig, settled: CancellationToken, stop: CancellationToken) {
-    let server = Server::new(ServerConfig { addresses: config.addresses, ephemeral: false, sockets: config.sockets });
+    let serving = ServerConfig { addresses: config.addresses, ephemeral: false, sockets: config.sockets };
+    let server = Server::by(serving, config.routes);
     let controller = Controller::new(informers, server.clone(), config.pool);
     tokio::join!(server.run(stop), controller.run(settled));
 }

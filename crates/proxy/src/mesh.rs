@@ -9,17 +9,24 @@
 //! - [`directory`] knows who is behind an address, [`identities`] who shows which certificate;
 //! - [`policy`] decides who may speak to whom;
 //! - [`outbound`] and [`inbound`] are the two ways of a connection, [`carry`] its bytes, [`sockets`] its ends, [`observe`] what is
-//!   told of it.
+//!   told of it;
+//! - [`sniff`] finds out whether it carries HTTP, where somebody wants to know.
 //!
 //! Invariants: while rules lead a pod's connections here and nobody serves, they are refused, not let through; a pod's
 //! rules are in place before its first process starts; nothing is sent to a pod that takes part before its proxy has
 //! proved to be that pod's. Who has no pod that takes part pays for two watches, and for a pod's start one look at labels.
 
-use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::{Namespace, Pod as Object};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use reconcile::{Informer, Informers, Key};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +42,7 @@ mod inbound;
 mod observe;
 mod outbound;
 pub mod policy;
+mod sniff;
 mod sockets;
 mod status;
 mod unserved;
@@ -50,7 +58,11 @@ use self::{
     identities::Identities,
     policy::{Guard, Judge},
 };
-use crate::controller::Endpoints;
+use crate::{
+    controller::Endpoints,
+    routing::{Backend, PortTable, plain},
+    server::{Routes, Server, ServerConfig, Sockets},
+};
 
 /// The loopback port inside a pod to which its own connections are led. Istio's numbers, as policies and tools know them.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -60,6 +72,8 @@ pub const INBOUND_PORT: u16 = 15006;
 const COMMANDS: usize = 64;
 /// How long a pod that the node starts may be unknown here: both hear of it at the same time, but for the machine's load.
 const SEEN: Duration = Duration::from_secs(5);
+/// Ports of a pod that connections are kept open to: clients choose which they ask for, and a pod serves a few.
+const PORTS: usize = 64;
 /// How often it is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -142,6 +156,8 @@ pub struct MeshConfig {
     pub namespaces: Arc<dyn PodNamespaces>,
     /// What happens when this process stops.
     pub when_down: WhenDown,
+    /// What routes say of Services.
+    pub routes: Routes,
 }
 
 /// The mesh on this node. Cheap to clone.
@@ -196,6 +212,8 @@ pub(crate) struct Shared {
     judge: Arc<Judge>,
     telemetry: observe::Telemetry,
     captured: RwLock<Captured>,
+    /// Serves requests; each run of the mesh has its own.
+    server: ArcSwap<Server>,
 }
 
 /// The pods that are captured.
@@ -207,15 +225,34 @@ struct Captured {
 
 /// A pod that is captured.
 pub(crate) struct Pod {
+    /// Different for each.
+    pub(crate) number: u64,
     pub(crate) place: PodPlace,
     pub(crate) netns: Arc<dyn PodNetns>,
     pub(crate) identity: Arc<identities::Identity>,
     pub(crate) tunnels: Tunnels,
     workload: ArcSwap<Workload>,
     guard: ArcSwap<Guard>,
+    /// The pod's own ports whose requests were looked at.
+    ports: Mutex<HashMap<u16, Arc<PortTable>>>,
 }
 
 impl Pod {
+    /// A port of the pod itself, whose requests all go there.
+    pub(crate) fn own_port(&self, at: SocketAddr) -> Arc<PortTable> {
+        let mut ports = self.ports.lock();
+        if let Some(known) = ports.get(&at.port()) {
+            return Arc::clone(known);
+        }
+        let backend = Backend::new(format!("{}/{}:{}", self.place.namespace, self.place.name, at.port()));
+        backend.set_endpoints(vec![at]);
+        let table = plain(backend);
+        if ports.len() < PORTS {
+            ports.insert(at.port(), Arc::clone(&table));
+        }
+        table
+    }
+
     /// The pod as it was last seen.
     pub(crate) fn workload(&self) -> Arc<Workload> {
         self.workload.load_full()
@@ -234,6 +271,16 @@ impl Pod {
 }
 
 impl Shared {
+    /// Who serves requests.
+    pub(crate) fn server(&self) -> Server {
+        Server::clone(&self.server.load())
+    }
+
+    /// Begins anew; what the server before was doing is not ended by this.
+    fn renew_server(&self) {
+        self.server.store(Arc::new(server(&self.config.routes)));
+    }
+
     /// Who decides about connections to a pod.
     fn guard(&self, pod: &Workload) -> Arc<Guard> {
         let (namespace, labels) = (pod.namespace.to_string(), pod.labels.clone());
@@ -247,6 +294,12 @@ impl Shared {
     }
 }
 
+/// A server that listens nowhere.
+fn server(routes: &Routes) -> Server {
+    let config = ServerConfig { addresses: Vec::new(), ephemeral: false, sockets: Sockets::default() };
+    Server::by(config, routes.clone())
+}
+
 impl Mesh {
     /// The mesh of this node; it works while [`Mesh::run`] does. Somebody else runs the informers.
     pub fn new(informers: &Informers, config: MeshConfig) -> Self {
@@ -258,6 +311,7 @@ impl Mesh {
             judge: Judge::new(policy::ROOT_NAMESPACE),
             telemetry: observe::Telemetry::default(),
             captured: RwLock::default(),
+            server: ArcSwap::from_pointee(server(&config.routes)),
             config,
         };
         Mesh {

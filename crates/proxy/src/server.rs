@@ -5,11 +5,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,7 +31,7 @@ mod exchange;
 mod forward;
 mod guards;
 mod headers;
-mod hello;
+pub(crate) mod hello;
 mod listener;
 mod mirror;
 mod origin;
@@ -50,11 +48,13 @@ mod told;
 mod traffic;
 mod tunnel;
 mod upstream;
+mod visit;
 
 pub use origin::{Expected, Trust, client, unverified, verification};
 pub use proxied::{Beginning, beginning};
 pub use sockets::Sockets;
 pub use tls::{CertificateError, Clients, Demands, Terms, certificate, roots, termination, termination_by};
+pub use visit::{Connection, Dial, Dialed, Dialing, Gate, Visit};
 
 use self::{listener::Binding, upstream::Pool};
 
@@ -90,6 +90,26 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
+/// The table that servers serve by. Clones are the same one.
+#[derive(Clone, Default)]
+pub struct Routes {
+    table: Arc<ArcSwap<RouteTable>>,
+    loaded: CancellationToken,
+}
+
+impl Routes {
+    /// Waits until a table was installed at all.
+    pub async fn loaded(&self) {
+        self.loaded.cancelled().await;
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("loaded", &self.loaded.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
 impl ServerConfig {
     /// Where a listener's port is bound.
     fn at(&self, (address, port, _): Bind) -> SocketAddr {
@@ -99,7 +119,7 @@ impl ServerConfig {
 
 pub(crate) struct Shared {
     config: ServerConfig,
-    table: ArcSwap<RouteTable>,
+    table: Arc<ArcSwap<RouteTable>>,
     pool: Pool,
     /// Copies of requests that are under way.
     mirrors: Arc<Semaphore>,
@@ -110,24 +130,29 @@ pub(crate) struct Shared {
     /// Ends what is left when draining takes too long, and the shared connections to backends when it is done.
     kill: CancellationToken,
     installed: watch::Sender<u64>,
-    /// Whether a table was installed at all.
-    loaded: AtomicBool,
+    /// Cancelled once a table was installed at all.
+    loaded: CancellationToken,
     bindings: watch::Sender<Bindings>,
 }
 
 impl Server {
     /// A server with an empty table.
     pub fn new(config: ServerConfig) -> Self {
+        Server::by(config, Routes::default())
+    }
+
+    /// A server by a table that others may serve by too.
+    pub fn by(config: ServerConfig, routes: Routes) -> Self {
         let shared = Shared {
             config,
-            table: ArcSwap::default(),
+            table: routes.table,
             pool: Pool::default(),
             mirrors: Arc::new(Semaphore::new(mirror::AT_ONCE)),
             tasks: TaskTracker::new(),
             lines: TaskTracker::new(),
             kill: CancellationToken::new(),
             installed: watch::Sender::new(0),
-            loaded: AtomicBool::new(false),
+            loaded: routes.loaded,
             bindings: watch::Sender::default(),
         };
         Server { shared: Arc::new(shared) }
@@ -141,7 +166,8 @@ impl Server {
     /// Serves requests that begin from now on by this table.
     pub fn install(&self, table: RouteTable) {
         let before = self.shared.table.swap(Arc::new(table));
-        let first = !self.shared.loaded.swap(true, Ordering::AcqRel);
+        let first = !self.shared.loaded.is_cancelled();
+        self.shared.loaded.cancel();
         if first || !before.sites().eq(self.shared.table.load().sites()) {
             self.shared.installed.send_modify(|generation| *generation += 1);
         }
@@ -162,7 +188,7 @@ impl Server {
         loop {
             installed.mark_unchanged();
             // Before the table is looked at: what is bound next is then at least what the first one asks for.
-            let loaded = self.shared.loaded.load(Ordering::Acquire);
+            let loaded = self.shared.loaded.is_cancelled();
             let failed = self.bind(&mut bound, &mut tasks, &stop).await;
             if loaded {
                 self.shared.config.sockets.served(|bind| bound.contains_key(bind));
@@ -278,8 +304,15 @@ impl Server {
         if !in_time {
             warn!("gateway connections did not end in time and are cut");
             tasks.shutdown().await;
-            self.shared.tasks.wait().await;
         }
+        self.end().await;
+    }
+
+    /// Ends at once what is left.
+    pub(crate) async fn end(&self) {
+        self.shared.kill.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
         self.shared.lines.close();
         self.shared.lines.wait().await;
     }

@@ -8,8 +8,9 @@ use apiserver::EncryptionAtRest;
 use futures::future::BoxFuture;
 use identity::workload::{Seal, SealError, WorkloadAuthority};
 use network::{Capture, Network, NetworkError, PodAddress, PodNamespace, PodNetwork};
-use proxy::mesh::{
-    INBOUND_PORT, MARK, Mesh, MeshConfig, OUTBOUND_PORT, PodNamespaces, PodNetns, PodPlace, TUNNEL_PORT,
+use proxy::{
+    Routes,
+    mesh::{INBOUND_PORT, MARK, Mesh, MeshConfig, OUTBOUND_PORT, PodNamespaces, PodNetns, PodPlace, TUNNEL_PORT},
 };
 use reconcile::Informers;
 use runtime::{Runtime, api::SandboxState};
@@ -33,7 +34,7 @@ pub(super) fn start(
     layout: &Layout,
     api: &Api,
     (runtime, network): (&Arc<Runtime>, &Arc<Network>),
-    informers: &Informers,
+    (informers, routes): (&Informers, &Routes),
     supervisor: &mut Supervisor,
 ) -> Arc<dyn PodNetwork> {
     let (path, seal) = (layout.pki().join("workload-ca.json"), Arc::new(Sealed(Arc::clone(&api.at_rest))));
@@ -45,6 +46,7 @@ pub(super) fn start(
         }),
         namespaces: Arc::clone(&pods) as Arc<dyn PodNamespaces>,
         when_down: config.mesh_when_down,
+        routes: routes.clone(),
     };
     let mesh = Mesh::new(informers, mesh_config);
     let counted = mesh.clone();

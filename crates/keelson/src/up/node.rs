@@ -91,13 +91,14 @@ pub(super) async fn start(
     .await
     .context("open the container runtime")?;
     let shared = informers.for_client(api.client("keelson:gateway"));
-    let meshed = mesh::start(config, layout, api, (&runtime, &network), &shared, supervisor);
+    let routes = proxy::Routes::default();
+    let meshed = mesh::start(config, layout, api, (&runtime, &network), (&shared, &routes), supervisor);
     start_node(config, layout, slot, api, runtime, meshed, supervisor)?;
     start_provisioner(config, layout, api, informers, supervisor);
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
-    let gateway =
-        proxy::GatewayConfig { addresses: gateway_addresses.clone(), pool: None, sockets: listeners.gateway.clone() };
+    let (addresses, sockets) = (gateway_addresses.clone(), listeners.gateway.clone());
+    let gateway = proxy::GatewayConfig { addresses, pool: None, sockets, routes };
     start_gateway(gateway, slot, &shared, supervisor.stop(), front);
     start_load_balancer(config, slot, api, server_id, informers, supervisor);
     Ok(Ports { registry, gateway_addresses })

@@ -9,15 +9,17 @@ use kinds::gateway::{self, FromNamespaces, ParentReference};
 use reconcile::Key;
 
 use super::{
+    CONTROLLER_NAME, MESH_CONTROLLER_NAME,
     attachment::{Attachments, RoutePolicies},
     compiled::{self, Compiled, Rules},
     item::{Dependency, RouteKind},
     listeners::{ListenerId, Offer, Source, is_allowed},
     lookup::{Route, Seen, is, namespace, rank},
     rivals::{Candidate, Rivals},
+    services,
     verdict::{Fault, Verdict},
 };
-use crate::routing::{Entry, Rank, Spot, StreamRule, shared};
+use crate::routing::{Entry, Frontend, Rank, Spot, StreamRule, shared};
 
 /// A route and what became of it.
 pub(crate) struct RoutePlan {
@@ -38,6 +40,8 @@ pub(crate) struct RoutePlan {
 
 /// What is said about one parent.
 pub(crate) struct ParentReport {
+    /// As whom it is said.
+    pub(crate) controller: &'static str,
     pub(crate) parent: ParentReference,
     pub(crate) verdicts: Vec<Verdict>,
 }
@@ -46,6 +50,8 @@ pub(crate) struct ParentReport {
 pub(crate) enum Placement {
     Request(Spot, Arc<Entry>),
     Stream(Spot, Rank, Arc<StreamRule>),
+    Service(Frontend, Arc<Entry>),
+    ServiceStream(Frontend, Rank, Arc<StreamRule>),
 }
 
 /// What Gateways of ours offer to routes.
@@ -58,16 +64,31 @@ pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Riva
     let mut ancestors: Vec<(ParentReference, Vec<ListenerId>)> = Vec::new();
     let mut candidates: Vec<Candidate> = Vec::new();
     let rank = rank(route.meta());
-    let mut compiled = None;
+    let compile = || {
+        let mut compiled = compiled::compile(seen, &route);
+        policies.put(known, &mut compiled.rules);
+        compiled
+    };
+    let (mut compiled, mut served) = (None, BTreeSet::new());
     for parent in route.parents() {
+        if let Some(service) = services::parent_of(&route, parent) {
+            let compiled = compiled.get_or_insert_with(compile);
+            let found = services::frontends(seen, &route, &service, parent);
+            let found = found.and_then(|found| compiled.accepted.clone().map(|()| found));
+            let (controller, said) = (MESH_CONTROLLER_NAME, parent.clone());
+            parents.push(ParentReport { controller, parent: said, verdicts: verdicts(compiled, &found) });
+            ancestors.push((ancestor(&route, parent), Vec::new()));
+            for frontend in found.into_iter().flatten() {
+                if served.insert(frontend.clone()) {
+                    services::place(&mut placements, &frontend, &route, compiled);
+                }
+            }
+            continue;
+        }
         let Some((gateway, source)) = parent_of(seen, &route, parent) else { continue };
         seen.note(Dependency::Offers(gateway.clone()));
         let Some(offered) = offers.get(&gateway) else { continue };
-        let compiled = compiled.get_or_insert_with(|| {
-            let mut compiled = compiled::compile(seen, &route);
-            policies.put(known, &mut compiled.rules);
-            compiled
-        });
+        let compiled = compiled.get_or_insert_with(compile);
         let offered = offered.iter().filter(|offer| offer.source == source);
         let found = attachments(seen, offered.collect(), &route, parent).and_then(|found| {
             compiled.accepted.clone()?;
@@ -78,7 +99,8 @@ pub(crate) fn plan(seen: &Seen<'_>, route: Route, offers: &Offers, rivals: &Riva
             };
             contend(found, id, (route.kind(), &rank), rivals, &mut candidates)
         });
-        parents.push(ParentReport { parent: parent.clone(), verdicts: verdicts(compiled, &found) });
+        let (controller, said) = (CONTROLLER_NAME, parent.clone());
+        parents.push(ParentReport { controller, parent: said, verdicts: verdicts(compiled, &found) });
         ancestors.push((ancestor(&route, parent), Vec::new()));
         for (offer, hosts) in found.into_iter().flatten() {
             let id = ListenerId { gateway: gateway.clone(), source: source.clone(), name: offer.name.clone() };
@@ -138,7 +160,7 @@ fn verdicts<T>(compiled: &Compiled, found: &Result<T, Fault>) -> Vec<Verdict> {
 /// How the status of a policy names a parent of a route.
 fn ancestor(route: &Route, parent: &ParentReference) -> ParentReference {
     ParentReference {
-        group: Some(gateway::GROUP.to_owned()),
+        group: Some(parent.group.clone().unwrap_or_else(|| gateway::GROUP.to_owned())),
         kind: Some(parent.kind.clone().unwrap_or_else(|| "Gateway".to_owned())),
         namespace: Some(parent.namespace.clone().unwrap_or_else(|| namespace(route.meta()).to_owned())),
         name: parent.name.clone(),

@@ -8,6 +8,7 @@ use super::{
     declared, filters,
     item::RouteKind,
     lookup::{Route, Seen, is, namespace},
+    services,
     verdict::Fault,
 };
 use crate::routing::{Filters, Share, Target};
@@ -52,7 +53,10 @@ pub(crate) fn resolve(seen: &Seen<'_>, route: &Route, reference: &HTTPBackendRef
         let message = format!("backendRef {name}: only a Service or a Backend can be a backend, not {kind}");
         return Err(Fault::new("InvalidKind", message));
     }
-    seen.permit(route.referrer(), "Service", &key)?;
+    // Who routes a Service's traffic may send it to that Service: its clients can do so without a route.
+    if !route.parents().iter().any(|parent| services::parent_of(route, parent).as_ref() == Some(&key)) {
+        seen.permit(route.referrer(), "Service", &key)?;
+    }
     let missing = |message: String| Fault::new("BackendNotFound", message);
     let service = seen.service(&key).ok_or_else(|| missing(format!("Service {key} not found")))?;
     let number = reference.port.ok_or_else(|| missing(format!("backendRef {} names no port", key.name)))?;

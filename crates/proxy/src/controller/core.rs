@@ -437,6 +437,10 @@ fn insert(table: &mut RouteTable, placements: &[Placement]) {
         match placement {
             Placement::Request(spot, entry) => table.insert(spot, Arc::clone(entry)),
             Placement::Stream(spot, rank, rule) => table.insert_stream(spot, rank.clone(), Arc::clone(rule)),
+            Placement::Service(frontend, entry) => table.insert_service(frontend, Arc::clone(entry)),
+            Placement::ServiceStream(frontend, rank, rule) => {
+                table.insert_service_stream(frontend, rank.clone(), Arc::clone(rule));
+            }
         }
     }
 }
@@ -446,6 +450,8 @@ fn remove(table: &mut RouteTable, placements: &[Placement], owner: &Owner) {
         match placement {
             Placement::Request(spot, entry) => table.remove(spot, &entry.condition.path, owner),
             Placement::Stream(spot, ..) => table.remove_stream(spot, owner),
+            Placement::Service(frontend, entry) => table.remove_service(frontend, &entry.condition.path, owner),
+            Placement::ServiceStream(frontend, ..) => table.remove_service_stream(frontend, owner),
         }
     }
 }

@@ -61,6 +61,8 @@ impl IngressPlan {
             Placement::Request(spot, _) | Placement::Stream(spot, ..) => {
                 served(spot.site, spot.listener.as_deref().unwrap_or(""))
             }
+            // An Ingress has no Service as parent.
+            Placement::Service(..) | Placement::ServiceStream(..) => true,
         });
     }
 }

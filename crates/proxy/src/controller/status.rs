@@ -14,7 +14,7 @@ use kinds::gateway::{GatewayClassStatus, ParentReference, PolicyAncestorStatus, 
 use kinds::gateway::{RouteStatus, SupportedFeature};
 
 use super::{
-    CONTROLLER_NAME,
+    CONTROLLER_NAME, MESH_CONTROLLER_NAME,
     attach::RoutePlan,
     declared::DeclaredPlan,
     features,
@@ -48,17 +48,20 @@ pub(crate) fn class(
     }
 }
 
+/// As whom something is said about routes.
+const OURS: [&str; 2] = [CONTROLLER_NAME, MESH_CONTROLLER_NAME];
+
 /// A route's status. A parent that the route no longer names loses its entry.
 pub(crate) fn route(known: Option<&RouteStatus>, plan: &RoutePlan, now: Timestamp) -> RouteStatus {
     let known = known.map(|known| known.parents.as_slice()).unwrap_or_default();
     let generation = plan.route.meta().generation;
-    let mut parents: Vec<_> = known.iter().filter(|p| p.controller_name != CONTROLLER_NAME).cloned().collect();
+    let mut parents: Vec<_> = known.iter().filter(|p| !OURS.contains(&&*p.controller_name)).cloned().collect();
     for parent in &plan.parents {
-        let before = known.iter().find(|p| p.controller_name == CONTROLLER_NAME && p.parent_ref == parent.parent);
+        let before = known.iter().find(|p| p.controller_name == parent.controller && p.parent_ref == parent.parent);
         let before = before.map(|p| p.conditions.as_slice()).unwrap_or_default();
         parents.push(RouteParentStatus {
             parent_ref: parent.parent.clone(),
-            controller_name: CONTROLLER_NAME.to_owned(),
+            controller_name: parent.controller.to_owned(),
             conditions: conditions(before, &parent.verdicts, generation, now),
         });
     }

@@ -37,6 +37,7 @@ mod live;
 mod policies;
 mod routes;
 mod security;
+mod services;
 mod streams;
 
 /// A cluster: objects by kind and name, as JSON. Secrets called `cert` hold a certificate, ConfigMaps called `roots` the

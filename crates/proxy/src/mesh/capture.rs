@@ -7,13 +7,17 @@ use std::{
     collections::{BTreeSet, HashMap},
     io,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod as Object};
+use parking_lot::Mutex;
 use reconcile::{Change, Informer, Informers, Key, Selector};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -41,6 +45,8 @@ use super::{
 const CONNECTIONS: usize = 8 << 10;
 /// How long the policies may take to be known.
 const POLICIES: Duration = Duration::from_secs(10);
+/// How long the routes may take to be known: the gateway, which finds them, starts at the same time.
+const ROUTES: Duration = Duration::from_secs(5);
 /// Until a pod that could not be captured is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long connections of a pod that takes part no more may go on.
@@ -107,6 +113,7 @@ impl Keeper {
     pub(crate) fn new(shared: Arc<Shared>, informers: &Informers) -> Self {
         // what a run before this one captured is served by nobody any more
         *shared.captured.write() = super::Captured::default();
+        shared.renew_server();
         Self {
             shared,
             informers: informers.clone(),
@@ -252,7 +259,11 @@ impl Keeper {
         self.tasks.spawn(async move {
             tokio::join!(policy::run(judge, &informers, stop), unserved::run(&informers));
         });
+        let server = self.shared.server();
+        self.tasks.spawn(async move { server.tend(CancellationToken::new()).await });
         filled.await.map_err(|_| CaptureError::Stopped)?;
+        // who comes before the routes are known is carried past them
+        let _known = timeout(ROUTES, self.shared.config.routes.loaded()).await;
         // nothing may be let through that a policy forbids
         timeout(POLICIES, self.shared.judge.ready()).await.map_err(|_| CaptureError::Policies)?;
         self.following = true;
@@ -267,12 +278,15 @@ impl Keeper {
         netns: Arc<dyn PodNetns>,
         doors: Vec<(Door, TcpListener)>,
     ) -> Serving {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let cut = self.cut.token().child_token();
         let tunnels = Tunnels::new(Arc::clone(&identity), Arc::clone(&netns), connections.clone(), cut.clone());
         let guard = ArcSwap::new(self.shared.guard(&workload));
         let workload = ArcSwap::from_pointee(workload);
-        let pod = Arc::new(Pod { place: place.clone(), netns, identity, tunnels, workload, guard });
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let ports = Mutex::default();
+        let pod = Arc::new(Pod { number, place: place.clone(), netns, identity, tunnels, workload, guard, ports });
         let mut accepting = JoinSet::new();
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         for (door, listener) in doors {
@@ -360,6 +374,7 @@ impl Keeper {
             self.forget(&serving.pod);
             serving.end().await;
         }
+        self.shared.server().end().await;
         self.tasks.shutdown().await;
     }
 }
@@ -467,8 +482,8 @@ impl Accept {
             let _permit = permit;
             let served = async {
                 match door {
-                    Door::Outbound => outbound::serve(&shared, &pod, stream).await,
-                    Door::Inbound => inbound::plain(&shared, &pod, stream).await,
+                    Door::Outbound => outbound::serve(&shared, &pod, stream, &stop).await,
+                    Door::Inbound => inbound::plain(&shared, &pod, stream, &stop).await,
                     Door::Tunnel => inbound::tunnel(&shared, &pod, stream, &stop).await,
                 }
             };

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{hbone::Tunnel, sockets};
+use crate::server::hello::Rewound;
 
 /// What is under way in one direction inside this process: a pod's MTU a few times over, so that a bulk transfer costs
 /// few system calls, and 32 KiB a connection.
@@ -36,6 +37,12 @@ pub(crate) trait Side: AsyncRead + AsyncWrite + Unpin {
 impl Side for TcpStream {
     fn break_off(&self) {
         sockets::reset(self);
+    }
+}
+
+impl<S: Side> Side for Rewound<S> {
+    fn break_off(&self) {
+        self.stream().break_off();
     }
 }
 

@@ -38,11 +38,13 @@ pub(crate) struct Tunnel {
     /// Received and not read yet.
     rest: Bytes,
     ended: bool,
+    #[expect(dead_code, reason = "it counts by being there")]
+    counted: Option<client::Stream>,
 }
 
 impl Tunnel {
-    pub(crate) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
-        Tunnel { send, receive, rest: Bytes::new(), ended: false }
+    pub(crate) fn new(send: SendStream<Bytes>, receive: RecvStream, counted: Option<client::Stream>) -> Self {
+        Tunnel { send, receive, rest: Bytes::new(), ended: false, counted }
     }
 }
 

@@ -98,8 +98,19 @@ pub struct Request<'a> {
     pub head: RequestHead<'a>,
     /// Its host as it was sent, with its port.
     pub authority: &'a str,
-    /// What a good token of it says.
-    pub claims: Option<&'a Map<String, Value>>,
+    /// What tokens of it say.
+    pub token: Token<'a>,
+}
+
+/// What is known of a request's tokens.
+#[derive(Clone, Copy, Debug)]
+pub enum Token<'a> {
+    /// Nobody has looked: a condition on them cannot be known.
+    Unverified,
+    /// There is no good one.
+    None,
+    /// What a good one says.
+    Good(&'a Map<String, Value>),
 }
 
 /// What is decided, and what besides.

@@ -208,6 +208,16 @@ impl Listener {
         }
     }
 
+    /// Whether no route is behind it.
+    pub fn is_empty(&self) -> bool {
+        self.http.is_empty() && self.streams.is_empty()
+    }
+
+    /// Whether routes for requests are behind it.
+    pub fn has_requests(&self) -> bool {
+        !self.http.is_empty()
+    }
+
     pub(super) fn insert(&mut self, host: Option<&str>, entry: Arc<Entry>) {
         self.http.change(host, |rules| Arc::make_mut(rules.get_or_insert_default()).insert(entry));
     }

@@ -7,6 +7,7 @@ use super::{
     matching::{PathMatch, Rank},
     rule::{Owner, StreamRule},
     rules::Entry,
+    services::{Destination, Frontend, ServiceTable},
 };
 
 /// Everything that the gateway serves. A clone is cheap and never changes under who holds it: a request sees one table
@@ -14,6 +15,7 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     sites: BTreeMap<Site, Arc<PortTable>>,
+    services: ServiceTable,
 }
 
 /// A port at a place.
@@ -69,6 +71,16 @@ impl RouteTable {
         [own, shared].into_iter().find_map(|site| Some((site, self.sites.get(&site)?)))
     }
 
+    /// Whether routes say anything of Services to clients in the mesh.
+    pub fn has_services(&self) -> bool {
+        !self.services.is_empty()
+    }
+
+    /// What routes say to a client in the mesh that wants to go somewhere; `None` where they say nothing.
+    pub fn service(&self, destination: &Destination) -> Option<&Arc<PortTable>> {
+        self.services.find(destination)
+    }
+
     /// The ports to listen on.
     pub fn sites(&self) -> impl Iterator<Item = Site> {
         self.sites.keys().copied()
@@ -105,6 +117,26 @@ impl RouteTable {
     /// Removes an owner's rule for connections or datagrams.
     pub fn remove_stream(&mut self, spot: &Spot, owner: &Owner) {
         self.change(spot, |listener| listener.remove_stream(spot.host.as_deref(), owner));
+    }
+
+    /// Adds a rule for requests to a Service.
+    pub fn insert_service(&mut self, frontend: &Frontend, entry: Arc<Entry>) {
+        self.services.change(frontend, |listener| listener.insert(None, entry));
+    }
+
+    /// Removes the rules that an owner has for a path of a Service.
+    pub fn remove_service(&mut self, frontend: &Frontend, path: &PathMatch, owner: &Owner) {
+        self.services.change(frontend, |listener| listener.remove(None, path, owner));
+    }
+
+    /// Adds a rule for connections to a Service.
+    pub fn insert_service_stream(&mut self, frontend: &Frontend, rank: Rank, rule: Arc<StreamRule>) {
+        self.services.change(frontend, |listener| listener.insert_stream(None, rank, rule));
+    }
+
+    /// Removes an owner's rule for connections to a Service.
+    pub fn remove_service_stream(&mut self, frontend: &Frontend, owner: &Owner) {
+        self.services.change(frontend, |listener| listener.remove_stream(None, owner));
     }
 
     fn change(&mut self, spot: &Spot, change: impl FnOnce(&mut super::Listener)) {

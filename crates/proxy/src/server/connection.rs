@@ -30,8 +30,9 @@ use super::{
     forward,
     hello::{self, Http, Rewound},
     pace::{self, Active, Over, Pace, Paced},
+    visit::Visit,
 };
-use crate::routing::{Client, Site};
+use crate::routing::{Client, PortTable, RouteTable, Site};
 
 /// Bytes of the longest head of a request in HTTP/1.1: what the common servers take, several times over. It is what one
 /// connection can make the gateway keep.
@@ -64,9 +65,25 @@ pub(crate) struct Peer {
     pub(crate) client: Option<Arc<Client>>,
     /// The certificate that the client has shown, where its listener tells of it.
     pub(crate) certificate: Option<Arc<HeaderValue>>,
+    /// In the mesh, where it goes and for whom.
+    pub(crate) visit: Option<Visit>,
 }
 
 impl Peer {
+    /// A client in the mesh.
+    pub(crate) fn visiting(shared: &Arc<Shared>, address: SocketAddr, site: Site, visit: Visit) -> Self {
+        let (shared, visit) = (Arc::clone(shared), Some(visit));
+        Peer { shared, address, site, tls: false, listener: None, client: None, certificate: None, visit }
+    }
+
+    /// What counts for a request of the connection.
+    pub(crate) fn port<'a>(&'a self, table: &'a RouteTable) -> Option<&'a Arc<PortTable>> {
+        match &self.visit {
+            None => table.port(self.site),
+            Some(visit) => Some(visit.port(table)),
+        }
+    }
+
     /// The hostname pattern of the listener that the connection is bound to by its handshake.
     pub(crate) fn through(&self) -> Option<Option<&str>> {
         self.tls.then_some(self.listener.as_deref())
@@ -99,12 +116,15 @@ where
 {
     let pace = peer.client.as_ref().map(|client| Pace::new(client, http, HEAD));
     let io = TokioIo::new(Paced::new(stream, pace.clone()));
-    let (client, tasks) = (peer.client.clone(), peer.shared.tasks.clone());
+    let (client, tasks, visiting) = (peer.client.clone(), peer.shared.tasks.clone(), peer.visit.is_some());
     let service = service(Arc::new(peer), pace.clone(), leaving.clone());
     let client = client.as_deref();
     match http {
         Http::One => {
-            let connection = std::pin::pin!(one(client).serve_connection(io, service).with_upgrades());
+            let mut builder = one(client);
+            // In the mesh nobody is meant to notice the proxy, so a client may say that it has said everything.
+            builder.half_close(visiting);
+            let connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
             until_end(connection, pace.as_ref(), leaving).await
         }
         Http::Two => {

@@ -1,6 +1,6 @@
 //! From a request to its answer.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout_at;
 
 use super::{
-    answer::{Answer, is_grpc, own},
+    answer::{Answer, is_grpc, own, refused},
     arrival::{self, Arrival},
     body::{BodyError, RequestBody, ResponseBody},
     connection::Peer,
@@ -22,7 +22,7 @@ use super::{
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Direct, Forward, PortTable, RequestHead};
+use crate::routing::{Decision, Direct, Forward, PortTable, Refusal, RequestHead};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
@@ -30,6 +30,9 @@ const KEPT_BODY_BYTES: u64 = 64 << 10;
 
 /// Says that a request was refused because there is too much to do already, as Envoy has it.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// What is said to who may not have what it asks for: Envoy's words.
+const DENIED: &str = "RBAC: access denied";
 
 /// Serves a request by the table of this moment.
 pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
@@ -42,7 +45,7 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
     if !is_framed(request.headers()) {
         return own(StatusCode::NOT_IMPLEMENTED, grpc);
     }
-    let Some(port) = table.port(peer.site) else { return own(StatusCode::NOT_FOUND, grpc) };
+    let Some(port) = peer.port(&table) else { return own(StatusCode::NOT_FOUND, grpc) };
     let request = request.map(RequestBody::new);
     match port.client() {
         None => serve(peer, port, request).await,
@@ -54,13 +57,16 @@ pub(crate) async fn handle(peer: &Peer, request: Request<Incoming>) -> Answer {
 /// Serves a request by the listeners of a port.
 pub(crate) async fn serve(peer: &Peer, port: &PortTable, mut request: Request<RequestBody>) -> Answer {
     let grpc = is_grpc(request.headers());
-    if grpc {
-        // Calls may be silent for as long as both sides like.
+    if grpc || peer.visit.is_some() {
+        // Calls may be silent for as long as both sides like, and pods say themselves how patient they are.
         request.body_mut().be_patient();
     }
     let Some(authority) = authority(&request) else { return own(StatusCode::BAD_REQUEST, grpc) };
     let host = host(authority.as_bytes());
     let (head, random) = (head(&host, &request), rand::random());
+    if peer.visit.as_ref().is_some_and(|visit| !visit.admits(&head, authority.as_bytes())) {
+        return refused(Refusal::new(StatusCode::FORBIDDEN, DENIED), grpc);
+    }
     let found = match port.find(peer.site.port, peer.through(), &head, random) {
         Ok(found) => found,
         Err(decision) => return act(peer, decision, request, authority).await,
@@ -241,11 +247,14 @@ fn outgoing(
     parts.headers.remove(header::EXPECT);
     let filters = [&way.rule.filters, &way.share.filters];
     let rewrites = || filters.iter().rev().filter_map(|filters| filters.rewrite.as_ref());
-    let asked = (!rewrites().any(|rewrite| rewrite.conceals)).then(|| authority.clone());
-    let arrival = parts.extensions.get::<Arrival>();
-    let (client, certificate) = (peer.address.ip(), peer.certificate.as_deref());
-    let from = Forwarded { client, tls: peer.tls, host: asked, arrival, certificate };
-    headers::set_forwarded(&mut parts.headers, from);
+    // In the mesh nobody is meant to notice the proxy.
+    if peer.visit.is_none() {
+        let asked = (!rewrites().any(|rewrite| rewrite.conceals)).then(|| authority.clone());
+        let arrival = parts.extensions.get::<Arrival>();
+        let (client, certificate) = (peer.address.ip(), peer.certificate.as_deref());
+        let from = Forwarded { client, tls: peer.tls, host: asked, arrival, certificate };
+        headers::set_forwarded(&mut parts.headers, from);
+    }
     let changed = rewrites().find_map(|rewrite| rewrite.host.as_ref());
     let host = changed.and_then(|host| host.apply(&parts.headers, parts.uri.path(), reach.wire.host.as_ref()));
     parts.headers.insert(header::HOST, host.filter(|host| is_authority(host.as_bytes())).unwrap_or(authority));
@@ -309,6 +318,11 @@ async fn forward(
     let (shared, way, deadline) = (&peer.shared, course.way, course.deadline);
     let upgrade = headers::upgrade(request.headers()).map(|name| (name, hyper::upgrade::on(&mut request)));
     let mut reach = Way::to(way.backend, way.http2, way.identity);
+    if let Some(visit) = &peer.visit {
+        reach.dialer = Some(Arc::clone(visit.dialer()));
+        // A client that speaks HTTP/2 without being asked to knows that the Service does.
+        reach.http2 |= request.version() == Version::HTTP_2;
+    }
     // Protocols are switched in HTTP/1.1 only.
     reach.http2 &= upgrade.is_none();
     reach.case = !reach.http2 && arrival::keeps_case(&request);
@@ -323,7 +337,7 @@ async fn forward(
     let upgrade = upgrade.map(|(_, client)| client);
     let mirrors = || way.rule.filters.mirrors.iter().chain(&way.share.filters.mirrors);
     if mirrors().next().is_some() {
-        mirror::start(shared, mirrors(), way.identity, &mut request);
+        mirror::start(shared, mirrors(), &reach, &mut request);
     }
     if course.repeats() {
         request = request.map(RequestBody::replayed);

@@ -44,11 +44,13 @@ pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     values.flat_map(|v| v.split(',')).any(|name| name.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// The protocol a client wants to switch to.
+/// The protocol a client wants to switch to. Not HTTP/2 in clear: what it would say then nobody would look at.
 pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let connection = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     let named = connection.flat_map(|v| v.split(',')).any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
-    if named { headers.get(header::UPGRADE).cloned() } else { None }
+    let protocol = headers.get(header::UPGRADE).filter(|_| named)?;
+    let mut protocols = protocol.to_str().unwrap_or("h2c").split(',');
+    protocols.all(|protocol| !protocol.trim().eq_ignore_ascii_case("h2c")).then(|| protocol.clone())
 }
 
 /// Makes an answer or a request switch protocols.

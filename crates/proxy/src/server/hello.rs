@@ -84,6 +84,11 @@ impl<S> Rewound<S> {
         Rewound { early: Bytes::new(), stream }
     }
 
+    /// The stream itself.
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Gives this out before anything else.
     pub(crate) fn put_back(mut self, mut read: BytesMut) -> Self {
         read.extend_from_slice(&self.early);

@@ -172,7 +172,7 @@ impl Accepted {
 
     fn peer(&self, address: SocketAddr, site: Site, client: Option<Arc<Client>>) -> Peer {
         let shared = Arc::clone(&self.shared);
-        Peer { shared, address, site, tls: false, listener: None, client, certificate: None }
+        Peer { shared, address, site, tls: false, listener: None, client, certificate: None, visit: None }
     }
 
     /// The listener for the server name decides what becomes of a connection.

@@ -12,7 +12,7 @@ use super::{
     exchange::{Answered, Exchange},
     upstream::Way,
 };
-use crate::routing::{Backend, Identity, Mirror};
+use crate::routing::{Backend, Mirror};
 
 /// Copies under way at once. A backend for copies that hangs must not cost the gateway its memory; what is more is not
 /// copied.
@@ -21,11 +21,11 @@ pub(crate) const AT_ONCE: usize = 1024;
 /// How long a copy may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Sends copies of a request that is about to be sent to those mirrors that take it.
+/// Sends copies of a request that is about to be sent in the way `like` to those mirrors that take it.
 pub(crate) fn start<'a>(
     shared: &Arc<Shared>,
     mirrors: impl Iterator<Item = &'a Mirror>,
-    identity: Option<&Arc<Identity>>,
+    like: &Way,
     request: &mut Request<RequestBody>,
 ) {
     for mirror in mirrors.filter(|mirror| mirror.takes_next()) {
@@ -38,7 +38,8 @@ pub(crate) fn start<'a>(
         *copy.uri_mut() = request.uri().clone();
         *copy.version_mut() = request.version();
         *copy.headers_mut() = request.headers().clone();
-        let (backend, way) = (Arc::clone(&mirror.backend), Way::to(&mirror.backend, mirror.http2, identity));
+        let backend = Arc::clone(&mirror.backend);
+        let way = Way { dialer: like.dialer.clone(), ..Way::to(&backend, mirror.http2, like.identity.as_ref()) };
         let (tasks, shared) = (shared.tasks.clone(), Arc::clone(shared));
         tasks.spawn(async move {
             let kill = shared.kill.clone();

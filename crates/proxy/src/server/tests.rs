@@ -36,6 +36,7 @@ mod guards;
 mod harness;
 mod protocols;
 mod traffic;
+mod visits;
 
 fn name(name: &'static str) -> HeaderName {
     HeaderName::from_static(name)

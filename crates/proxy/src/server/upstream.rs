@@ -31,7 +31,12 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::debug;
 
-use super::{Shared, body::RequestBody, connection::Tracked};
+use super::{
+    Shared,
+    body::RequestBody,
+    connection::Tracked,
+    visit::{Dial, Dialed},
+};
 use crate::routing::{Backend, Identity, Security, Wire};
 
 /// How long a backend may take to accept a connection. Inside a cluster it takes microseconds; a lost packet is sent
@@ -65,6 +70,8 @@ pub(crate) struct Way {
     pub(crate) identity: Option<Arc<Identity>>,
     /// Whether names of headers are written as the client wrote them.
     pub(crate) case: bool,
+    /// Who opens the connections, where it is not this process for itself.
+    pub(crate) dialer: Option<Arc<dyn Dial>>,
 }
 
 /// What connections must have in common to be used for the same request.
@@ -75,34 +82,41 @@ struct Key {
     http2: bool,
     case: bool,
     identity: Option<u64>,
+    dialer: Option<u64>,
 }
 
 impl Way {
     pub(crate) fn to(backend: &Backend, http2: bool, identity: Option<&Arc<Identity>>) -> Way {
         let wire = backend.wire();
         let http2 = http2 || wire.http2;
-        Way { wire, http2, identity: identity.cloned(), case: false }
+        Way { wire, http2, identity: identity.cloned(), case: false, dialer: None }
     }
 
     /// Whether nothing may be sent, because a policy asks for what cannot be done.
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self.wire.security, Security::Broken)
+        matches!(self.security(), Security::Broken)
+    }
+
+    /// How what is sent is encrypted. In the mesh the tunnel does it, and clients say themselves whether they speak TLS.
+    fn security(&self) -> &Security {
+        if self.dialer.is_some() { &Security::Plain } else { &self.wire.security }
     }
 
     /// What HTTP/2 calls the protocol.
     pub(crate) fn scheme(&self) -> Scheme {
-        match self.wire.security {
+        match self.security() {
             Security::Tls { .. } => Scheme::HTTPS,
             Security::Plain | Security::Broken => Scheme::HTTP,
         }
     }
 
     fn key(&self, address: SocketAddr) -> Key {
-        let identity = match self.wire.security {
+        let identity = match self.security() {
             Security::Tls { .. } => self.identity.as_ref().map(|identity| identity.id),
             Security::Plain | Security::Broken => None,
         };
-        Key { address, wire: self.wire.id, http2: self.http2, case: self.case, identity }
+        let dialer = self.dialer.as_ref().map(|dialer| dialer.id());
+        Key { address, wire: self.wire.id, http2: self.http2, case: self.case, identity, dialer }
     }
 
     /// A connection on which nothing was sent; `http` says whether HTTP will be.
@@ -110,6 +124,9 @@ impl Way {
         let connect = async {
             if let (Some(path), Security::Plain) = (self.wire.socket(address), &self.wire.security) {
                 return Ok(Io::new(Stream::Unix(UnixStream::connect(path).await?)));
+            }
+            if let Some(dialer) = &self.dialer {
+                return dialer.dial(address).await.map(|stream| Io::new(Stream::Dialed(stream)));
             }
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
@@ -149,6 +166,7 @@ enum Stream {
     /// In the file system.
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Dialed(Dialed),
 }
 
 impl Io {
@@ -179,6 +197,7 @@ impl AsyncRead for Io {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Dialed(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -193,6 +212,7 @@ impl AsyncWrite for Io {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Dialed(stream) => Pin::new(stream).poll_write(context, bytes),
         };
         io.written(bytes.len(), written)
     }
@@ -211,12 +231,18 @@ impl AsyncWrite for Io {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Stream::Dialed(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         };
         io.written(bytes(), written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Unix(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Dialed(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -226,6 +252,7 @@ impl AsyncWrite for Io {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Dialed(stream) => Pin::new(stream).poll_flush(context),
         };
         match flushed {
             Poll::Ready(Err(error)) if is_closed(&error) => {
@@ -241,6 +268,7 @@ impl AsyncWrite for Io {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Dialed(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

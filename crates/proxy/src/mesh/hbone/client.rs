@@ -105,7 +105,7 @@ impl Tunnels {
     }
 
     /// A connection to a pod, carried to the proxy that serves inside it, which must be the `expected` one.
-    pub(crate) async fn open(&self, to: SocketAddr, expected: &SpiffeId) -> Result<(Tunnel, Stream), TunnelError> {
+    pub(crate) async fn open(&self, to: SocketAddr, expected: &SpiffeId) -> Result<Tunnel, TunnelError> {
         let (send, stream) = self.line(to, expected).await?;
         let protocol = |source| TunnelError::Protocol { to, source };
         let mut send = send.ready().await.map_err(protocol)?;
@@ -116,7 +116,7 @@ impl Tunnels {
         let answer = tokio::time::timeout(ANSWER, answer).await.map_err(|_| TunnelError::Late { to })?;
         let answer = answer.map_err(protocol)?;
         match answer.status() {
-            StatusCode::OK => Ok((Tunnel::new(body, answer.into_body()), stream)),
+            StatusCode::OK => Ok(Tunnel::new(body, answer.into_body(), Some(stream))),
             status => Err(TunnelError::Refused { to, status }),
         }
     }

@@ -89,7 +89,7 @@ impl Wanted {
     /// Takes the stream.
     pub(crate) fn take(mut self) -> io::Result<Tunnel> {
         let send = self.respond.send_response(Response::new(()), false).map_err(io::Error::other)?;
-        Ok(Tunnel::new(send, self.receive))
+        Ok(Tunnel::new(send, self.receive, None))
     }
 
     /// Refuses it.

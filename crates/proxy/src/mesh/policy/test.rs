@@ -6,7 +6,7 @@ use http::{HeaderName, header};
 use serde_json::{Map, Value};
 
 use super::{
-    Connection, Request,
+    Connection, Request, Token,
     patterns::{Block, PathPattern, Text},
 };
 
@@ -100,12 +100,17 @@ impl Attribute {
             Attribute::Port(ports) => ports.contains(&connection.destination.port()),
             Attribute::ServerName(patterns) => connection.sni.is_some_and(|name| takes(patterns, name)),
             Attribute::Unknown => return None,
-            of_request => of_request.takes_request(facts.request?),
+            of_request => of_request.takes_request(facts.request?)?,
         })
     }
 
-    fn takes_request(&self, (request, path): (&Request<'_>, &str)) -> bool {
-        match self {
+    fn takes_request(&self, (request, path): (&Request<'_>, &str)) -> Option<bool> {
+        let claims = || match request.token {
+            Token::Unverified => None,
+            Token::None => Some(None),
+            Token::Good(claims) => Some(Some(claims)),
+        };
+        Some(match self {
             Attribute::Host(patterns) => {
                 let authority = lower(request.authority);
                 takes(patterns, request.head.host) || takes(patterns, &authority)
@@ -114,23 +119,24 @@ impl Attribute {
             Attribute::Path(patterns) => patterns.iter().any(|pattern| pattern.takes(path)),
             Attribute::Header(name, patterns) => {
                 let mut values = request.head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-                let Some(first) = values.next() else { return false };
+                let Some(first) = values.next() else { return Some(false) };
                 let all = values.fold(Cow::Borrowed(first), |all, value| Cow::Owned(format!("{all},{value}")));
                 takes(patterns, &all)
             }
             Attribute::RequestPrincipal(patterns) => {
-                let claim = |name: &str| request.claims.and_then(|claims| claims.get(name)?.as_str());
+                let claims = claims()?;
+                let claim = |name: &str| claims.and_then(|claims| claims.get(name)?.as_str());
                 claim("iss").zip(claim("sub")).is_some_and(|(issuer, subject)| {
                     let principal = format!("{issuer}/{subject}");
                     takes(patterns, &principal)
                 })
             }
-            Attribute::Claim(way, patterns) => request
-                .claims
-                .and_then(|claims| find(claims, way))
-                .is_some_and(|(name, value)| claims_take(patterns, name, value)),
+            Attribute::Claim(way, patterns) => {
+                let found = claims()?.and_then(|claims| find(claims, way));
+                found.is_some_and(|(name, value)| claims_take(patterns, name, value))
+            }
             _ => false,
-        }
+        })
     }
 }
 

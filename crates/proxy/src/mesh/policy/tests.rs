@@ -81,7 +81,8 @@ impl Case {
         let host = self.host.split(':').next().unwrap().to_ascii_lowercase();
         let head =
             RequestHead { host: &host, method: &self.method, path: &self.path, query: None, headers: &self.headers };
-        guard.request(&self.connection(), &Request { head, authority: &self.host, claims: self.claims.as_ref() })
+        let token = self.claims.as_ref().map_or(Token::None, Token::Good);
+        guard.request(&self.connection(), &Request { head, authority: &self.host, token })
     }
 }
 
@@ -379,4 +380,27 @@ fn the_parts_of_a_peer_are_found() {
     let peer = Peer::new("cluster.local", "shop", "web");
     assert_eq!(peer.principal(), "cluster.local/ns/shop/sa/web");
     assert_eq!((peer.trust_domain(), peer.namespace(), peer.service_account()), ("cluster.local", "shop", "web"));
+}
+
+#[test]
+fn tokens_that_nobody_has_looked_at_let_nothing_through() {
+    let by_claim = json!([{"when": [{"key": "request.auth.claims[sub]", "values": ["joe"]}]}]);
+    let by_principal = json!([{"from": [{"source": {"requestPrincipals": ["*"]}}]}]);
+    let case = Case::of(&json!({}));
+    let head = RequestHead { host: "web", method: &case.method, path: "/", query: None, headers: &case.headers };
+    for rules in [by_claim, by_principal] {
+        for (action, token, expected) in [
+            ("ALLOW", Token::Unverified, false),
+            ("DENY", Token::Unverified, false),
+            ("ALLOW", Token::None, false),
+            ("DENY", Token::None, true),
+        ] {
+            let judge = judge();
+            let guard = guard(&judge, "shop", "web");
+            authorize(&judge, "shop", "p", &json!({"action": action, "rules": rules}));
+            let request = Request { head, authority: "web", token };
+            let judgement = guard.request(&case.connection(), &request);
+            assert_eq!(judgement.verdict.is_allowed(), expected, "{action} {rules} with {token:?}");
+        }
+    }
 }
