@@ -184,7 +184,9 @@ impl Worker {
         let sandbox = adopted.sandboxes.last().cloned();
         let mut containers: BTreeMap<String, Slot> =
             adopted.containers.into_iter().map(|(name, ids)| (name, Slot { ids, ..Slot::default() })).collect();
-        let known = status.iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]);
+        let known = status.iter().flat_map(|status| {
+            [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+        });
         for known in known.flatten().flatten() {
             let slot = containers.entry(known.name.clone()).or_default();
             if slot.ids.is_empty() {
@@ -233,7 +235,7 @@ impl Worker {
     fn container(&self, name: &str) -> Option<(Role, Container)> {
         containers(self.spec()?)
             .find(|(_, container)| container.name == name)
-            .map(|(role, found)| (role, found.clone()))
+            .map(|(role, found)| (role, found.into_owned()))
     }
 
     fn seen(&mut self, name: &str) -> &mut ContainerView {
@@ -407,7 +409,7 @@ impl Worker {
             let target = probes::Target {
                 runtime: Arc::clone(&self.shared.runtime),
                 id: id.clone(),
-                container: Arc::new(container.clone()),
+                container: Arc::new(container.into_owned()),
                 ip: if ip.is_empty() { self.shared.config.node_ip.to_string() } else { ip.clone() },
             };
             let reports = self.reports.0.clone();

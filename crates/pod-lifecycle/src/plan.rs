@@ -79,7 +79,7 @@ impl RestartPolicy {
     pub fn of(spec: &PodSpec, role: Role) -> Self {
         match (role, spec.restart_policy.as_deref()) {
             (Role::Sidecar, _) => Self::Always,
-            (_, Some("Never")) => Self::Never,
+            (Role::Ephemeral, _) | (_, Some("Never")) => Self::Never,
             (_, Some("OnFailure")) => Self::OnFailure,
             // An init container that has succeeded is never run again.
             (Role::Init, _) => Self::OnFailure,
@@ -103,7 +103,7 @@ pub fn is_over(spec: &PodSpec, view: &PodView) -> bool {
         exit.is_some_and(|exit| !RestartPolicy::of(spec, role).restarts(exit.code))
     };
     let init_failed = containers(spec).filter(|(role, _)| *role == Role::Init).any(|(role, container)| {
-        done(role, container)
+        done(role, &container)
             && view.containers[&container.name]
                 .current
                 .as_ref()
@@ -131,12 +131,17 @@ pub fn plan(spec: &PodSpec, view: &PodView, now: Timestamp) -> Plan {
 fn plan_run(spec: &PodSpec, view: &PodView, now: Timestamp, plan: &mut Plan) {
     let empty = ContainerView::default();
     let seen = |container: &Container| view.containers.get(&container.name).unwrap_or(&empty);
+    // Whoever looks into a pod wants to also while it does not get on.
+    for (role, container) in containers(spec).filter(|(role, _)| *role == Role::Ephemeral) {
+        plan_container(RestartPolicy::of(spec, role), &container, seen(&container), now, plan);
+    }
     // Once a main container was made in this sandbox, initialisation is over for good.
     let initialized = spec.containers.iter().any(|container| {
         let seen = seen(container);
         seen.current.as_ref().is_some_and(|run| run.in_current_sandbox)
     });
     for (role, container) in containers(spec) {
+        let container = &*container;
         let state = seen(container);
         match role {
             Role::Init if initialized => {}
@@ -162,6 +167,7 @@ fn plan_run(spec: &PodSpec, view: &PodView, now: Timestamp, plan: &mut Plan) {
                 }
             }
             Role::Main => plan_container(RestartPolicy::of(spec, role), container, state, now, plan),
+            Role::Ephemeral => {}
         }
     }
 }

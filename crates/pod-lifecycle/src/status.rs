@@ -77,11 +77,12 @@ pub fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus {
     let render = |wanted: fn(Role) -> bool| -> Vec<ContainerStatus> {
         containers(spec)
             .filter(|(role, _)| wanted(*role))
-            .map(|(role, container)| container_status(spec, view, role, container, &old))
+            .map(|(role, container)| container_status(spec, view, role, &container, &old))
             .collect()
     };
     let main = render(|role| role == Role::Main);
-    let init = render(|role| role != Role::Main);
+    let init = render(|role| matches!(role, Role::Init | Role::Sidecar));
+    let ephemeral = render(|role| role == Role::Ephemeral);
     let (reason, message) = match view.ending {
         Some(Ending::DeadlineExceeded) => (
             Some("DeadlineExceeded".to_owned()),
@@ -100,6 +101,7 @@ pub fn status(pod: &Pod, view: &PodView, facts: &Facts<'_>) -> PodStatus {
         conditions: Some(conditions),
         container_statuses: Some(main),
         init_container_statuses: (!init.is_empty()).then_some(init),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: Some(facts.host_ip.to_owned()),
         host_ips: Some(vec![HostIP { ip: facts.host_ip.to_owned() }]),
         pod_ip: ips.first().cloned(),
@@ -125,7 +127,8 @@ pub fn phase(spec: &PodSpec, view: &PodView) -> Phase {
     let ending = matches!(view.ending, Some(Ending::Deleted | Ending::DeadlineExceeded));
     if (ending || is_over(spec, view)) && !live {
         let failed = view.ending == Some(Ending::DeadlineExceeded)
-            || runs(|role| role != Role::Sidecar).any(|(_, seen)| exit_code(seen).is_none_or(|code| code != 0));
+            || runs(|role| matches!(role, Role::Init | Role::Main))
+                .any(|(_, seen)| exit_code(seen).is_none_or(|code| code != 0));
         return if failed { Phase::Failed } else { Phase::Succeeded };
     }
     let begun = runs(|role| role == Role::Main).all(|(_, seen)| seen.is_some_and(|seen| seen.current.is_some()));
@@ -175,6 +178,7 @@ fn container_status(
     let known = match role {
         Role::Main => &old.container_statuses,
         Role::Init | Role::Sidecar => &old.init_container_statuses,
+        Role::Ephemeral => &old.ephemeral_container_statuses,
     };
     let before = known.iter().flatten().find(|status| status.name == container.name);
     let running = run.is_some_and(Run::is_running);
@@ -185,6 +189,7 @@ fn container_status(
             None => before.is_some_and(|status| status.ready),
         },
         Role::Sidecar | Role::Main => running && seen.ready,
+        Role::Ephemeral => false,
     };
     let (state, last_state) = states(spec, view, role, seen, before);
     ContainerStatus {
@@ -193,7 +198,7 @@ fn container_status(
         image_id: run.map(|run| run.image_digest.clone()).unwrap_or_default(),
         container_id: run.map(|run| format!("keelson://{}", run.id)),
         ready,
-        started: Some(running && seen.started),
+        started: (role != Role::Ephemeral).then_some(running && seen.started),
         restart_count: run.map_or_else(|| before.map_or(0, |status| status.restart_count), |run| run.attempt as i32),
         state: Some(state),
         last_state,

@@ -1,9 +1,9 @@
 //! What the node sees of a pod at one moment.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec};
 
 use crate::backoff::Backoff;
 
@@ -16,15 +16,44 @@ pub enum Role {
     Sidecar,
     /// An ordinary container.
     Main,
+    /// Added to a pod that runs, to look into it: starts whatever the others do, once, and counts for nothing.
+    Ephemeral,
 }
 
-/// All containers of a pod in starting order.
-pub fn containers(spec: &PodSpec) -> impl DoubleEndedIterator<Item = (Role, &Container)> {
+/// All containers of a pod in starting order, but for ephemeral ones, which wait for none.
+pub fn containers(spec: &PodSpec) -> impl DoubleEndedIterator<Item = (Role, Cow<'_, Container>)> {
     let early = spec.init_containers.iter().flatten().map(|container| {
         let sidecar = container.restart_policy.as_deref() == Some("Always");
-        (if sidecar { Role::Sidecar } else { Role::Init }, container)
+        (if sidecar { Role::Sidecar } else { Role::Init }, Cow::Borrowed(container))
     });
-    early.chain(spec.containers.iter().map(|container| (Role::Main, container)))
+    let main = spec.containers.iter().map(|container| (Role::Main, Cow::Borrowed(container)));
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    early.chain(main).chain(ephemeral.map(|container| (Role::Ephemeral, Cow::Owned(ordinary(container)))))
+}
+
+/// An ephemeral container as one of the others, which have the same fields and more.
+fn ordinary(ephemeral: &EphemeralContainer) -> Container {
+    let own = ephemeral.clone();
+    Container {
+        name: own.name,
+        image: own.image,
+        image_pull_policy: own.image_pull_policy,
+        command: own.command,
+        args: own.args,
+        working_dir: own.working_dir,
+        env: own.env,
+        env_from: own.env_from,
+        volume_mounts: own.volume_mounts,
+        volume_devices: own.volume_devices,
+        security_context: own.security_context,
+        stdin: own.stdin,
+        stdin_once: own.stdin_once,
+        tty: own.tty,
+        termination_message_path: own.termination_message_path,
+        termination_message_policy: own.termination_message_policy,
+        // the API takes none of the others for an ephemeral container
+        ..Container::default()
+    }
 }
 
 /// How a container ended.

@@ -109,6 +109,7 @@ fn container(image_id: &str, number: usize) -> ContainerConfig {
         stdin: false,
         stdin_once: false,
         tty: false,
+        shares_processes_with: None,
         labels: Default::default(),
         annotations: Default::default(),
     }

@@ -197,6 +197,9 @@ pub struct ContainerConfig {
     pub stdin_once: bool,
     /// Allocate a terminal.
     pub tty: bool,
+    /// A running container of the pod whose PID namespace it is in.
+    #[serde(default)]
+    pub shares_processes_with: Option<ContainerId>,
     /// Labels, returned unchanged.
     pub labels: BTreeMap<String, String>,
     /// Annotations, returned unchanged.

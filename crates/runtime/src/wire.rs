@@ -46,6 +46,9 @@ pub(crate) enum RequestBody {
         stdin_once: bool,
         tty: bool,
         log_path: String,
+        /// The running container whose PID namespace it joins.
+        #[serde(default)]
+        shares_processes_with: Option<String>,
     },
     /// Send a signal to a container's first process.
     Signal { container: String, signal: i32 },

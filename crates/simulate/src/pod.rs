@@ -229,7 +229,7 @@ impl SimulatedPod {
             match effect {
                 Effect::Started { container, attempt } => {
                     if let Some((role, container)) = containers(spec).find(|(_, own)| own.name == container) {
-                        self.started(spec, role, container, attempt, at);
+                        self.started(spec, role, &container, attempt, at);
                     }
                 }
                 Effect::Ready { container } => {
@@ -274,6 +274,8 @@ impl SimulatedPod {
         match role {
             Role::Init => self.due.push(ends(chance.about("run").within(how.init_for), if fails { FAILED } else { 0 })),
             Role::Sidecar => self.due.push(ready(SignedDuration::ZERO)),
+            // whoever added it ends it
+            Role::Ephemeral => {}
             Role::Main if on => {
                 let wait = chance.about("ready").within(how.ready_after);
                 // one that fails does so where another is ready

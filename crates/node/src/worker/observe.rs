@@ -88,7 +88,7 @@ impl Worker {
         self.observe_sandbox();
         let Some(spec) = self.pod.spec.clone() else { return };
         for (_, container) in containers(&spec) {
-            self.observe_container(container);
+            self.observe_container(&container);
         }
         self.tend_probes();
         let due = self.refresh_at.or(self.volumes.as_ref().and_then(|volumes| volumes.renew_at));

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Secret, Servic
 use kube::{Api, Resource};
 use pod_lifecycle::{
     qos::qos_class,
-    view::{Activity, spec_hash},
+    view::{Activity, Role, containers, spec_hash},
 };
 use reconcile::{EventType, Recorder};
 use runtime::{
@@ -75,6 +75,8 @@ struct Start {
     volumes: Volumes,
     pod_dir: PathBuf,
     termination_log: PathBuf,
+    /// The container whose processes it is to see, or why there is none.
+    target: Result<Option<ContainerId>, String>,
 }
 
 /// An event about one container.
@@ -86,8 +88,12 @@ pub(super) fn container_event(
     reason: &str,
     message: impl Into<String>,
 ) {
-    let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let list = if init.into_iter().any(|own| own.name == container) { "initContainers" } else { "containers" };
+    let mut all = pod.spec.iter().flat_map(containers);
+    let list = match all.find(|(_, own)| own.name == container) {
+        Some((Role::Init | Role::Sidecar, _)) => "initContainers",
+        Some((Role::Ephemeral, _)) => "ephemeralContainers",
+        Some((Role::Main, _)) | None => "containers",
+    };
     let about = ObjectReference {
         field_path: Some(format!("spec.{list}{{{container}}}")),
         resource_version: pod.metadata.resource_version.clone(),
@@ -120,6 +126,7 @@ impl Worker {
             volumes,
             pod_dir: self.shared.config.pod_dir(self.uid()),
             termination_log: self.termination_log(&name, attempt),
+            target: self.target(&name),
         };
         let stale: Vec<ContainerId> = match &self.view.containers.get(&name).and_then(|seen| seen.current.clone()) {
             Some(run) if run.attempt == attempt => vec![ContainerId(run.id.clone())],
@@ -139,6 +146,17 @@ impl Worker {
             Done::Started { container: created, result }
         });
         self.containers.entry(name).or_default().start = Some(operation);
+    }
+
+    /// The container that an ephemeral one is about.
+    fn target(&self, name: &str) -> Result<Option<ContainerId>, String> {
+        let mut ephemeral = self.spec().into_iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+        let own = ephemeral.find(|own| own.name == name);
+        let Some(target) = own.and_then(|own| own.target_container_name.as_ref()) else { return Ok(None) };
+        let run = self.view.containers.get(target).and_then(|seen| seen.current.as_ref());
+        let run = run.filter(|run| run.is_running());
+        run.map(|run| Some(ContainerId(run.id.clone())))
+            .ok_or_else(|| format!("unable to find target container {target}"))
     }
 
     /// Keeps the newest dead run besides the current one; older ones go with their logs.
@@ -319,6 +337,7 @@ impl Start {
             metadata.name.as_deref().unwrap_or_default(),
             metadata.uid.as_deref().unwrap_or_default()
         );
+        let shares_processes_with = self.target.clone().map_err(config_error)?;
         let security = security(spec, &pod_name, container, &self.shared.config.seccomp_dir()).map_err(config_error)?;
         let mounts = container_mounts(container, &self.volumes, &self.pod_dir, &env, &self.termination_log);
         let labels = [
@@ -343,6 +362,7 @@ impl Start {
             stdin: container.stdin == Some(true),
             stdin_once: container.stdin_once == Some(true),
             tty: container.tty == Some(true),
+            shares_processes_with,
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
             annotations: [(HASH_ANNOTATION.to_owned(), spec_hash(container))].into(),
             env,

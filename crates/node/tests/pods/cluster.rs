@@ -180,6 +180,17 @@ impl Cluster {
         self.pods().patch(name, &kube::api::PatchParams::default(), &patch).await.unwrap();
     }
 
+    /// Adds an ephemeral container to a pod, about one of its containers or about none.
+    pub(crate) async fn debug(&self, pod: &str, name: &str, mut container: Value, target: Option<&str>) {
+        container["name"] = name.into();
+        if let Some(target) = target {
+            container["targetContainerName"] = target.into();
+        }
+        let patch = kube::api::Patch::Strategic(json!({"spec": {"ephemeralContainers": [container]}}));
+        let parameters = kube::api::PatchParams::default();
+        self.pods().patch_ephemeral_containers(pod, &parameters, &patch).await.unwrap();
+    }
+
     /// Waits until a file in a container says something.
     pub(crate) async fn until_file(&self, pod: &str, container: &str, path: &str, wanted: &str) {
         let wait = async {

@@ -114,6 +114,39 @@ async fn volumes_show_what_a_pod_and_its_sources_are_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_container_sees_the_processes_of_its_target() {
+    if !possible() {
+        return;
+    }
+    let mut cluster = Cluster::new().await;
+    let main = json!([{"name": "c", "image": "probe", "args": ["sleep", "1000"]}]);
+    cluster.pod("web", json!({"terminationGracePeriodSeconds": 0, "containers": main})).await;
+    cluster.until("web", |pod| condition(pod, "Ready")).await;
+    let debuggers = ["sleep 500", "exit 3"].map(|args| args.split(' ').collect::<Vec<_>>());
+    let [looks, fails] =
+        debuggers.map(|args| json!({"image": "probe", "imagePullPolicy": "IfNotPresent", "args": args}));
+    cluster.debug("web", "looks", looks, Some("c")).await;
+    let state = |pod: &Pod, name: &str| {
+        let statuses = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.as_ref());
+        statuses.into_iter().flatten().find(|status| status.name == name).and_then(|status| status.state.clone())
+    };
+    let is_running = |pod: &Pod| state(pod, "looks").is_some_and(|state| state.running.is_some());
+    cluster.until("web", is_running).await;
+    cluster.until_file("web", "looks", "/proc/1/cmdline", "/probe\0sleep\x001000\0").await;
+
+    cluster.restart().await;
+    cluster.until_registered().await;
+    cluster.debug("web", "fails", fails, None).await;
+    let ended =
+        |pod: &Pod| state(pod, "fails").and_then(|state| state.terminated).is_some_and(|end| end.exit_code == 3);
+    let pod = cluster.until("web", ended).await;
+    assert!(is_running(&pod) && condition(&pod, "Ready"), "{pod:?}");
+    assert_eq!((phase(&pod), restarts(&pod)), ("Running", 0));
+    cluster.delete("web").await;
+    cluster.until_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     if !possible() {
         return;

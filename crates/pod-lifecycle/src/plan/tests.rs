@@ -96,6 +96,31 @@ fn containers_start_in_order() {
 }
 
 #[test]
+fn an_ephemeral_container_waits_for_nobody_runs_once_and_ends_with_the_pod() {
+    let mut spec = spec("Always");
+    spec.ephemeral_containers =
+        serde_json::from_value(json!([{"name": "debug", "image": "d", "targetContainerName": "a"}])).unwrap();
+    let up = || [exited("init", 0), running("proxy"), running("log"), running("a"), running("b")];
+    let with = |seen| view([exited("init", 0), running("proxy"), running("log"), running("a"), running("b"), seen]);
+    let cases = [
+        ("initialisation fails", view([running("init")]), vec![start_of("debug", 0)]),
+        ("all run", view(up()), vec![start_of("debug", 0)]),
+        ("it runs", with(running("debug")), vec![]),
+        ("it has failed", with(exited("debug", 1)), vec![]),
+    ];
+    for (case, view, expected) in cases {
+        assert_eq!(plan(&spec, &view, now()).actions, expected, "{case}");
+    }
+    let mut ending = with(running("debug"));
+    ending.ending = Some(Ending::Deleted);
+    let stops = plan(&spec, &ending, now()).actions;
+    assert_eq!(stops, [stop_of("debug"), stop_of("b"), stop_of("a")], "and then the sidecars");
+    spec.restart_policy = Some("Never".into());
+    let done = [exited("init", 0), exited("a", 0), exited("b", 0), running("debug")];
+    assert_eq!(plan(&spec, &view(done), now()).actions, [stop_of("debug")], "it keeps no pod alive");
+}
+
+#[test]
 fn the_restart_policy_decides_about_the_dead() {
     let up = |a: (String, ContainerView)| view([exited("init", 0), running("proxy"), running("log"), a, running("b")]);
     let cases = [

@@ -66,7 +66,7 @@ pub(super) fn conditions(
     own.chain(foreign).collect()
 }
 
-fn list(names: &[&str]) -> String {
+fn list(names: &[String]) -> String {
     format!("[{}]", names.join(" "))
 }
 
@@ -78,15 +78,15 @@ fn initialized(spec: &PodSpec, phase: Phase, main: &[ContainerStatus], init: &[C
     if main.iter().any(|status| status.container_id.is_some()) {
         return Verdict::yes();
     }
-    let incomplete: Vec<&str> = containers(spec)
+    let incomplete: Vec<String> = containers(spec)
         .filter_map(|(role, container)| {
             let status = init.iter().find(|status| status.name == container.name);
             let complete = match role {
-                Role::Main => true,
+                Role::Main | Role::Ephemeral => true,
                 Role::Init => status.is_some_and(|status| status.ready),
                 Role::Sidecar => status.is_some_and(|status| status.started == Some(true)),
             };
-            (!complete).then_some(container.name.as_str())
+            (!complete).then(|| container.name.clone())
         })
         .collect();
     if incomplete.is_empty() {
@@ -101,10 +101,10 @@ fn containers_ready(spec: &PodSpec, phase: Phase, main: &[ContainerStatus], init
         Phase::Failed => return Verdict::no("PodFailed", String::new()),
         Phase::Pending | Phase::Running => {}
     }
-    let unready: Vec<&str> = containers(spec)
-        .filter(|(role, _)| *role != Role::Init)
+    let unready: Vec<String> = containers(spec)
+        .filter(|(role, _)| !matches!(role, Role::Init | Role::Ephemeral))
         .filter(|(_, container)| !main.iter().chain(init).any(|status| status.name == container.name && status.ready))
-        .map(|(_, container)| container.name.as_str())
+        .map(|(_, container)| container.name.clone())
         .collect();
     if unready.is_empty() {
         return Verdict::yes();

@@ -56,6 +56,23 @@ fn condition<'a>(status: &'a PodStatus, type_: &str) -> (&'a str, &'a str, &'a s
 }
 
 #[test]
+fn an_ephemeral_container_is_reported_and_counts_for_nothing() {
+    let mut pod = pod("Never");
+    let ephemeral = serde_json::from_value(json!([{"name": "debug", "image": "d"}])).unwrap();
+    pod.spec.as_mut().unwrap().ephemeral_containers = Some(ephemeral);
+    let waits = render(&pod, vec![("init", exited(0)), ("a", running())], None);
+    assert_eq!((waits.phase.as_deref(), condition(&waits, "Ready").0), (Some("Running"), "True"));
+    let own = waits.ephemeral_container_statuses.unwrap().remove(0);
+    assert_eq!((own.name.as_str(), own.ready, own.started), ("debug", false, None));
+    assert_eq!(own.state.unwrap().waiting.unwrap().reason.as_deref(), Some("PodInitializing"));
+    let runs = render(&pod, vec![("init", exited(0)), ("a", exited(0)), ("debug", running())], None);
+    assert_eq!(runs.phase.as_deref(), Some("Running"), "nothing of a pod that is over lives");
+    assert!(runs.ephemeral_container_statuses.unwrap().remove(0).state.unwrap().running.is_some());
+    let failed = render(&pod, vec![("init", exited(0)), ("a", exited(0)), ("debug", exited(1))], None);
+    assert_eq!((failed.phase.as_deref(), failed.container_statuses.unwrap().len()), (Some("Succeeded"), 1));
+}
+
+#[test]
 fn phases_follow_containers_and_policy() {
     let cases = [
         ("Always", vec![], None, "Pending"),

@@ -99,6 +99,7 @@ impl Runtime {
             stdin_once: status.config.stdin_once,
             tty: status.config.tty,
             log_path: status.log_path.display().to_string(),
+            shares_processes_with: status.config.shares_processes_with.map(|target| target.0),
         };
         match self.shim(&status.sandbox)?.call(request, &[]).await? {
             Ok(_) => Ok(()),

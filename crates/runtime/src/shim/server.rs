@@ -277,11 +277,28 @@ impl Server {
     }
 
     fn start(&mut self, connection: u64, request: u64, body: RequestBody) -> Result<(), Failure> {
-        let RequestBody::Start { container: id, directory, cgroup, stdin, stdin_once, tty, log_path } = body else {
+        let RequestBody::Start {
+            container: id,
+            directory,
+            cgroup,
+            stdin,
+            stdin_once,
+            tty,
+            log_path,
+            shares_processes_with,
+        } = body
+        else {
             return Err(Failure::other("not a start request"));
         };
         if self.containers.contains_key(&id) {
             return Err(Failure::other(format!("container {id} was started before")));
+        }
+        let mut namespaces = self.pod.paths(&self.config);
+        if let Some(target) = shares_processes_with {
+            let ContainerState::Running { pid, .. } = self.with(&target)?.state else {
+                return Err(Failure::other(format!("container {target} is not running")));
+            };
+            namespaces.pid = Some(format!("/proc/{pid}/ns/pid"));
         }
         let io = |what: &'static str| move |error: io::Error| Failure::other(format!("{what}: {error}"));
         let log = Log::open(Path::new(&log_path)).map_err(io("open the log"))?;
@@ -291,7 +308,6 @@ impl Server {
         } else {
             container.pipes(stdin).map_err(io("make a pipe"))?
         };
-        let namespaces = self.pod.paths(&self.config);
         let directory = container.directory.clone();
         self.helper(connection, request, Purpose::Start { container: id.clone() }, |shim| {
             launch::run(&directory, &namespaces, stdio, shim);

@@ -21,6 +21,7 @@ pub(crate) fn launch() -> Launch {
         stdin: false,
         stdin_once: false,
         tty: false,
+        shares_processes_with: None,
         labels: Default::default(),
         annotations: Default::default(),
     };

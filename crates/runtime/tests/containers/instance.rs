@@ -179,6 +179,7 @@ impl Instance {
             stdin: false,
             stdin_once: false,
             tty: false,
+            shares_processes_with: None,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         }

@@ -18,17 +18,18 @@ impl SimulatedPod {
         }
         self.view.sandbox = Sandbox::Ready { ips: vec![self.address.clone()] };
         for (role, container) in containers(spec) {
-            let lists = [&status.init_container_statuses, &status.container_statuses];
+            let lists =
+                [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
             let mut known = lists.into_iter().flatten().flatten();
             let Some(known) = known.find(|known| known.name == container.name) else { continue };
-            let Some(seen) = view_of(known, &spec_hash(container), now) else { continue };
+            let Some(seen) = view_of(known, &spec_hash(&container), now) else { continue };
             let running = seen.current.as_ref().and_then(|run| match run.state {
                 RunState::Running { started_at } => Some((run.attempt, started_at)),
                 RunState::Created | RunState::Exited(_) => None,
             });
             self.view.containers.insert(container.name.clone(), seen);
             if let Some((attempt, started_at)) = running {
-                self.decide(spec, role, container, attempt, started_at);
+                self.decide(spec, role, &container, attempt, started_at);
             }
         }
     }
