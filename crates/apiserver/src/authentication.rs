@@ -191,16 +191,18 @@ pub(crate) fn certificate(der: &[u8]) -> Option<User> {
     Some(user)
 }
 
+/// What stands before the token that a WebSocket client hides in its list of protocols.
+pub(crate) const PROTOCOL_OF_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
+
 /// The bearer token of a request, also the one a WebSocket client hides in its list of protocols.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-    const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
     }
     let protocols = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let encoded = protocols.split(',').find_map(|protocol| protocol.trim().strip_prefix(PROTOCOL))?;
+    let encoded = protocols.split(',').find_map(|protocol| protocol.trim().strip_prefix(PROTOCOL_OF_TOKEN))?;
     String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
 }
 

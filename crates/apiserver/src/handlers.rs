@@ -49,7 +49,7 @@ pub(crate) fn is_connect(subresource: &str) -> bool {
 }
 
 /// Answers a call.
-pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn answer(mut call: Call, body: Body) -> Result<Response<Body>, ApiError> {
     if is_connect(&call.subresource) {
         return connect::answer(call, body).await;
     }
@@ -63,6 +63,10 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
     if !main && !call.served.resource.subresources.iter().any(|known| known.name == call.subresource) {
         return Err(ApiError::no_such_resource());
     }
+    let socket = match call.verb {
+        "watch" if main => watch::socket(&mut call)?,
+        _ => None,
+    };
     let call = Arc::new(call);
     if matches!(call.verb, "get" | "list" | "watch") {
         fresh::for_read(&call).await?;
@@ -71,7 +75,13 @@ pub(crate) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
         "get" | "list" if components::concerns(&call) => return components::answer(&call),
         "get" if main || call.subresource == "status" => return read::get(&call).await,
         "list" if main => return list::list(&call).await,
-        "watch" if main => return watch::watch(&call).await,
+        "watch" if main => {
+            let answer = watch::watch(&call).await?;
+            return Ok(match socket {
+                Some(socket) => socket.answer(answer, &call.server.tunnels, call.caller.draining.clone()),
+                None => answer,
+            });
+        }
         _ => {}
     }
     let read = tokio::time::timeout(BODY_TIMEOUT, body::read(body)).await;

@@ -71,6 +71,7 @@ mod tls;
 mod turns;
 mod warnings;
 mod webhooks;
+mod websocket;
 mod written;
 
 pub use at_rest::{EncryptionAtRest, EncryptionFileError};

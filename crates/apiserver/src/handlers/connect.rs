@@ -13,6 +13,7 @@ use crate::{
     options::Query,
     server::ApiServer,
     status::{ApiError, GroupResource},
+    websocket,
 };
 
 /// Answers a request that connects to something.
@@ -32,11 +33,17 @@ pub(super) async fn answer(call: Call, body: Body) -> Result<Response<Body>, Api
     }
     let (node, path) = pod(&call, subresource)?;
     let uri: Uri = path.parse().map_err(|error| ApiError::bad_request(format!("invalid path {path:?}: {error}")))?;
-    // the parts carry the upgrade of the client's connection, which the node takes
-    let (server, mut parts) = (call.server, call.parts);
+    let is_log = subresource == "log";
+    let (server, caller, mut parts) = (call.server, call.caller, call.parts);
+    // what goes both ways the node speaks itself: the parts carry the upgrade of the client's connection
+    let socket = if is_log { websocket::Wanted::take(&mut parts, websocket::Kind::Bytes)? } else { None };
     parts.uri = uri;
     strip_credentials(&mut parts.headers);
-    to_node(&server, &node, Request::from_parts(parts, body)).await
+    let answer = to_node(&server, &node, Request::from_parts(parts, body)).await?;
+    Ok(match socket {
+        Some(socket) => socket.answer(answer, &server.tunnels, caller.draining),
+        None => answer,
+    })
 }
 
 /// Hands a request to the agent of a node.

@@ -38,6 +38,7 @@ use crate::{
     output::{self, Payload, Tables},
     selection::Selection,
     status::ApiError,
+    websocket,
 };
 
 /// Events taken from the store at once: a burst leaves in few chunks, and one slow watcher holds no lock for long.
@@ -97,6 +98,15 @@ pub(super) async fn watch(call: &Arc<Call>) -> Result<Response<Body>, ApiError> 
         watching.initial(&snapshot, &prefix, options.send_initial_events == Some(true)).await?;
     }
     Ok(response(call, watching.boxed_unsync()))
+}
+
+/// The client's wish for the events over a WebSocket, one message each.
+pub(super) fn socket(call: &mut Call) -> Result<Option<websocket::Wanted>, ApiError> {
+    let socket = websocket::Wanted::take(&mut call.parts, websocket::Kind::Lines)?;
+    if socket.is_some() && call.accepted.encoding == Encoding::Protobuf {
+        return Err(ApiError::not_acceptable("application/json"));
+    }
+    Ok(socket)
 }
 
 fn response(call: &Call, body: Body) -> Response<Body> {

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use apiserver::{ApiServer, ClientKinds, NodeConnectError, NodeConnector, SharedTls, Tls};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{StreamExt as _, future::BoxFuture};
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,6 +23,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{Fixture, MERGE, request};
@@ -265,6 +266,76 @@ async fn an_upgraded_connection_reaches_the_node() {
     assert_eq!(&word, b"ping");
     assert_eq!(*node.asked.lock(), ["n1 /exec/default/p/c?input=1&command=ls"]);
     driving.abort();
+}
+
+/// What comes over a WebSocket, as it was received, and the protocol that was agreed on.
+async fn messages(socket: &Socket, path: &str, protocols: &str, count: usize) -> (Option<String>, Vec<Message>) {
+    let io = socket.connect(b"http/1.1", Some(("alice", "system:masters"))).await;
+    let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
+    if !protocols.is_empty() {
+        request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
+    }
+    let (stream, answer) = tokio_tungstenite::client_async(request, io.into_inner()).await.unwrap();
+    let agreed = answer.headers().get("sec-websocket-protocol").map(|name| name.to_str().unwrap().to_owned());
+    (agreed, stream.take(count).map(Result::unwrap).collect().await)
+}
+
+#[tokio::test]
+async fn logs_come_over_a_websocket() {
+    let socket = Socket::open().await;
+    let node = scheduled(&socket.fixture).await;
+    let path = "/api/v1/namespaces/default/pods/p/log?container=c";
+    let (agreed, received) = messages(&socket, path, "binary.k8s.io", 3).await;
+    let bytes = |text: &'static str| Message::Binary(text.into());
+    assert_eq!((agreed.as_deref(), &received[..2]), (Some("binary.k8s.io"), &[bytes(""), bytes("a line\n")][..]));
+    assert!(received[2].is_close());
+    let (agreed, received) = messages(&socket, path, "base64.binary.k8s.io", 2).await;
+    assert_eq!(
+        (agreed.as_deref(), &received[1]),
+        (Some("base64.binary.k8s.io"), &Message::Text("YSBsaW5lCg==".into()))
+    );
+    assert_eq!(*node.asked.lock(), ["n1 /containerLogs/default/p/c?container=c"; 2]);
+}
+
+#[tokio::test]
+async fn a_watch_over_a_websocket_is_a_message_per_event() {
+    let socket = Socket::open().await;
+    socket.fixture.post("/api/v1/namespaces/default/configmaps", &json!({"metadata": {"name": "a"}})).await.ok();
+    let path = "/api/v1/namespaces/default/configmaps?watch=true&fieldSelector=metadata.name%3Da";
+    let (agreed, received) = messages(&socket, path, "", 1).await;
+    let event: Value = serde_json::from_str(received[0].to_text().unwrap()).unwrap();
+    assert_eq!((agreed, &event["type"], &event["object"]["metadata"]["name"]), (None, &json!("ADDED"), &json!("a")));
+    // a browser insists on one of its protocols; the token is none
+    let named = "base64url.bearer.authorization.k8s.io.dG9rZW4, base64.binary.k8s.io";
+    assert_eq!(messages(&socket, path, named, 1).await.0.as_deref(), Some("base64.binary.k8s.io"));
+}
+
+#[tokio::test]
+async fn what_cannot_come_over_a_websocket_is_answered_without() {
+    let socket = Socket::open().await;
+    scheduled(&socket.fixture).await;
+    let log = "/api/v1/namespaces/default/pods/p/log";
+    for (path, protocol, status) in [
+        (log, "v4.channel.k8s.io", 403),
+        ("/api/v1/namespaces/default/pods/q/log", "binary.k8s.io", 404),
+        ("/api/v1/configmaps?watch=true&labelSelector=%21%21", "", 400),
+    ] {
+        let io = socket.connect(b"http/1.1", Some(("alice", "system:masters"))).await;
+        let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        let driving = tokio::spawn(connection);
+        let mut request = get(path, Version::HTTP_11);
+        let headers = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")];
+        for (name, value) in headers.into_iter().chain([("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]) {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        if !protocol.is_empty() {
+            request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        }
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        assert_eq!(body(answer).await["kind"], "Status");
+        driving.abort();
+    }
 }
 
 #[tokio::test]
