@@ -77,6 +77,7 @@ pub fn render_metrics(out: &mut String) {
     node_lifecycle::render_metrics(out);
     pod_gc::render_metrics(out);
     replicaset::render_metrics(out);
+    statefulset::render_metrics(out);
     root_ca::render_metrics(out);
     taint_eviction::render_metrics(out);
     ttl_after_finished::render_metrics(out);

@@ -1,7 +1,8 @@
 //! Counters, gauges and histograms of controllers, under upstream's names, as Prometheus reads them.
 //!
 //! Each controller declares its own as statics, and `render_metrics` of the crate has them written. Labels come from fixed
-//! sets, reasons the API knows, and zones of nodes, so their number is bounded by the cluster's shape.
+//! sets, reasons the API knows, zones of nodes, and names of objects for as long as there are such, so their number is bounded
+//! by the cluster's shape.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -49,6 +50,11 @@ impl Family {
     /// Says what it is now.
     pub(crate) fn set(&self, labels: &[&str], value: f64) {
         self.change(labels, |_| value);
+    }
+
+    /// Says nothing more of what has these first labels.
+    pub(crate) fn forget(&self, first: &[&str]) {
+        self.values.lock().retain(|labels, _| !first.iter().zip(labels).all(|(first, label)| first == label));
     }
 
     fn change(&self, labels: &[&str], to: impl Fn(f64) -> f64) {
@@ -165,6 +171,8 @@ mod tests {
         let zones = Family::gauge("zone_size", "Nodes.", &["zone"]);
         zones.set(&["a\"b"], 3.0);
         zones.set(&["a\"b"], 1.5);
+        zones.set(&["gone"], 1.0);
+        zones.forget(&["gone"]);
         zones.render(&mut out);
         let times = Histogram::new("time_seconds", "Time.", &["mode"], &[0.1, 1.0]);
         times.observe(&["x"], 0.1);

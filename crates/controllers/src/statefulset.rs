@@ -17,6 +17,7 @@ use crate::context::{
     synced,
 };
 use crate::history::{self, DATA_HASH, Past, Revisions, Wanted};
+use crate::metrics::Family;
 use crate::owners::{self, by_controller};
 use crate::pending::{LAG_RETRY, PendingWrites};
 use crate::{batch, gather, pod_control, selector};
@@ -31,6 +32,25 @@ mod tests;
 
 /// Sets reconciled at once, upstream's default is 5; in process a few more cost nothing.
 const WORKERS: usize = 32;
+
+/// Labels of metrics about one set.
+const LABELS: &[&str] = &["statefulset_namespace", "statefulset_name", "pod_management_policy"];
+static MAX_UNAVAILABLE: Family = Family::gauge(
+    "statefulset_controller_statefulset_max_unavailable",
+    "Pods that may be unavailable during a rolling update.",
+    LABELS,
+);
+static UNAVAILABLE: Family = Family::gauge(
+    "statefulset_controller_statefulset_unavailable_replicas",
+    "Pods that are missing or not available.",
+    LABELS,
+);
+
+/// Appends the metrics in Prometheus' text format.
+pub(crate) fn render_metrics(out: &mut String) {
+    MAX_UNAVAILABLE.render(out);
+    UNAVAILABLE.render(out);
+}
 
 struct Controller {
     context: Context,
@@ -112,6 +132,9 @@ impl Controller {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>, ReconcileError> {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else {
             self.revisions.forget(key);
+            for family in [&MAX_UNAVAILABLE, &UNAVAILABLE] {
+                family.forget(&[&key.namespace, &key.name]);
+            }
             for pending in [&self.pending_pods, &self.pending_claims, &self.pending_status] {
                 pending.forget(key);
             }
@@ -144,6 +167,12 @@ impl Controller {
                 now: Timestamp::now(),
             },
         );
+        if let Some(judged) = plan.judged {
+            let policy = spec.pod_management_policy.as_deref().unwrap_or("OrderedReady");
+            let labels = [&key.namespace, &key.name, policy];
+            MAX_UNAVAILABLE.set(&labels, f64::from(judged.max_unavailable));
+            UNAVAILABLE.set(&labels, f64::from(judged.unavailable));
+        }
         let next = plan.next;
         // The status says what happened, and old revisions go, also when the rest has to wait.
         let written = self.execute(key, &set, plan).await;

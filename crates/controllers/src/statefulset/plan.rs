@@ -48,6 +48,16 @@ pub(super) struct Plan {
     pub(super) status: StatefulSetStatus,
     /// When to look again without an event.
     pub(super) next: Option<Duration>,
+    /// How an update was judged, where one could go on.
+    pub(super) judged: Option<Judged>,
+}
+
+/// What bounds a rolling update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    pub(super) max_unavailable: i32,
+    /// Pods that are missing or not available.
+    pub(super) unavailable: i32,
 }
 
 /// A revision, and the template it holds.
@@ -96,12 +106,13 @@ pub(super) fn decide(set: &StatefulSet, observed: &Observed<'_>) -> Plan {
     surplus.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
     let (status, next) = status::compute(set, observed, pods.values().chain(surplus.iter().map(|(_, pod)| pod)));
     let parallel = spec.pod_management_policy.as_deref() == Some("Parallel");
-    let mut round = Sweep { set, spec, observed, wanted, parallel, pods, surplus, phases: Vec::new(), status };
+    let mut round =
+        Sweep { set, spec, observed, wanted, parallel, pods, surplus, phases: Vec::new(), status, judged: None };
     if set.metadata.deletion_timestamp.is_none() {
         round.run();
     }
     status::complete_update(set, &mut round.status);
-    Plan { phases: round.phases, status: round.status, next }
+    Plan { phases: round.phases, status: round.status, next, judged: round.judged }
 }
 
 struct Sweep<'a> {
@@ -116,6 +127,7 @@ struct Sweep<'a> {
     surplus: Vec<(i32, Arc<Pod>)>,
     phases: Vec<Vec<Action>>,
     status: StatefulSetStatus,
+    judged: Option<Judged>,
 }
 
 impl Sweep<'_> {
@@ -309,6 +321,7 @@ impl Sweep<'_> {
             .clone()
             .filter(|ordinal| self.pods.get(ordinal).is_none_or(|pod| is_unavailable(pod, min_ready, now)));
         let unavailable = i32::try_from(unavailable.count()).unwrap_or(i32::MAX);
+        self.judged = Some(Judged { max_unavailable: bound, unavailable });
         let budget = usize::try_from(bound.saturating_sub(unavailable)).unwrap_or(0);
 
         let from = self.wanted.start.saturating_add(partition.max(0)).min(self.wanted.end);

@@ -38,12 +38,14 @@ struct World {
     clock: i64,
     told: Vec<String>,
     next: Option<Duration>,
+    judged: Option<plan::Judged>,
 }
 
 impl World {
     fn new(spec: Value) -> Self {
         let (pods, claims) = (BTreeMap::new(), BTreeMap::new());
-        Self { set: set(spec), pods, claims, revisions: Vec::new(), uids: 0, clock: 0, told: Vec::new(), next: None }
+        let (revisions, told) = (Vec::new(), Vec::new());
+        Self { set: set(spec), pods, claims, revisions, uids: 0, clock: 0, told, next: None, judged: None }
     }
 
     fn now(&self) -> Timestamp {
@@ -83,6 +85,7 @@ impl World {
         let plan = plan::decide(&self.set, &observed);
         self.set.status = Some(plan.status);
         self.next = plan.next;
+        self.judged = plan.judged;
         self.told.clear();
         for action in plan.phases.into_iter().flatten() {
             self.act(action);

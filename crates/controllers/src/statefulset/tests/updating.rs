@@ -23,6 +23,23 @@ fn an_update_goes_from_the_top_and_waits_for_each_pod() {
 }
 
 #[test]
+fn what_bounds_an_update_is_told_while_one_may_go_on() {
+    let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "67%"}});
+    let mut world = World::new(json!({"updateStrategy": rolling, "podManagementPolicy": "Parallel"}));
+    let judged = |max_unavailable, unavailable| Some(plan::Judged { max_unavailable, unavailable });
+    world.settle();
+    assert_eq!(world.judged, judged(2, 0));
+    world.image("broken");
+    world.step();
+    world.kubelet();
+    world.step();
+    assert_eq!(world.judged, judged(2, 2));
+    let mut on_delete = World::new(json!({"updateStrategy": {"type": "OnDelete"}}));
+    on_delete.settle();
+    assert_eq!(on_delete.judged, None);
+}
+
+#[test]
 fn a_partition_holds_an_update_back() {
     let mut world = World::new(json!({}));
     world.settle();
