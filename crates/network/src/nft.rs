@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use crate::netlink::{APPEND, Attributes, CREATE, Encoder, NetlinkError, Protocol, REQUEST, Socket};
 
-pub(crate) use expression::{Compare, Expressions, Register, Verdict};
+pub(crate) use expression::{Compare, Expressions, Memory, Register, Verdict};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -20,6 +20,7 @@ const DELCHAIN: u16 = SUBSYSTEM << 8 | 5;
 const NEWRULE: u16 = SUBSYSTEM << 8 | 6;
 const DELRULE: u16 = SUBSYSTEM << 8 | 8;
 const NEWSET: u16 = SUBSYSTEM << 8 | 9;
+const DELSET: u16 = SUBSYSTEM << 8 | 11;
 const NEWSETELEM: u16 = SUBSYSTEM << 8 | 12;
 const DELSETELEM: u16 = SUBSYSTEM << 8 | 14;
 
@@ -59,10 +60,15 @@ const NFTA_VERDICT_CHAIN: u16 = 2;
 const SET_ANONYMOUS: u32 = 1;
 const SET_CONSTANT: u32 = 2;
 const SET_MAP: u32 = 8;
+const SET_TIMEOUT: u32 = 16;
+/// Rules may add to it.
+const SET_EVALUATED: u32 = 32;
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 
 /// The kernel's placeholder in the name of an anonymous map.
 const ANONYMOUS_MAP: &str = "__map%d";
+/// The same of an anonymous set.
+const ANONYMOUS_SET: &str = "__set%d";
 
 /// The number that `nft` shows a type by. Composed keys take six bits for each part.
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +185,21 @@ impl Batch {
         });
     }
 
+    /// Creates a map from clients to their endpoints, or keeps it; rules fill it, up to `size` clients.
+    pub(crate) fn add_client_map(&mut self, name: &str, size: u32) {
+        let data = |message: &mut Encoder| {
+            message.attr_be32(NFTA_SET_DATA_TYPE, composed(&ENDPOINT));
+            message.attr_be32(NFTA_SET_DATA_LEN, PART_LEN * ENDPOINT.len() as u32);
+            message.nest(NFTA_SET_DESC, |desc| desc.attr_be32(NFTA_SET_DESC_SIZE, size));
+        };
+        self.named_set(name, &[DataType::Ipv4Address], data, SET_MAP | SET_TIMEOUT | SET_EVALUATED);
+    }
+
+    /// Deletes a set or map that no rule names.
+    pub(crate) fn delete_set(&mut self, name: &str) {
+        self.change(DELSET, 0, NFTA_SET_TABLE, |message| message.attr_str(NFTA_SET_NAME, name));
+    }
+
     /// Adds a key to a set.
     pub(crate) fn add_element(&mut self, set: &str, key: &[u8]) {
         self.element(NEWSETELEM, CREATE, set, key, None);
@@ -218,8 +239,8 @@ impl Batch {
             message.attr_be32(NFTA_SET_FLAGS, SET_ANONYMOUS | SET_CONSTANT | SET_MAP);
             message.attr_be32(NFTA_SET_KEY_TYPE, TYPE_INTEGER);
             message.attr_be32(NFTA_SET_KEY_LEN, PART_LEN);
-            message.attr_be32(NFTA_SET_DATA_TYPE, composed(&[DataType::Ipv4Address, DataType::Port]));
-            message.attr_be32(NFTA_SET_DATA_LEN, 2 * PART_LEN);
+            message.attr_be32(NFTA_SET_DATA_TYPE, composed(&ENDPOINT));
+            message.attr_be32(NFTA_SET_DATA_LEN, PART_LEN * ENDPOINT.len() as u32);
             message.attr(NFTA_SET_USERDATA, &KEY_IN_HOST_ORDER);
             message.nest(NFTA_SET_DESC, |desc| desc.attr_be32(NFTA_SET_DESC_SIZE, endpoints.len() as u32));
             message.attr_be32(NFTA_SET_ID, id);
@@ -233,15 +254,40 @@ impl Batch {
                         // Both generators leave a number in host order.
                         let key = (index as u32).to_ne_bytes();
                         element.nest(NFTA_SET_ELEM_KEY, |nest| nest.attr(NFTA_DATA_VALUE, &key));
-                        let mut value = [0; 8];
-                        value[..4].copy_from_slice(&address.octets());
-                        value[4..6].copy_from_slice(&port.to_be_bytes());
+                        let value = endpoint(*address, *port);
                         element.nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, &value));
                     });
                 }
             });
         });
         EndpointMap { id, len: endpoints.len() as u32 }
+    }
+
+    /// Creates the anonymous set of endpoints that a rule of this batch looks in; as many as in a map.
+    pub(crate) fn add_endpoint_set(&mut self, endpoints: &[(Ipv4Addr, u16)]) -> EndpointSet {
+        self.sets += 1;
+        let id = self.sets;
+        self.change(NEWSET, CREATE, NFTA_SET_TABLE, |message| {
+            message.attr_str(NFTA_SET_NAME, ANONYMOUS_SET);
+            message.attr_be32(NFTA_SET_FLAGS, SET_ANONYMOUS | SET_CONSTANT);
+            message.attr_be32(NFTA_SET_KEY_TYPE, composed(&ENDPOINT));
+            message.attr_be32(NFTA_SET_KEY_LEN, PART_LEN * ENDPOINT.len() as u32);
+            message.nest(NFTA_SET_DESC, |desc| desc.attr_be32(NFTA_SET_DESC_SIZE, endpoints.len() as u32));
+            message.attr_be32(NFTA_SET_ID, id);
+        });
+        self.change(NEWSETELEM, CREATE, NFTA_SET_ELEM_LIST_TABLE, |message| {
+            message.attr_str(NFTA_SET_ELEM_LIST_SET, ANONYMOUS_SET);
+            message.attr_be32(NFTA_SET_ELEM_LIST_SET_ID, id);
+            message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                for (address, port) in endpoints {
+                    let key = endpoint(*address, *port);
+                    list.nest(NFTA_LIST_ELEM, |element| {
+                        element.nest(NFTA_SET_ELEM_KEY, |nest| nest.attr(NFTA_DATA_VALUE, &key));
+                    });
+                }
+            });
+        });
+        EndpointSet { id }
     }
 
     /// Sends the batch.
@@ -268,6 +314,23 @@ pub(crate) const ENDPOINTS_MAX: usize = 1300;
 pub(crate) struct EndpointMap {
     id: u32,
     len: u32,
+}
+
+/// An anonymous set of a batch, to be looked in by one rule of the same batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndpointSet {
+    id: u32,
+}
+
+/// What an endpoint consists of.
+const ENDPOINT: [DataType; 2] = [DataType::Ipv4Address, DataType::Port];
+
+/// An endpoint as a key or value.
+fn endpoint(address: Ipv4Addr, port: u16) -> [u8; 8] {
+    let mut value = [0; 8];
+    value[..4].copy_from_slice(&address.octets());
+    value[4..6].copy_from_slice(&port.to_be_bytes());
+    value
 }
 
 /// The handle of a table, which the kernel gives to no other table again; nothing when there is no such table.

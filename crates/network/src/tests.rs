@@ -168,6 +168,36 @@ fn a_client_with_affinity_keeps_its_endpoint() {
 }
 
 #[test]
+fn what_is_known_of_a_client_ends_with_its_time_and_outlives_a_change_of_endpoints() {
+    on_a_node(async |mut node| {
+        let (a, b) = two_pods(&mut node).await;
+        let spec = |seconds: u32| {
+            json!({"clusterIP": VIP, "sessionAffinity": "ClientIP", "ports": [{"port": 81, "targetPort": PORT}],
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}})
+        };
+        node.api.service_object("web", spec(600));
+        HOST.ask_until((VIP, 81), Result::is_ok).await;
+        let first = a.place.ask((VIP, 81)).await.unwrap().0;
+        let other = if first == "a" { &b } else { &a };
+        node.api.endpoints("web", &[other.address.ip], PORT, "TCP");
+        a.place.ask_until((VIP, 81), |answer| matches!(answer, Ok((text, _)) if *text == other.uid)).await;
+        // what it was led to since it keeps, also where its first endpoint is there again
+        node.api.endpoints("web", &[a.address.ip, b.address.ip], PORT, "TCP");
+        for _ in 0..16 {
+            assert_eq!(a.place.ask((VIP, 81)).await.unwrap().0, other.uid);
+        }
+        node.api.service_object("web", spec(1));
+        let moved = async {
+            // one of two at random, once in a time in which what was known is forgotten
+            while a.place.ask((VIP, 81)).await.is_ok_and(|(text, _)| text == other.uid) {
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), moved).await.unwrap();
+    });
+}
+
+#[test]
 fn a_balancers_address_is_reached_from_inside_and_from_outside_where_it_admits() {
     on_a_node(async |mut node| {
         let state = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
 //! The expressions of rules: loads into registers, tests on registers, and what is done at the end.
 
+use std::time::Duration;
+
 use crate::netlink::Encoder;
 use crate::slot::Cidr;
 
-use super::{ANONYMOUS_MAP, EndpointMap, NFTA_DATA_VALUE, NFTA_LIST_ELEM, verdict};
+use super::{ANONYMOUS_MAP, ANONYMOUS_SET, EndpointMap, EndpointSet, NFTA_DATA_VALUE, NFTA_LIST_ELEM, verdict};
 
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
@@ -33,8 +35,18 @@ const REJECT_ICMP_UNREACHABLE: u32 = 0;
 const REJECT_TCP_RESET: u32 = 1;
 const ICMP_PORT_UNREACHABLE: u8 = 3;
 const IFNAME_LEN: usize = 16;
-/// Any constant: which endpoint a client gets must not change when the process restarts.
-const AFFINITY_SEED: u32 = 0x6b65_656c;
+const DYNSET_ADD: u32 = 0;
+const DYNSET_UPDATE: u32 = 1;
+const DYNSET_DELETE: u32 = 2;
+
+/// How a map comes to know a client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Memory {
+    /// It is not in the map.
+    New,
+    /// It is, and its time begins anew.
+    Again,
+}
 
 /// A register. `R0` to `R2` are adjacent, so that what they hold together is one key.
 #[derive(Debug, Clone, Copy)]
@@ -279,21 +291,63 @@ impl<'e> Expressions<'e> {
         self.push_numbers("numgen", &[Register::R0 as u32, map.len, NUMGEN_RANDOM])
     }
 
-    /// Chooses an index into the map by the source address.
-    pub(crate) fn client_index(&mut self, map: EndpointMap) -> &mut Self {
-        self.load_source(Register::R1)
-            .push_numbers("hash", &[Register::R1 as u32, Register::R0 as u32, 4, map.len, AFFINITY_SEED])
+    /// Goes on when the map of clients has an endpoint for the source address, with that endpoint.
+    pub(crate) fn endpoint_of_client(&mut self, clients: &str) -> &mut Self {
+        self.load_source(Register::R2).push("lookup", |data| {
+            data.attr_str(1, clients);
+            data.attr_be32(2, Register::R2 as u32);
+            data.attr_be32(3, Register::R0 as u32);
+        })
     }
 
-    /// Translates the destination to the endpoint at the chosen index.
-    pub(crate) fn translate_to(&mut self, map: EndpointMap) {
+    /// Goes on when the endpoint is one of the set.
+    pub(crate) fn is_endpoint(&mut self, set: EndpointSet) -> &mut Self {
+        self.push("lookup", |data| {
+            data.attr_str(1, ANONYMOUS_SET);
+            data.attr_be32(2, Register::R0 as u32);
+            data.attr_be32(4, set.id);
+        })
+    }
+
+    /// Removes the source address from the map of clients. The kernel wants an endpoint to be there, and does not look at it.
+    pub(crate) fn forget_client(&mut self, clients: &str) -> &mut Self {
+        self.load_source(Register::R2).push("dynset", |data| {
+            data.attr_str(1, clients);
+            data.attr_be32(3, DYNSET_DELETE);
+            data.attr_be32(4, Register::R2 as u32);
+            data.attr_be32(5, Register::R0 as u32);
+        })
+    }
+
+    /// Has the map of clients know the source address and the endpoint for so long. Goes on unless the map is full.
+    pub(crate) fn remember_client(&mut self, clients: &str, time: Duration, memory: Memory) -> &mut Self {
+        let operation = match memory {
+            Memory::New => DYNSET_ADD,
+            Memory::Again => DYNSET_UPDATE,
+        };
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.load_source(Register::R2).push("dynset", |data| {
+            data.attr_str(1, clients);
+            data.attr_be32(3, operation);
+            data.attr_be32(4, Register::R2 as u32);
+            data.attr_be32(5, Register::R0 as u32);
+            data.attr(6, &milliseconds.to_be_bytes());
+        })
+    }
+
+    /// Takes the endpoint at the chosen index.
+    pub(crate) fn endpoint_at(&mut self, map: EndpointMap) -> &mut Self {
         self.push("lookup", |data| {
             data.attr_str(1, ANONYMOUS_MAP);
             data.attr_be32(2, Register::R0 as u32);
             data.attr_be32(3, Register::R0 as u32);
             data.attr_be32(4, map.id);
         })
-        .push("nat", |data| {
+    }
+
+    /// Translates the destination to the endpoint.
+    pub(crate) fn translate(&mut self) {
+        self.push("nat", |data| {
             data.attr_be32(1, NAT_DESTINATION);
             data.attr_be32(2, libc::AF_INET as u32);
             data.attr_be32(3, Register::R0 as u32);

@@ -48,7 +48,7 @@ fn program(uid: &str, address: Ipv4Addr, port: &ContainerPort) -> Option<(String
     let target = (address, u16::try_from(port.container_port).ok()?);
     // a pod's name may be longer than a chain's
     let chain = format!("host-port/{uid}/{}/{host_ip}:{host_port}", protocol.to_string().to_lowercase());
-    let action = Action::Spread { affinity: false, targets: vec![target] };
+    let action = Action::Spread { affinity: None, targets: vec![target] };
     Some((chain, Program { protocol, matches: vec![found], action }))
 }
 

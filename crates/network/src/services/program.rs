@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -94,6 +95,12 @@ pub(crate) enum Match {
 /// An endpoint's address and port.
 pub(crate) type Target = (Ipv4Addr, u16);
 
+/// How long a client keeps its endpoint that does not say so, as upstream.
+const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
+
+/// Ends the kind of a chain that remembers clients.
+const REMEMBERING: &str = "-by-client";
+
 /// The rules of one chain, which serve one port of a Service or pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -110,8 +117,8 @@ pub(crate) struct Program {
 pub(crate) enum Action {
     /// They go to one of several endpoints.
     Spread {
-        /// A client keeps its endpoint (`sessionAffinity: ClientIP`).
-        affinity: bool,
+        /// A client keeps its endpoint (`sessionAffinity: ClientIP`) until it has opened no connection for this long.
+        affinity: Option<Duration>,
         /// Where packets go, in order and without repetition; never empty.
         targets: Vec<Target>,
     },
@@ -152,7 +159,7 @@ pub(crate) fn programs(service: &Service, slices: &[Arc<EndpointSlice>], here: &
     }
     let address = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
     let Some(address) = address else { return BTreeMap::new() };
-    let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
+    let affinity = affinity(spec);
     let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let mut programs = BTreeMap::new();
     for port in spec.ports.iter().flatten() {
@@ -174,7 +181,8 @@ pub(crate) fn programs(service: &Service, slices: &[Arc<EndpointSlice>], here: &
             let is_put = is_needed && !targets.is_empty();
             if is_put {
                 let action = Action::Spread { affinity, targets };
-                programs.insert(chain_name(kind, service, protocol, port), Program { protocol, matches, action });
+                let kind = remembering(kind, affinity.is_some());
+                programs.insert(chain_name(&kind, service, protocol, port), Program { protocol, matches, action });
             }
             is_put
         };
@@ -185,13 +193,33 @@ pub(crate) fn programs(service: &Service, slices: &[Arc<EndpointSlice>], here: &
         let on_node = endpoints.iter().filter(|one| one.endpoint.node_name.as_deref() == Some(here.node.as_str()));
         let has_local = put("local", local, is_needed, usable(on_node.copied().collect()));
         if admits_to_all && has_all || admits_to_local && has_local {
-            let chain = chain_name(if admits_to_local { "local" } else { "service" }, service, protocol, port);
+            let kind = remembering(if admits_to_local { "local" } else { "service" }, affinity.is_some());
+            let chain = chain_name(&kind, service, protocol, port);
             let action = Action::Admit { sources: external.sources, chain };
             let program = Program { protocol, matches: external.guarded, action };
             programs.insert(chain_name("admit", service, protocol, port), program);
         }
     }
     programs
+}
+
+/// For how long a client that opens no connection keeps its endpoint, where clients keep theirs.
+fn affinity(spec: &ServiceSpec) -> Option<Duration> {
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| config.timeout_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    let timeout = seconds.filter(|seconds| *seconds > 0).map_or(AFFINITY_TIMEOUT, Duration::from_secs);
+    (spec.session_affinity.as_deref() == Some("ClientIP")).then_some(timeout)
+}
+
+/// The kind of a chain that spreads packets. One that remembers clients has another name, and a map of that name: who turns
+/// affinity on or off gets another chain.
+fn remembering(kind: &str, remembers: bool) -> String {
+    if remembers { format!("{kind}{REMEMBERING}") } else { kind.to_owned() }
+}
+
+/// Whether the chain of this name remembers clients.
+pub(crate) fn remembers(chain: &str) -> bool {
+    chain.split('/').next().is_some_and(|kind| kind.ends_with(REMEMBERING))
 }
 
 /// What leads to a Service port from outside the cluster.

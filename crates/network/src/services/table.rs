@@ -8,7 +8,8 @@
 //! postrouting (nat)         masquerade translated hairpins, loopback sources towards pods, and what pods send out
 //! guard (before all)        drop loopback addresses coming from pods
 //! forward, local (filter)   refuse Service addresses that were not translated
-//! service/ns/name/tcp/port  dnat to a random (or client-chosen) endpoint; local/… knows those of this node only
+//! service/ns/name/tcp/port  dnat to a random endpoint; local/… knows those of this node only
+//! service-by-client/…       the same, or to the endpoint that the map of the same name has for the client
 //! host-port/uid/tcp/ip:port dnat to the pod of this node that asked for the port
 //! admit/ns/name/tcp/port    goto one of them for the sources that a load balancer admits
 //! ```
@@ -16,15 +17,18 @@
 use std::net::Ipv4Addr;
 
 use super::ledger::Change;
-use super::program::{Action, Match, Protocol};
+use super::program::{Action, Match, Protocol, remembers};
 use crate::netlink::{NetlinkError, Socket};
-use crate::nft::{Batch, Compare, DataType, Hook, Register, Verdict, table_handle};
+use crate::nft::{Batch, Compare, DataType, Hook, Memory, Register, Verdict, table_handle};
 use crate::slot::{Cidr, Slot};
 
 const SERVICES: &str = "services";
 const NODE_PORTS: &str = "node-ports";
 const HAIRPINS: &str = "hairpins";
 const TRANSLATE: &str = "translate";
+
+/// Clients that are remembered of one Service port, some 100 bytes each. Those beyond get any endpoint.
+const CLIENTS_MAX: u32 = 65_536;
 
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
@@ -132,7 +136,12 @@ pub(crate) fn remove(socket: &Socket, slot: Slot) -> Result<(), NetlinkError> {
 /// Writes a change into a batch.
 pub(crate) fn write(batch: &mut Batch, change: &Change) {
     match change {
-        Change::AddChain(chain) => batch.add_chain(chain, None),
+        Change::AddChain(chain) => {
+            batch.add_chain(chain, None);
+            if remembers(chain) {
+                batch.add_client_map(chain, CLIENTS_MAX);
+            }
+        }
         Change::Fill { chain, action: Action::Admit { sources, chain: next }, .. } => {
             batch.flush_chain(chain);
             for source in sources {
@@ -142,20 +151,31 @@ pub(crate) fn write(batch: &mut Batch, change: &Change) {
         }
         Change::Fill { chain, protocol, action: Action::Spread { affinity, targets } } => {
             batch.flush_chain(chain);
+            if let Some(timeout) = affinity {
+                // whom the map knows, if the endpoint is still one
+                let current = batch.add_endpoint_set(targets);
+                batch.add_rule(chain, |rule| {
+                    rule.protocol_is(protocol.number()).endpoint_of_client(chain).is_endpoint(current);
+                    rule.remember_client(chain, *timeout, Memory::Again).translate();
+                });
+                let map = batch.add_endpoint_map(targets);
+                batch.add_rule(chain, |rule| {
+                    rule.protocol_is(protocol.number()).random_index(map).endpoint_at(map);
+                    rule.forget_client(chain).remember_client(chain, *timeout, Memory::New).translate();
+                });
+            }
+            // also where no more clients can be remembered
             let map = batch.add_endpoint_map(targets);
             batch.add_rule(chain, |rule| {
-                rule.protocol_is(protocol.number());
-                if *affinity {
-                    rule.client_index(map)
-                } else {
-                    rule.random_index(map)
-                };
-                rule.translate_to(map);
+                rule.protocol_is(protocol.number()).random_index(map).endpoint_at(map).translate();
             });
         }
         Change::RemoveChain(chain) => {
             batch.flush_chain(chain);
             batch.delete_chain(chain);
+            if remembers(chain) {
+                batch.delete_set(chain);
+            }
         }
         Change::AddMatch(found, chain) => {
             let (map, key) = element(*found);

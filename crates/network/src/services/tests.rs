@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
-use super::program::{Action, Match, Protocol};
+use super::program::{Action, Match, Protocol, remembers};
 use super::*;
 
 fn service(spec: Value) -> Service {
@@ -45,6 +45,24 @@ fn ports_are_matched_to_endpoints_by_name_and_protocol() {
     assert_eq!(http.matches, [Match::Cluster(vip, Protocol::Tcp, 80), Match::Node(Protocol::Tcp, 30001)]);
     let dns = &programs["service/default/web/udp/dns"];
     assert_eq!(dns.targets(), [(Ipv4Addr::new(10, 160, 0, 2), 5353)]);
+}
+
+#[test]
+fn a_service_that_remembers_clients_has_chains_of_its_own() {
+    let of = |more: Value| {
+        let mut spec = json!({"clusterIP": "10.160.128.9", "ports": [{"port": 80}], "sessionAffinity": "ClientIP"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let slices = [slice(json!([{"name": "", "port": 80}]), json!([{"addresses": ["10.160.0.2"]}]))];
+        let (chain, program) = programs(&service(spec), &slices, &here()).pop_first().unwrap();
+        let Action::Spread { affinity, .. } = program.action else { panic!("{program:?}") };
+        assert_eq!(remembers(&chain), affinity.is_some(), "{chain}");
+        (chain, affinity.map(|time| time.as_secs()))
+    };
+    let by_client = "service-by-client/default/web/tcp/80".to_owned();
+    assert_eq!(of(json!({})), (by_client.clone(), Some(10_800)));
+    let config = json!({"clientIP": {"timeoutSeconds": 5}});
+    assert_eq!(of(json!({"sessionAffinityConfig": config})), (by_client, Some(5)));
+    assert_eq!(of(json!({"sessionAffinity": "None"})), ("service/default/web/tcp/80".into(), None));
 }
 
 #[test]
@@ -189,7 +207,7 @@ fn cost_of_a_thousand_services() {
         let wanted = |service: u8, of: u8, first: u8| {
             let targets = (0..3).map(|n| (Ipv4Addr::new(10, 167, of, first + n), 8080)).collect();
             let matches = vec![Match::Cluster(Ipv4Addr::new(10, 167, 128 + of, service), Protocol::Tcp, 80)];
-            let action = Action::Spread { affinity: false, targets };
+            let action = Action::Spread { affinity: None, targets };
             let program = program::Program { protocol: Protocol::Tcp, matches, action };
             BTreeMap::from([(format!("service/default/s-{of}-{service}/tcp/80"), program)])
         };

@@ -14,7 +14,7 @@ fn program(protocol: Protocol, targets: &[Ipv4Addr]) -> Program {
 }
 
 fn spread(targets: &[Ipv4Addr]) -> Action {
-    Action::Spread { affinity: false, targets: targets.iter().map(|address| (*address, 8080)).collect() }
+    Action::Spread { affinity: None, targets: targets.iter().map(|address| (*address, 8080)).collect() }
 }
 
 fn wanted(chain: &str, program: Program) -> BTreeMap<String, Program> {
