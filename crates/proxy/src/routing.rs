@@ -23,6 +23,7 @@ mod hosts;
 mod listener;
 mod matching;
 mod mirror;
+mod pages;
 pub(crate) mod path;
 mod redirect;
 mod rule;
@@ -37,7 +38,7 @@ mod text;
 mod traffic;
 
 pub use backend::{Backend, Security, Share, Target, Wire};
-pub use canary::{Canary, Values};
+pub use canary::{Canary, HeldBy, Values};
 pub use client::{
     AddressBy, CertificateDetail, Cleaned, Client, ClientEdits, ConnectionTerms, Http1Terms, Http2Terms, Keepalive,
     Kept, Paths, Proxied, RequestId, Slashes, Times, ToldCertificates, Underscores,
@@ -56,6 +57,8 @@ pub(crate) use hosts::{covers, overlap, shared};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
 pub use mirror::Mirror;
+pub use pages::ErrorPages;
+pub(crate) use redirect::Origin;
 pub use redirect::{Captures, HostChange, PathChange, Redirect, Rewrite};
 pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
 pub use rules::Entry;
@@ -65,9 +68,9 @@ pub use table::{Place, RouteTable, Site, Spot, Transport};
 pub use template::{Template, UnknownVariable};
 pub use text::TextMatch;
 pub use traffic::{
-    Abort, Attempt, Balance, Carrier, Condition, Distinct, Disturbance, Failed, Group, HashKey, Instead, Limits,
-    Member, Network, Overflow, Part, Permit, RateRule, Rates, Retry, Session, Token, Traffic, Trigger, Upstream,
-    UpstreamConfig, Want, What, Whose,
+    Abort, Attempt, Balance, Carrier, Condition, Crowd, Distinct, Disturbance, Failed, Group, Guest, HashKey, Instead,
+    Keyed, Limits, Member, Network, Overflow, Part, Permit, RateRule, Rates, Retry, Session, Token, Traffic, Trigger,
+    Upstream, UpstreamConfig, Want, What, Whose,
 };
 
 /// A certificate and its key.

@@ -36,6 +36,7 @@ mod listener;
 mod mirror;
 mod origin;
 mod pace;
+mod pages;
 mod proxied;
 mod replay;
 mod silence;

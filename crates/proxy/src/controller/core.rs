@@ -406,10 +406,11 @@ impl Core {
 
     fn apply_ingress(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
         let owner = Item::Ingress(key.clone());
-        if let Some(before) = self.ingresses.remove(key) {
+        let before = self.ingresses.remove(key);
+        if let Some(before) = &before {
             remove(&mut self.table, &before.placements, &ingresses::owner(key));
         }
-        let compiled = cluster.ingress(key).and_then(|ingress| ingresses::plan(seen, ingress));
+        let compiled = cluster.ingress(key).and_then(|ingress| ingresses::plan(seen, ingress, before.as_ref()));
         let (plan, claims) = compiled.unzip();
         let mut changed = self.sites.claim(&owner, claims.unwrap_or_default(), &mut self.table);
         changed.remove(&owner);

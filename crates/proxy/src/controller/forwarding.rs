@@ -44,6 +44,8 @@ pub(crate) fn retry(from: &HTTPRouteRetry) -> Result<Retry, Fault> {
         config: Retry::config(retries, base, max.min(resilience::retry::PAUSE_MAX)),
         pause: pause.unwrap_or_default(),
         attempt: None,
+        careful: false,
+        within: None,
     };
     retry.validate().map_err(|error| unsupported(format!("retry: {error}")))?;
     Ok(retry)
@@ -65,11 +67,17 @@ pub(crate) fn session(from: &SessionPersistence, owner: &Owner, order: usize) ->
             if permanent && absolute.is_none() {
                 return Err(unsupported("a permanent cookie needs an absoluteTimeout"));
             }
-            Carrier::Cookie { name: name.into(), permanent, attributes: "".into(), path: "/".into() }
+            Carrier::Cookie {
+                name: name.into(),
+                permanent,
+                attributes: "".into(),
+                path: "/".into(),
+                secure_as_sent: false,
+            }
         }
         other => return Err(unsupported(format!("sessionPersistence of type {other} is not known"))),
     };
-    Ok(Session { carrier, absolute, idle: duration::limit(from.idle_timeout.as_deref())? })
+    Ok(Session { carrier, absolute, idle: duration::limit(from.idle_timeout.as_deref())?, keeps: false })
 }
 
 #[cfg(test)]

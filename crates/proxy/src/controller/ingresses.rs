@@ -12,13 +12,16 @@ use std::{
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use reconcile::Key;
 
-use self::{rules::Compiled, settings::Settings};
+use self::{
+    rules::Compiled,
+    settings::{Settings, TrafficSettings},
+};
 use super::{
     attach::Placement,
     lookup::{Seen, namespace},
     sites::Claim,
 };
-use crate::routing::{Entry, Owner, Place, RequestMatch, Rule, Site, Spot, Transport};
+use crate::routing::{Entry, Owner, Place, RequestMatch, Rule, Site, Spot, Traffic, Transport};
 
 pub(crate) use self::{
     annotations::Report,
@@ -31,6 +34,7 @@ mod canaries;
 mod listeners;
 mod rules;
 mod settings;
+mod traffic;
 mod values;
 
 /// Who serves an IngressClass of ours.
@@ -52,6 +56,8 @@ pub(crate) struct IngressPlan {
     /// Whether its rules must be behind its own listeners only, which verify clients, and not behind others' for the same
     /// hostnames.
     pub(crate) leading: bool,
+    /// How requests are forwarded, and what that was made from.
+    traffic: (TrafficSettings, Arc<Traffic>),
 }
 
 impl IngressPlan {
@@ -72,6 +78,7 @@ struct Context<'a> {
     seen: &'a Seen<'a>,
     ingress: &'a Ingress,
     settings: Settings,
+    traffic: Arc<Traffic>,
     reports: RefCell<Vec<Report>>,
 }
 
@@ -99,13 +106,21 @@ pub(crate) fn owner(key: &Key) -> Owner {
     Owner { kind: "Ingress", name: key.to_string().into() }
 }
 
-/// Compiles an Ingress, with the listeners that it needs; `None` when it is not ours.
-pub(crate) fn plan(seen: &Seen<'_>, ingress: Arc<Ingress>) -> Option<(IngressPlan, BTreeMap<Site, Vec<Claim>>)> {
-    if !is_ours(&ingress, &seen.ingress_classes()) {
-        return None;
-    }
-    let (settings, reports) = settings(&ingress);
-    let mut context = Context { seen, ingress: &ingress, settings, reports: RefCell::new(reports) };
+/// Compiles an Ingress, with the listeners that it needs, `before` being what it was; `None` when it is not ours.
+pub(crate) fn plan(
+    seen: &Seen<'_>,
+    ingress: Arc<Ingress>,
+    before: Option<&IngressPlan>,
+) -> Option<(IngressPlan, BTreeMap<Site, Vec<Claim>>)> {
+    let class = class_of(&ingress, &seen.ingress_classes())?;
+    let mut reports = Vec::new();
+    let parameters = parameters(seen, &class, &mut reports);
+    let (settings, found) = settings(&ingress, &parameters);
+    reports.extend(found);
+    let (traffic, reports) = (Arc::default(), RefCell::new(reports));
+    let mut context = Context { seen, ingress: &ingress, settings, traffic, reports };
+    let traffic = traffic::shared(&context, before.map(|before| &before.traffic));
+    context.traffic = Arc::clone(&traffic.1);
     let (mut placements, mut claims, mut leading) = (Vec::new(), BTreeMap::new(), false);
     if context.settings.canary.enabled {
         canaries::judge(&context);
@@ -118,7 +133,7 @@ pub(crate) fn plan(seen: &Seen<'_>, ingress: Arc<Ingress>) -> Option<(IngressPla
         claims = listeners.claims;
     }
     let reports = context.reports.into_inner();
-    Some((IngressPlan { placements, services: seen.services(), reports, leading }, claims))
+    Some((IngressPlan { placements, services: seen.services(), reports, leading, traffic }, claims))
 }
 
 /// Puts the rules behind the listeners.
@@ -157,25 +172,49 @@ fn sites() -> (Site, Site) {
     (clear, Site { port: PORTS.1, ..clear })
 }
 
-fn settings(ingress: &Ingress) -> (Settings, Vec<Report>) {
-    match &ingress.metadata.annotations {
-        Some(annotations) => annotations::parse(annotations, namespace(&ingress.metadata)),
-        None => Default::default(),
+fn settings(ingress: &Ingress, class: &BTreeMap<String, String>) -> (Settings, Vec<Report>) {
+    let none = BTreeMap::new();
+    let annotations = ingress.metadata.annotations.as_ref().unwrap_or(&none);
+    annotations::parse(annotations, class, namespace(&ingress.metadata))
+}
+
+/// What an IngressClass says for all of its Ingresses: a ConfigMap as ingress-nginx has one.
+fn parameters(seen: &Seen<'_>, class: &IngressClass, reports: &mut Vec<Report>) -> BTreeMap<String, String> {
+    let Some(reference) = class.spec.as_ref().and_then(|spec| spec.parameters.as_ref()) else {
+        return BTreeMap::new();
+    };
+    let name = class.metadata.name.as_deref().unwrap_or("");
+    let mut wrong = |why: String| {
+        reports.push(Report::new("InvalidParameters", format!("parameters of IngressClass {name}: {why}")));
+        BTreeMap::new()
+    };
+    let (group, kind) = (reference.api_group.as_deref().unwrap_or(""), &*reference.kind);
+    if (group, kind) != ("", "ConfigMap") {
+        return wrong(format!("{kind} {}: only a ConfigMap is followed", reference.name));
+    }
+    let Some(namespace) = reference.namespace.as_deref() else {
+        return wrong(format!("ConfigMap {} needs a namespace and the scope Namespace", reference.name));
+    };
+    let key = Key::new(namespace, &*reference.name);
+    match seen.config_map(&key) {
+        Some(map) => map.data.clone().unwrap_or_default(),
+        None => wrong(format!("ConfigMap {key} not found")),
     }
 }
 
-/// Whether an Ingress names a class of ours, or none while ours is the default.
-fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
+/// The class of ours that an Ingress names, or without a name the default one.
+fn class_of(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> Option<Arc<IngressClass>> {
     let mut ours =
         classes.iter().filter(|c| c.spec.as_ref().and_then(|s| s.controller.as_deref()) == Some(INGRESS_CONTROLLER));
     let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
     let annotations = ingress.metadata.annotations.as_ref();
     let named = named.or_else(|| annotations.and_then(|a| a.get(CLASS_ANNOTATION)));
     match named {
-        Some(name) => ours.any(|class| class.metadata.name.as_ref() == Some(name)),
-        None => ours.any(|class| {
+        Some(name) => ours.find(|class| class.metadata.name.as_ref() == Some(name)),
+        None => ours.find(|class| {
             let annotations = class.metadata.annotations.as_ref();
             annotations.and_then(|a| a.get(DEFAULT_CLASS_ANNOTATION)).is_some_and(|v| v == "true")
         }),
     }
+    .cloned()
 }

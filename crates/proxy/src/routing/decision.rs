@@ -76,7 +76,8 @@ impl<'a> Found<'a> {
     where
         'a: 'p,
     {
-        let origin = Origin { tls: self.tls, host: head.host, port: self.port, path: head.path, query: head.query };
+        let RequestHead { host, path, query, .. } = *head;
+        let origin = Origin { tls: self.tls, host, port: self.port, path, query, client: None };
         decide(self.entry, head, origin, (self.listener, inherited), random)
     }
 }

@@ -136,7 +136,7 @@ pub struct Redirect {
     pub path: Option<PathChange>,
 }
 
-/// Where a request came in.
+/// Where a request came in, and from whom, where that is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
     pub(crate) tls: bool,
@@ -144,6 +144,7 @@ pub(crate) struct Origin<'a> {
     pub(crate) port: u16,
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
+    pub(crate) client: Option<std::net::IpAddr>,
 }
 
 impl Redirect {

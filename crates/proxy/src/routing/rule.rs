@@ -5,12 +5,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::StatusCode;
 
 use super::{
-    backend::Share,
+    backend::{Backend, Share, Target},
     cors::Cors,
     direct::{Credential, Direct},
     edit::HeaderEdits,
     guards::{Guards, Inherited},
     mirror::Mirror,
+    pages::ErrorPages,
     redirect::{Redirect, Rewrite},
     template::Template,
     traffic::{Retry, Session, Traffic},
@@ -52,6 +53,8 @@ pub struct Rule {
     pub traffic: Option<Arc<Traffic>>,
     /// What requests have to pass; what the listener has when absent.
     pub guards: Option<Arc<Guards>>,
+    /// Who has pages in place of errors.
+    pub pages: Option<Arc<ErrorPages>>,
 }
 
 impl Rule {
@@ -67,7 +70,20 @@ impl Rule {
             session: None,
             traffic: None,
             guards: None,
+            pages: None,
         }
+    }
+
+    /// The backends that requests are sent to.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let shares = match &self.action {
+            Action::Forward(shares) => shares.as_slice(),
+            Action::Redirect { .. } | Action::Fail(_) => &[],
+        };
+        shares.iter().filter_map(|share| match &share.target {
+            Target::Service { backend, .. } => Some(backend),
+            Target::Invalid => None,
+        })
     }
 }
 

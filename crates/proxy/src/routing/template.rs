@@ -29,6 +29,8 @@ enum Variable {
     Target,
     EscapedTarget,
     Method,
+    /// The client's address.
+    Client,
     Header(HeaderName),
     Cookie(Box<str>),
     Parameter(Box<str>),
@@ -75,6 +77,11 @@ impl Template {
         }
     }
 
+    /// Whether the client's address is in it.
+    pub fn has_client(&self) -> bool {
+        self.0.contains(&Part::Variable(Variable::Client))
+    }
+
     /// The text for a request.
     pub(crate) fn render(&self, head: &RequestHead<'_>, origin: Origin<'_>) -> String {
         let mut text = String::new();
@@ -106,6 +113,7 @@ fn variable(name: &str) -> Option<Variable> {
         "request_uri" => Variable::Target,
         "escaped_request_uri" => Variable::EscapedTarget,
         "request_method" => Variable::Method,
+        "remote_addr" | "binary_remote_addr" => Variable::Client,
         _ => {
             if let Some(header) = name.strip_prefix("http_") {
                 Variable::Header(HeaderName::try_from(header.replace('_', "-")).ok()?)
@@ -129,6 +137,7 @@ impl Variable {
             Variable::Target => target(origin),
             Variable::EscapedTarget => Cow::Owned(escaped(&target(origin))),
             Variable::Method => Cow::Owned(head.method.to_string()),
+            Variable::Client => Cow::Owned(origin.client.map(|client| client.to_string()).unwrap_or_default()),
             Variable::Header(name) => Cow::Borrowed(text(head.headers, name)),
             Variable::Cookie(name) => Cow::Borrowed(cookie(head.headers, name).unwrap_or("")),
             Variable::Parameter(name) => {
@@ -176,7 +185,8 @@ mod tests {
         headers.insert(http::header::COOKIE, HeaderValue::from_static("session=s1"));
         let (method, path, query) = (Method::GET, "/a b/", Some("q=1&r=x"));
         let head = RequestHead { host: "shop.test", method: &method, path, query, headers: &headers };
-        let origin = Origin { tls: true, host: "shop.test", port: 443, path, query };
+        let client = Some("10.0.0.1".parse().unwrap());
+        let origin = Origin { tls: true, host: "shop.test", port: 443, path, query, client };
         let constant = |name: &str| (name == "namespace").then(|| "shop".to_owned());
         for (text, expected) in [
             ("https://new.test", "https://new.test"),
@@ -185,6 +195,7 @@ mod tests {
             ("rd=$escaped_request_uri", "rd=%2Fa%20b%2F%3Fq%3D1%26r%3Dx"),
             ("${request_method}-$http_x_api_client-$cookie_session-$arg_r", "GET-phone-s1-x"),
             ("a.$namespace.svc", "a.shop.svc"),
+            ("$remote_addr", "10.0.0.1"),
             ("$http_absent$arg_absent$cookie_absent!", "!"),
             ("5$ and ${", "5$ and ${"),
             ("", ""),

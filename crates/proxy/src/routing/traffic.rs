@@ -4,9 +4,10 @@
 //! way (load, ejections, limits that are used up) lives in the [`Group`] that a [`Backend`](super::Backend) keeps for
 //! each [`Upstream`], and so outlives tables.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 mod balance;
+mod crowd;
 mod disturb;
 mod group;
 mod instead;
@@ -15,7 +16,8 @@ mod rate;
 mod retry;
 mod session;
 
-pub use balance::{Balance, HashKey};
+pub use balance::{Balance, HashKey, Keyed};
+pub use crowd::{Crowd, Guest};
 pub use disturb::{Abort, Disturbance, Part};
 pub use group::{Attempt, Group, Member, Want};
 pub use instead::{Instead, Whose};
@@ -45,6 +47,14 @@ pub struct Traffic {
     pub disturbance: Option<Disturbance>,
     /// Answers in place of others; the first that takes one replaces it.
     pub instead: Vec<Instead>,
+    /// How long it may take to connect to an endpoint.
+    pub connect: Option<Duration>,
+    /// How long a backend may be silent once it has the request, and between two pieces of its answer.
+    pub silence: Option<Duration>,
+    /// Bytes of the longest body of a request.
+    pub body_max: Option<u64>,
+    /// How many requests of one client there may be at once.
+    pub crowd: Option<Arc<Crowd>>,
 }
 
 /// How the endpoints of a backend are used. Each of these has its own view of every backend it is used for.

@@ -47,6 +47,8 @@ pub(crate) struct ClientBody {
     /// Get what passes through; one that is too slow gets no more.
     copies: Vec<Tap>,
     patience: Patience,
+    /// Bytes that it may still have.
+    left: u64,
     /// Waits for the client; made when there is something to wait for.
     waiting: Option<Pin<Box<Sleep>>>,
 }
@@ -83,11 +85,17 @@ pub(crate) struct Fate {
 const ENDED: u8 = 1;
 const BROKEN: u8 = 2;
 const SLOW: u8 = 3;
+const LONG: u8 = 4;
 
 /// A client that takes too long for a body.
 #[derive(Debug, thiserror::Error)]
 #[error("the client takes too long for the body of its request")]
 struct TooSlow;
+
+/// A body that is longer than a policy permits.
+#[derive(Debug, thiserror::Error)]
+#[error("the body of the request is too long")]
+struct TooLong;
 
 /// Where what passes through a body is copied to.
 pub(crate) struct Tap {
@@ -129,7 +137,14 @@ impl RequestBody {
             RequestBody::Whole(None)
         } else {
             let (fate, patience) = (Arc::default(), Patience::default());
-            RequestBody::Stream(Box::new(ClientBody { body, fate, copies: Vec::new(), patience, waiting: None }))
+            RequestBody::Stream(Box::new(ClientBody {
+                body,
+                fate,
+                copies: Vec::new(),
+                patience,
+                left: u64::MAX,
+                waiting: None,
+            }))
         }
     }
 
@@ -181,6 +196,13 @@ impl RequestBody {
             }
         }
         Ok(Some(RequestBody::Whole(Some(whole.into()))))
+    }
+
+    /// Breaks a body off that turns out to be longer than this.
+    pub(crate) fn no_longer_than(&mut self, most: u64) {
+        if let RequestBody::Stream(client) = self {
+            client.left = most;
+        }
     }
 
     /// A body that gets what passes through this one.
@@ -248,6 +270,7 @@ impl Ended {
     pub(crate) fn blame(&self) -> Option<StatusCode> {
         match self.state() {
             SLOW => Some(StatusCode::REQUEST_TIMEOUT),
+            LONG => Some(StatusCode::PAYLOAD_TOO_LARGE),
             BROKEN => Some(StatusCode::BAD_REQUEST),
             _ => None,
         }
@@ -276,6 +299,13 @@ impl ClientBody {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    match self.left.checked_sub(data.len() as u64) {
+                        Some(left) => self.left = left,
+                        None => {
+                            self.fate.state.store(LONG, Ordering::Release);
+                            return Poll::Ready(Some(Err(TooLong.into())));
+                        }
+                    }
                     self.copies.retain(|copy| copy.copy(data));
                 }
             }

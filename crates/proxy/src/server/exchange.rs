@@ -14,7 +14,7 @@ use super::{
     body::{Ended, RequestBody},
     upstream::{CONNECT, CONNECT_ELSE, Line, SendError, Way},
 };
-use crate::routing::{Attempt, Backend, Failed, Group, Overflow, Permit, Retry, Want};
+use crate::routing::{Attempt, Backend, Failed, Group, Guest, Overflow, Permit, Retry, Want};
 
 /// Endpoints that one request is tried on. During a roll-out one or two may be gone; more would only delay the answer
 /// that the backend is unavailable.
@@ -33,6 +33,10 @@ pub(crate) struct Exchange<'a> {
     pub(crate) way: Way,
     /// How long one attempt may take.
     pub(crate) limit: Option<Duration>,
+    /// How long it may take to connect, if a policy says it.
+    pub(crate) connect: Option<Duration>,
+    /// How long the backend may be silent once it has the request.
+    pub(crate) silence: Option<Duration>,
     /// Whether only a new connection will do.
     pub(crate) fresh: bool,
     /// What policies and the route say.
@@ -65,10 +69,23 @@ pub(crate) struct Answered {
 }
 
 /// What counts a request; it is over when this is dropped.
+#[derive(Default)]
 pub(crate) struct Held {
     #[expect(dead_code, reason = "it counts by being there")]
     permit: Option<Permit>,
     attempt: Option<Attempt>,
+    #[expect(dead_code, reason = "it counts by being there")]
+    guest: Option<Guest>,
+}
+
+impl Held {
+    /// Counts the request among its client's as well.
+    pub(crate) fn with(held: Option<Held>, guest: Option<Guest>) -> Option<Held> {
+        match guest {
+            None => held,
+            guest => Some(Held { guest, ..held.unwrap_or_default() }),
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -156,11 +173,12 @@ impl Exchange<'_> {
         {
             budget.request(now());
         }
-        let mut held = Held { permit: self.enter(plan).await?, attempt: None };
-        let (mut avoid, mut fresh, mut tries) = (Vec::new(), self.fresh, Tries::default());
+        let mut held = Held { permit: self.enter(plan).await?, ..Held::default() };
+        let (mut avoid, mut fresh, mut tries) = (Vec::new(), self.fresh, Tries::new());
+        let any = plan.retry.is_some_and(|retry| !retry.careful);
         loop {
             let (endpoint, attempt) = self.pick(plan, &avoid).ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
-            let mut spare = Spare::of(&request, plan.retry.is_some());
+            let mut spare = Spare::of(&request, any);
             let (failed, again) = match self.attempt(endpoint, fresh, request).await {
                 Tried::Answered(response, line) => {
                     let failed = failure(&response);
@@ -231,6 +249,9 @@ impl Exchange<'_> {
             tries.passed += 1;
             return Some(Duration::ZERO);
         }
+        if plan.retry.is_some_and(|retry| retry.within.is_some_and(|within| tries.began.elapsed() >= within)) {
+            return None;
+        }
         let left = plan.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let mut counted = None;
         let budget = || match &plan.group {
@@ -284,7 +305,8 @@ impl Exchange<'_> {
 
     async fn line(&self, address: SocketAddr, fresh: bool) -> std::io::Result<Line> {
         let others = self.backend.current().len() > 1;
-        Line::get(self.shared, &self.way, address, fresh, if others { CONNECT_ELSE } else { CONNECT }).await
+        let connect = self.connect.unwrap_or(if others { CONNECT_ELSE } else { CONNECT });
+        Line::get(self.shared, &self.way, address, fresh, connect).await
     }
 
     /// `None` when it took too long.
@@ -293,9 +315,27 @@ impl Exchange<'_> {
         line: &mut Line,
         request: Request<RequestBody>,
     ) -> Option<Result<Response<Incoming>, SendError>> {
-        match self.limit {
-            None => Some(line.send(request).await),
-            Some(limit) => tokio::time::timeout(limit, line.send(request)).await.ok(),
+        match (self.limit, self.silence) {
+            (None, None) => Some(line.send(request).await),
+            (Some(limit), None) => tokio::time::timeout(limit, line.send(request)).await.ok(),
+            (None, Some(silence)) => self.listen(silence, line.send(request)).await,
+            (Some(limit), Some(silence)) => {
+                tokio::time::timeout(limit, self.listen(silence, line.send(request))).await.ok().flatten()
+            }
+        }
+    }
+
+    /// Waits for an answer for as long as the request is on its way, and then until nothing came for so long.
+    async fn listen<T>(&self, silence: Duration, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let before = self.ended.pieces();
+            if let Ok(answer) = tokio::time::timeout(silence, answer.as_mut()).await {
+                return Some(answer);
+            }
+            if self.ended.pieces() == before {
+                return None;
+            }
         }
     }
 }
@@ -311,13 +351,19 @@ enum Tried {
 }
 
 /// The attempts of one request so far.
-#[derive(Default)]
 struct Tries {
+    began: Instant,
     made: u32,
     /// Those that no endpoint has seen, and that were followed by another one at once.
     passed: usize,
     /// Counts the request among those that are tried again.
     retried: Option<Counted>,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Tries { began: Instant::now(), made: 0, passed: 0, retried: None }
+    }
 }
 
 /// What the client is told when there is no answer.

@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout_at;
 
 use super::{
@@ -14,15 +14,16 @@ use super::{
     arrival::{self, Arrival},
     body::{BodyError, RequestBody, ResponseBody},
     connection::Peer,
-    exchange::{Answered, Exchange, Unanswered, repeatable},
+    exchange::{Answered, Exchange, Held, Unanswered, repeatable},
     guards,
     headers::{self, Forwarded},
     mirror,
+    pages::Wanted,
     traffic::{self, Course},
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Direct, Forward, PortTable, Refusal, RequestHead};
+use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
@@ -95,7 +96,7 @@ pub(crate) fn head<'a, B>(host: &'a str, request: &'a Request<B>) -> RequestHead
 pub(crate) async fn act(
     peer: &Peer,
     decision: Decision<'_>,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
     authority: HeaderValue,
 ) -> Answer {
     let grpc = is_grpc(request.headers());
@@ -122,19 +123,31 @@ pub(crate) async fn act(
             answer
         }
         Decision::Forward(way) => {
+            let wanted = way.rule.pages.as_ref().map(|pages| Wanted::new(pages, &mut request, &authority));
             let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
             let barred = match way.traffic {
                 Some(traffic) => {
                     let host = host(authority.as_bytes());
                     let head = head(&host, &request);
-                    traffic::bar(traffic, &head, arrival::client(peer, &request), grpc).await
+                    let length = request.body().size_hint().exact();
+                    traffic::bar(traffic, &head, length, arrival::client(peer, &request), grpc).await
                 }
+                None => Ok(None),
+            };
+            let stands_in = wanted.as_ref().filter(|wanted| barred.is_ok() && wanted.stands_in_for(way.backend));
+            let stood_in = match stands_in {
+                // Kept apart, so that requests of rules without pages have a small future.
+                Some(wanted) => Box::pin(wanted.stand_in(peer)).await,
                 None => None,
             };
-            let (way, mut answer) = match barred {
-                Some(barred) => (way, traffic::instead(way.traffic, true, barred)),
-                None => sent(peer, way, request, authority, grpc).await,
+            let (way, mut answer) = match (stood_in, barred) {
+                (Some(answer), _) => (way, answer),
+                (None, Err(barred)) => (way, traffic::instead(way.traffic, true, *barred)),
+                (None, Ok(guest)) => sent(peer, way, (request, guest), authority, grpc).await,
             };
+            if let Some(wanted) = wanted.filter(|_| !grpc) {
+                answer = Box::pin(wanted.instead_of(peer, answer)).await;
+            }
             if let Some(cors) = way.cors() {
                 cors.apply(origin.as_ref(), answer.headers_mut());
             }
@@ -160,15 +173,20 @@ fn direct_answer(direct: &Direct) -> Answer {
 async fn sent<'a>(
     peer: &Peer,
     way: Forward<'a>,
-    request: Request<RequestBody>,
+    (mut request, guest): (Request<RequestBody>, Option<Guest>),
     authority: HeaderValue,
     grpc: bool,
 ) -> (Forward<'a>, Answer) {
-    let mut course = Course::of(way, &request, arrival::client(peer, &request));
+    if let Some(most) = way.traffic.and_then(|traffic| traffic.body_max) {
+        request.body_mut().no_longer_than(most);
+    }
+    let host = host(authority.as_bytes());
+    let source = arrival::client(peer, &request);
+    let mut course = Course::of(way, Keyed { head: head(&host, &request), at: (peer.tls, peer.site.port), source });
     let (stream, silence) = arrival::limits(&request);
     course.shorten(stream, silence);
     let way = course.way;
-    let (own, answer) = match forward(peer, course, request, authority).await {
+    let (own, answer) = match forward(peer, course, (request, guest), authority).await {
         Ok(answer) => (false, answer),
         Err(Unanswered::Status(status)) => (true, own(status, grpc)),
         Err(Unanswered::Overflow) => {
@@ -312,7 +330,7 @@ async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>
 async fn forward(
     peer: &Peer,
     mut course: Course<'_>,
-    mut request: Request<RequestBody>,
+    (mut request, guest): (Request<RequestBody>, Option<Guest>),
     authority: HeaderValue,
 ) -> Result<Answer, Unanswered> {
     let (shared, way, deadline) = (&peer.shared, course.way, course.deadline);
@@ -343,7 +361,10 @@ async fn forward(
         request = request.map(RequestBody::replayed);
     }
     let (limit, fresh, plan) = (course.timeouts.backend, upgrade.is_some(), course.plan.take());
-    let exchange = Exchange { shared, backend: way.backend, way: reach, limit, fresh, plan, ended: ended.clone() };
+    let connect = way.traffic.and_then(|traffic| traffic.connect);
+    let silence = way.traffic.and_then(|traffic| traffic.silence);
+    let backend = way.backend;
+    let exchange = Exchange { shared, backend, way: reach, limit, connect, silence, fresh, plan, ended: ended.clone() };
     let run = async {
         match course.silence {
             None => exchange.run(request).await,
@@ -368,6 +389,8 @@ async fn forward(
         tunnel::open(shared, client, connection);
         return Ok(Response::from_parts(parts, ResponseBody::Own(None)));
     }
+    let held = Held::with(held, guest);
+    let silence = course.silence.into_iter().chain(silence).min();
     let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, deadline, held).await;
-    Ok(Response::from_parts(parts, body.unless_silent(course.silence)))
+    Ok(Response::from_parts(parts, body.unless_silent(silence)))
 }

@@ -10,7 +10,7 @@ use crate::routing::{Kept, RequestId, ToldCertificates};
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
@@ -95,13 +95,18 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, from: Forwarded<'_>) {
         RequestId::Keep => {}
         RequestId::KeepOrMake if headers.contains_key(X_REQUEST_ID) => {}
         RequestId::KeepOrMake | RequestId::Make => {
-            let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-            let mut text = uuid::Uuid::encode_buffer();
-            if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+            if let Some(id) = request_id() {
                 headers.insert(X_REQUEST_ID, id);
             }
         }
     }
+}
+
+/// A new name for a request.
+pub(crate) fn request_id() -> Option<HeaderValue> {
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    let mut text = uuid::Uuid::encode_buffer();
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).ok()
 }
 
 fn append_address(headers: &mut HeaderMap, client: IpAddr) {

@@ -56,7 +56,8 @@ pub(crate) fn start<'a>(
 
 async fn send(shared: &Arc<Shared>, backend: &Backend, way: Way, request: Request<RequestBody>) {
     let ended = request.body().ended();
-    let exchange = Exchange { shared, backend, way, limit: None, fresh: false, plan: None, ended: ended.clone() };
+    let (limit, connect, silence, plan) = (None, None, None, None);
+    let exchange = Exchange { shared, backend, way, limit, connect, silence, fresh: false, plan, ended: ended.clone() };
     let Ok(Answered { response, line, .. }) = exchange.run(request).await else { return };
     let body = ResponseBody::backend(response.into_body(), line, shared.pool.clone(), ended, None, None);
     let mut body = body.await;

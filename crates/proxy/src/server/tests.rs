@@ -34,6 +34,8 @@ mod faults;
 mod filters;
 mod guards;
 mod harness;
+mod limits;
+mod pages;
 mod protocols;
 mod traffic;
 mod visits;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use resilience::now;
 use tokio::time::Instant;
 
@@ -16,28 +16,55 @@ use super::{
     exchange::Plan,
 };
 use crate::routing::{
-    Abort, Action, Backend, Balance, Forward, RequestHead, Session, Target, Timeouts, Token, Traffic,
+    Abort, Action, Backend, Forward, Guest, Keyed, RequestHead, Session, Target, Timeouts, Token, Traffic,
 };
 
 /// Says that a request was refused because there were too many, as Envoy has it.
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 
-/// Holds a request up as the policy says; the answer to one that goes no further.
-pub(crate) async fn bar(traffic: &Traffic, head: &RequestHead<'_>, client: IpAddr, grpc: bool) -> Option<Answer> {
-    let mut wait = None;
+/// Holds a request up as the policy says; what counts it, or the answer to one that goes no further. `length` is of its
+/// body, where that is known.
+pub(crate) async fn bar(
+    traffic: &Traffic,
+    head: &RequestHead<'_>,
+    length: Option<u64>,
+    client: IpAddr,
+    grpc: bool,
+) -> Result<Option<Guest>, Box<Answer>> {
+    if length.zip(traffic.body_max).is_some_and(|(length, most)| length > most) {
+        return Err(Box::new(own(StatusCode::PAYLOAD_TOO_LARGE, grpc)));
+    }
+    let guest = traffic.crowd.as_ref().map_or(Ok(None), |crowd| crowd.enter(client));
+    let guest = guest.map_err(|status| Box::new(own(status, grpc)))?;
+    match beyond(traffic, head, client, grpc) {
+        Some(answer) => Err(Box::new(answer)),
+        None => disturbed(traffic, grpc).await.map_or(Ok(guest), |answer| Err(Box::new(answer))),
+    }
+}
+
+/// The answer to a request that is one too many.
+fn beyond(traffic: &Traffic, head: &RequestHead<'_>, client: IpAddr, grpc: bool) -> Option<Answer> {
+    let mut refused: Option<(Duration, StatusCode)> = None;
     for rates in &traffic.rates {
-        wait = rates.admit(now(), head, client).err().max(wait);
-    }
-    if let Some(wait) = wait {
-        let mut answer = own(StatusCode::TOO_MANY_REQUESTS, grpc);
-        answer.headers_mut().insert(RATE_LIMITED, HeaderValue::from_static("true"));
-        if wait != Duration::MAX {
-            // Rounded up: who comes back earlier is refused again.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if let Err(wait) = rates.admit(now(), head, client)
+            && refused.is_none_or(|(longest, _)| wait > longest)
+        {
+            refused = Some((wait, rates.status));
         }
-        return Some(answer);
     }
+    let (wait, status) = refused?;
+    let mut answer = own(status, grpc);
+    answer.headers_mut().insert(RATE_LIMITED, HeaderValue::from_static("true"));
+    if wait != Duration::MAX {
+        // Rounded up: who comes back earlier is refused again.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    Some(answer)
+}
+
+/// What clients have to bear on purpose.
+async fn disturbed(traffic: &Traffic, grpc: bool) -> Option<Answer> {
     let (delay, abort) = traffic.disturbance?.of([rand::random(), rand::random()]);
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
@@ -87,37 +114,37 @@ pub(crate) struct Course<'a> {
 struct Pinned<'a> {
     session: &'a Session,
     sent: Option<Token>,
+    /// The endpoint that it names is there.
+    found: bool,
     now: u64,
+    tls: bool,
 }
 
 impl<'a> Course<'a> {
-    pub(crate) fn of<B>(mut way: Forward<'a>, request: &Request<B>, client: IpAddr) -> Self {
+    pub(crate) fn of(mut way: Forward<'a>, keyed: Keyed<'_>) -> Self {
         let mut timeouts = way.rule.timeouts;
         let (traffic, retry, session) = (way.traffic, way.retry(), way.session());
-        if traffic.is_none() && retry.is_none() && session.is_none() {
+        if let Some(traffic) = traffic {
+            timeouts.request = timeouts.request.or(traffic.timeouts.request);
+            timeouts.backend = timeouts.backend.or(traffic.timeouts.backend);
+        }
+        let upstream = traffic.and_then(|traffic| traffic.upstream.as_ref());
+        if upstream.is_none() && retry.is_none() && session.is_none() {
             let deadline = timeouts.request.map(|limit| Instant::now() + limit);
             return Course { way, plan: None, timeouts, deadline, silence: None, session: None };
         }
         let (session, endpoint) = match session {
             Some(session) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-                let sent = session.find(request.headers(), now);
+                let sent = session.find(keyed.head.headers, now);
                 let endpoint = sent.and_then(|token| pin(&mut way, token));
-                (Some(Pinned { session, sent, now }), endpoint)
+                (Some(Pinned { session, sent, found: endpoint.is_some(), now, tls: keyed.at.0 }), endpoint)
             }
             None => (None, None),
         };
-        if let Some(traffic) = traffic {
-            timeouts.request = timeouts.request.or(traffic.timeouts.request);
-            timeouts.backend = timeouts.backend.or(traffic.timeouts.backend);
-        }
         timeouts.backend = timeouts.backend.or(retry.and_then(|retry| retry.attempt));
         let deadline = timeouts.request.map(|limit| Instant::now() + limit);
-        let upstream = traffic.and_then(|traffic| traffic.upstream.as_ref());
-        let key = upstream.and_then(|upstream| match &upstream.config.balance {
-            Balance::Hash(key) => key.of(request.headers(), request.uri().query(), client),
-            _ => None,
-        });
+        let key = upstream.and_then(|upstream| upstream.config.balance.key(keyed, rand::random()));
         let group = upstream.map(|upstream| way.backend.group(upstream));
         let plan = Plan { group, retry, key, session: endpoint, deadline };
         Course { way, plan: Some(plan), timeouts, deadline, silence: None, session }
@@ -142,9 +169,12 @@ impl<'a> Course<'a> {
 
     /// Tells the client its session, unless it knows it.
     pub(crate) fn remember(&self, endpoint: SocketAddr, headers: &mut HeaderMap) {
-        if let Some(Pinned { session, sent, now }) = &self.session {
+        if let Some(Pinned { session, sent, found, now, tls }) = &self.session {
+            if *found && session.keeps {
+                return;
+            }
             let token = Token::endpoint(self.way.backend.name(), endpoint);
-            if let Some((name, value)) = session.tell(*sent, token, *now) {
+            if let Some((name, value)) = session.tell(*sent, token, *now, *tls) {
                 headers.append(name, value);
             }
         }

@@ -219,6 +219,8 @@ fn retry(from: &TrafficRetry, warnings: &mut Vec<String>) -> Result<Retry, Fault
         config: Retry::config(from.num_retries.unwrap_or(RETRIES), base, max),
         pause: Duration::ZERO,
         attempt: limit("retry.perRetry.timeout", each.timeout.as_deref())?,
+        careful: false,
+        within: None,
     };
     retry.validate().map_err(|error| invalid(format!("spec.retry: {error}")))?;
     Ok(retry)

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use http::{HeaderName, HeaderValue};
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
     networking::v1::{IngressBackend, ServiceBackendPort},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     controller::{endpoints::Variant, lookup::key_of},
-    routing::{Backend, Mirror, Security, Target, Wire},
+    routing::{Backend, ErrorPages, Mirror, Security, Target, Wire},
     server::{certificate, roots, unverified, verification},
 };
 
@@ -123,6 +124,46 @@ fn security(secret: Option<&Secret>, upstream: &Upstream, port: &Port) -> Result
 
 fn ca(pem: Option<&[u8]>) -> Result<RootCertStore, String> {
     roots(pem.ok_or("it has no ca.crt to verify backends by")?).map_err(|error| error.to_string())
+}
+
+/// Who has pages in place of errors: the Service of the annotation, else the Ingress's default backend.
+pub(super) fn pages(context: &Context<'_>, port: Option<&Port>) -> Option<Arc<ErrorPages>> {
+    let settings = &context.settings.pages;
+    let named = settings.service.as_deref().map(|name| {
+        let service = context.beside(name);
+        let object = context.seen.service(&service);
+        let first = object.as_ref().and_then(|object| object.spec.as_ref()?.ports.as_ref()?.first().map(|p| p.port));
+        if first.is_none() {
+            let why = if object.is_none() { "not found" } else { "has no port" };
+            context.report(Report::new("BackendNotFound", format!("default-backend: Service {service} {why}")));
+        }
+        Some(Port { service, number: first? })
+    });
+    let own = || self::port(context, context.ingress.spec.as_ref()?.default_backend.as_ref()?);
+    let by = match named {
+        Some(named) => named,
+        None if settings.statuses.is_empty() => return None,
+        None => own(),
+    };
+    if by.is_none() && settings.service.is_none() {
+        let why = "nobody has the pages: name a Service in default-backend";
+        context.report(Report::refused("custom-http-errors", values::invalid(why)));
+    }
+    let by = by?;
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    let (service, number) = port.map(|port| (port.service.name.as_str(), port.number)).unzip();
+    let about = [
+        ("x-namespace", text(context.namespace())),
+        ("x-ingress-name", text(&key_of(&context.ingress.metadata).name)),
+        ("x-service-name", service.and_then(text)),
+        ("x-service-port", number.map(HeaderValue::from)),
+    ];
+    Some(Arc::new(ErrorPages {
+        statuses: settings.statuses.clone(),
+        vacant: settings.service.is_some(),
+        backend: context.seen.backend(&by.service, by.number),
+        about: about.into_iter().filter_map(|(name, value)| Some((HeaderName::from_static(name), value?))).collect(),
+    }))
 }
 
 /// Where copies of requests go.

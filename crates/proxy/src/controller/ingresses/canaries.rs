@@ -2,7 +2,10 @@
 //!
 //! A canary has no rules of its own. Its main Ingress is compiled with it, and again when it changes.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
 use reconcile::Key;
@@ -10,17 +13,32 @@ use reconcile::Key;
 use super::{
     Context,
     annotations::{PREFIX, Report},
-    is_ours,
+    class_of,
 };
 use crate::{
     controller::lookup::{Seen, key_of, namespace, rank},
-    routing::Canary,
+    routing::{Canary, HeldBy, Rule},
 };
 
 /// What takes some of the requests of a path.
 pub(super) struct Taker {
-    pub(super) of: Arc<Canary>,
+    of: Arc<Canary>,
     pub(super) backend: IngressBackend,
+    /// It takes its requests whatever endpoint they were sent to before.
+    legacy: bool,
+}
+
+/// What makes requests the canary's: where clients keep their endpoint, those that it has already and not those that the
+/// main Ingress has.
+pub(super) fn of_session(taker: Taker, main: &Rule, canary: &Rule) -> Arc<Canary> {
+    let session = main.session.as_ref().filter(|_| !taker.legacy);
+    match (session, main.backends().next(), canary.backends().next()) {
+        (Some(session), Some(main), Some(canary)) => {
+            let kept = HeldBy { session: Arc::clone(session), main: Arc::clone(main), canary: Arc::clone(canary) };
+            Arc::new(Canary { kept: Some(kept), ..Canary::clone(&taker.of) })
+        }
+        _ => taker.of,
+    }
 }
 
 /// The hosts and paths of an Ingress, as one text each: where its canaries, or what it is a canary of, are found.
@@ -67,14 +85,14 @@ pub(super) fn of(context: &Context<'_>, host: Option<&str>, path: &HTTPIngressPa
     let mut canaries = ours(context.seen, &place, true);
     canaries.sort_by_cached_key(|canary| rank(&canary.metadata));
     let takers = canaries.into_iter().filter_map(|canary| {
-        let (settings, _) = super::settings(&canary);
+        let (settings, _) = super::settings(&canary, &BTreeMap::new());
         let rules = canary.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
         let mut same = rules.flat_map(|rule| {
             let paths = rule.http.iter().flat_map(|http| &http.paths);
             paths.map(|path| (self::place(context.namespace(), rule.host.as_deref(), path), &path.backend))
         });
         let backend = same.find(|(of, _)| *of == place).map(|(_, backend)| backend.clone())?;
-        Some(Taker { of: Arc::new(settings.canary.of), backend })
+        Some(Taker { of: Arc::new(settings.canary.of), backend, legacy: settings.canary.legacy })
     });
     takers.collect()
 }
@@ -82,7 +100,7 @@ pub(super) fn of(context: &Context<'_>, host: Option<&str>, path: &HTTPIngressPa
 fn ours(seen: &Seen<'_>, place: &str, canary: bool) -> Vec<Arc<Ingress>> {
     let classes = seen.ingress_classes();
     let there = seen.ingresses_at(place).into_iter();
-    there.filter(|ingress| is_canary(ingress) == canary && is_ours(ingress, &classes)).collect()
+    there.filter(|ingress| is_canary(ingress) == canary && class_of(ingress, &classes).is_some()).collect()
 }
 
 /// Says what keeps a canary from taking requests.

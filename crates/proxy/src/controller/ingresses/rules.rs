@@ -12,13 +12,14 @@ use super::{
     backends::{self, Port},
     canaries, owner,
     settings::Settings,
+    traffic,
     values::{self, header_name, header_value},
 };
 use crate::{
     controller::lookup::{key_of, rank},
     routing::{
         Action, Captures, Cors, Filters, HeaderEdits, HostChange, PathChange, PathMatch, Rank, Redirect, RequestMatch,
-        Rewrite, Rule, Share, Target, Template, Timeouts, ValueMatch,
+        Rewrite, Rule, Share, Target, Template, ValueMatch,
     },
 };
 
@@ -101,11 +102,17 @@ fn paths(context: &Context<'_>, rule: &IngressRule, host: Option<String>, rank: 
         let mut push = |condition: RequestMatch, rule: Rule| {
             compiled.push(Compiled { host: host.clone(), condition, rank: rank.clone(), rule: Arc::new(rule) });
         };
+        let at = At {
+            text: Some(text).filter(|_| !matches!(condition.path, PathMatch::Location { .. })),
+            pattern: &pattern,
+        };
+        let main = self::rule(context, &path.backend, Some(at));
         for taker in canaries::of(context, rule.host.as_deref(), path) {
-            let condition = RequestMatch { canary: Some(taker.of), ..condition.clone() };
-            push(condition, self::rule(context, &taker.backend, Some(&pattern)));
+            let rule = self::rule(context, &taker.backend, Some(at));
+            let canary = Some(canaries::of_session(taker, &main, &rule));
+            push(RequestMatch { canary, ..condition.clone() }, rule);
         }
-        push(condition, self::rule(context, &path.backend, Some(&pattern)));
+        push(condition, main);
     }
     compiled
 }
@@ -127,8 +134,17 @@ fn path_match(context: &Context<'_>, path: &HTTPIngressPath, text: &str) -> Resu
     Ok((condition, Regex::new(&format!("^{}", regex::escape(text)))?))
 }
 
+/// A path that is matched.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    /// As it was written, unless it is a pattern.
+    text: Option<&'a str>,
+    /// Catches parts of it.
+    pattern: &'a Regex,
+}
+
 /// A rule for a backend. A canary's differs in the backend only.
-fn rule(context: &Context<'_>, backend: &IngressBackend, pattern: Option<&Regex>) -> Rule {
+fn rule(context: &Context<'_>, backend: &IngressBackend, at: Option<At<'_>>) -> Rule {
     let settings = &context.settings;
     let port = backends::port(context, backend);
     let action = if settings.closed {
@@ -139,9 +155,13 @@ fn rule(context: &Context<'_>, backend: &IngressBackend, pattern: Option<&Regex>
         let target = port.as_ref().map_or(Target::Invalid, |port| backends::target(context, port));
         Action::Forward(vec![Share { weight: 1, target, filters: Filters::default() }])
     };
-    let timeouts = Timeouts { request: None, backend: settings.upstream.read.filter(|limit| !limit.is_zero()) };
-    let filters = filters(context, port.as_ref(), pattern);
-    Rule { filters, timeouts, ..Rule::new(owner(&key_of(&context.ingress.metadata)), action) }
+    Rule {
+        filters: filters(context, port.as_ref(), at.map(|at| at.pattern)),
+        traffic: Some(Arc::clone(&context.traffic)),
+        session: traffic::session(context, at.and_then(|at| at.text)),
+        pages: backends::pages(context, port.as_ref()),
+        ..Rule::new(owner(&key_of(&context.ingress.metadata)), action)
+    }
 }
 
 fn redirect(settings: &Settings) -> Option<(StatusCode, Template)> {
@@ -224,6 +244,9 @@ fn cors(settings: &Settings) -> Option<Arc<Cors>> {
 
 /// A rule that answers with a redirect of which only this differs from the request.
 fn redirecting(context: &Context<'_>, redirect: Redirect) -> Arc<Rule> {
+    let anyway = redirect.status;
+    let status = context.settings.redirects.status.filter(|_| anyway == SAME.status).unwrap_or(anyway);
+    let redirect = Redirect { status, ..redirect };
     let filters = Filters { redirect: Some(redirect), ..Filters::default() };
     let owner = owner(&key_of(&context.ingress.metadata));
     Arc::new(Rule { filters, ..Rule::new(owner, Action::Forward(Vec::new())) })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::routing::{Canary, Template};
+use crate::routing::{Canary, Network, Template};
 
 /// Everything that annotations can ask for.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,9 @@ pub(crate) struct Settings {
     pub(crate) canary: CanarySettings,
     pub(crate) mirror: Option<Box<str>>,
     pub(crate) clients: ClientCertificates,
+    pub(crate) traffic: TrafficSettings,
+    pub(crate) session: SessionCookie,
+    pub(crate) pages: Pages,
     /// TLS is passed to the backend as it comes.
     pub(crate) passthrough: bool,
     /// Something that keeps requests out cannot be served: then nobody gets in.
@@ -50,6 +53,8 @@ pub(crate) struct Redirects {
     pub(crate) permanent_status: Option<StatusCode>,
     pub(crate) temporal: Option<Template>,
     pub(crate) temporal_status: Option<StatusCode>,
+    /// That of redirects to HTTPS, to the application's root and to the other name.
+    pub(crate) status: Option<StatusCode>,
     /// With and without `www.` lead to the one that there are rules for.
     pub(crate) www: bool,
 }
@@ -74,10 +79,6 @@ pub(crate) struct Upstream {
     /// Through the Service's own address.
     pub(crate) by_service_address: bool,
     pub(crate) tls: UpstreamTls,
-    /// How long an attempt may take to connect.
-    pub(crate) connect: Option<Duration>,
-    /// How long one may take to answer.
-    pub(crate) read: Option<Duration>,
 }
 
 /// TLS towards backends.
@@ -113,6 +114,8 @@ pub(crate) struct CanarySettings {
     pub(crate) header: Option<http::HeaderName>,
     pub(crate) value: Option<Box<str>>,
     pub(crate) pattern: Option<regex::Regex>,
+    /// It takes its requests whatever endpoint they were sent to before.
+    pub(crate) legacy: bool,
 }
 
 /// Certificates of clients.
@@ -133,4 +136,99 @@ pub(crate) enum Verify {
     Optional,
     /// A certificate need not be there nor be valid.
     Asked,
+}
+
+/// Pages in place of errors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pages {
+    pub(crate) statuses: Vec<StatusCode>,
+    /// The Service that has them, and that stands in for one without endpoints.
+    pub(crate) service: Option<Box<str>>,
+}
+
+/// How requests are forwarded. As long as this is the same, what is counted goes on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct TrafficSettings {
+    /// How long an attempt may take to connect; zero is no limit.
+    pub(crate) connect: Option<Duration>,
+    /// How long a backend may be silent; zero is no limit.
+    pub(crate) read: Option<Duration>,
+    /// Bytes of the longest body of a request; without a limit inside.
+    pub(crate) body_max: Option<Option<u64>>,
+    pub(crate) balancing: Option<Balancing>,
+    /// What requests to the same endpoint have in common.
+    pub(crate) hash: Option<Template>,
+    /// To one of some endpoints.
+    pub(crate) subset: bool,
+    pub(crate) subset_size: Option<u32>,
+    pub(crate) next: Next,
+    pub(crate) limits: RequestLimits,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Balancing {
+    Turns,
+    Fastest,
+}
+
+/// When another endpoint is tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Next {
+    pub(crate) when: Option<NextUpstream>,
+    /// How many are tried.
+    pub(crate) tries: Option<u32>,
+    /// For how long; zero is no limit.
+    pub(crate) within: Option<Duration>,
+}
+
+/// What another endpoint is tried for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NextUpstream {
+    pub(crate) error: bool,
+    pub(crate) timeout: bool,
+    pub(crate) statuses: Vec<StatusCode>,
+    /// Also requests of which a repetition may do harm.
+    pub(crate) any_method: bool,
+}
+
+/// How much each client may ask; zero is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RequestLimits {
+    /// At once.
+    pub(crate) connections: u32,
+    pub(crate) second: u32,
+    pub(crate) minute: u32,
+    /// How many times as many may come at once.
+    pub(crate) burst: Option<u32>,
+    /// What is said about too many requests, and about too many at once.
+    pub(crate) statuses: (Option<StatusCode>, Option<StatusCode>),
+    /// Who is not limited.
+    pub(crate) free: Vec<Network>,
+}
+
+/// The cookie by which a client finds its endpoint again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SessionCookie {
+    pub(crate) enabled: bool,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) path: Option<Box<str>>,
+    pub(crate) domain: Option<String>,
+    pub(crate) same_site: Option<SameSite>,
+    /// As it is said; else where it is given out over TLS.
+    pub(crate) secure: Option<bool>,
+    pub(crate) partitioned: bool,
+    pub(crate) max_age: Option<Duration>,
+    /// The same, for browsers that are older.
+    pub(crate) expires: Option<Duration>,
+    /// A client moves when another endpoint had to answer.
+    pub(crate) changes: bool,
+}
+
+/// To which pages' requests browsers add a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SameSite {
+    None,
+    Lax,
+    Strict,
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
+use crate::routing::Network;
+
 /// Why an annotation has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -44,6 +46,28 @@ pub(crate) fn seconds(text: &str) -> Read<Duration> {
     Ok(Duration::from_secs(u64::from(seconds)))
 }
 
+/// Bytes in nginx's notation: `8m`, `512k`, `1000`; `None` for zero, which is no limit.
+pub(crate) fn size(text: &str) -> Read<Option<u64>> {
+    let wrong = || invalid(format!("{text:?} is no size such as 8m, 512k or 1000"));
+    let (digits, unit) = match text.bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(unit).ok_or_else(wrong)?;
+    Ok((bytes > 0).then_some(bytes))
+}
+
+/// Networks and addresses between commas.
+pub(crate) fn networks(text: &str) -> Read<Vec<Network>> {
+    let network = |text: &String| {
+        Network::parse(text).ok_or_else(|| invalid(format!("{text:?} is neither an address nor a network")))
+    };
+    list(text).iter().map(network).collect()
+}
+
 /// What stands between commas, without blanks around it.
 pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
@@ -81,6 +105,14 @@ pub(crate) fn path(text: &str) -> Read<Box<str>> {
         return Ok(text.into());
     }
     Err(invalid(format!("{text:?} is no absolute path")))
+}
+
+/// The path of a cookie.
+pub(crate) fn cookie_path(text: &str) -> Read<Box<str>> {
+    match path(text)? {
+        path if path.contains([';', ',', '"']) => Err(invalid(format!("{text:?} is no path of a cookie"))),
+        path => Ok(path),
+    }
 }
 
 /// A hostname, or a pattern with one leading wildcard.
@@ -141,7 +173,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_seconds_without_a_unit() {
+    fn sizes_and_times_are_those_of_nginx() {
+        for (text, expected) in [
+            ("8m", Some(Some(8 << 20))),
+            ("512K", Some(Some(512 << 10))),
+            ("1g", Some(Some(1 << 30))),
+            ("1000", Some(Some(1000))),
+            ("0", Some(None)),
+            ("", None),
+            ("m", None),
+            ("8mb", None),
+            ("-1", None),
+            ("99999999999999999999g", None),
+            ("18446744073709551615g", None),
+        ] {
+            assert_eq!(size(text).ok(), expected, "{text}");
+        }
         assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
         assert!(seconds("60s").is_err() && seconds("").is_err() && seconds("-1").is_err());
     }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+mod classes;
+mod traffic;
+
 /// A cluster with our IngressClass as the default one.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::new();
@@ -302,7 +305,7 @@ fn what_is_changed_on_the_way_is_in_the_filters() {
     );
     assert_eq!(filters.mirrors[0].backend.name(), "shop/api:80");
     assert!(filters.cors.is_some());
-    assert_eq!(way.rule.timeouts.backend, Some(Duration::from_secs(7)));
+    assert_eq!(way.rule.traffic.as_ref().unwrap().silence, Some(Duration::from_secs(7)));
     assert_eq!(reports(&core, "main").len(), 1, "{:?}", reports(&core, "main"));
 }
 

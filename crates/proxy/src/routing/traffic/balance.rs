@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use resilience::balance::hash;
 
-use crate::routing::cookie;
+use crate::routing::{Origin, RequestHead, Template, cookie};
 
 /// How an endpoint is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,34 @@ pub enum Balance {
     Fastest,
     /// The same one for the same key.
     Hash(HashKey),
+    /// One of so many for the same key.
+    Few(HashKey, u32),
+}
+
+/// What a key is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Keyed<'a> {
+    /// The request.
+    pub head: RequestHead<'a>,
+    /// Whether it came over TLS, and to which port.
+    pub at: (bool, u16),
+    /// The client's address.
+    pub source: IpAddr,
+}
+
+impl Balance {
+    /// The key of a request as a number; `None` where any endpoint will do.
+    pub fn key(&self, request: Keyed<'_>, random: u64) -> Option<u64> {
+        match self {
+            Balance::Hash(key) => key.of(request),
+            // A key of its own for each of the few that a key stands for.
+            Balance::Few(key, count) => {
+                let draw = random % u64::from((*count).max(1));
+                key.of(request).map(|key| hash(&key.to_le_bytes(), draw))
+            }
+            Balance::Turns | Balance::Random | Balance::LeastRequest | Balance::Fastest => None,
+        }
+    }
 }
 
 /// What requests must have in common to be sent to the same endpoint.
@@ -33,11 +61,14 @@ pub enum HashKey {
     Cookie(Box<str>),
     /// The values of these query parameters.
     Query(Box<[Box<str>]>),
+    /// A text with parts of the request in it.
+    Text(Template),
 }
 
 impl HashKey {
     /// The key of a request as a number; `None` when the request has none, and any endpoint will do.
-    pub fn of(&self, headers: &HeaderMap, query: Option<&str>, source: IpAddr) -> Option<u64> {
+    pub fn of(&self, Keyed { head, at: (tls, port), source }: Keyed<'_>) -> Option<u64> {
+        let RequestHead { headers, query, .. } = head;
         let joined = |hashes: &mut dyn Iterator<Item = u64>| hashes.reduce(|all, one| all.rotate_left(1) ^ one);
         match self {
             HashKey::Source => Some(match source.to_canonical() {
@@ -55,13 +86,20 @@ impl HashKey {
                 let values = names.iter().filter_map(|name| value(name));
                 joined(&mut values.map(|value| hash(value.as_bytes(), 0)))
             }
+            HashKey::Text(template) => {
+                let origin =
+                    Origin { tls, host: head.host, port, path: head.path, query, client: Some(source.to_canonical()) };
+                Some(hash(template.render(&head, origin).as_bytes(), 0))
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use std::collections::BTreeSet;
+
+    use http::{HeaderMap, HeaderValue, Method};
 
     use super::*;
 
@@ -72,7 +110,8 @@ mod tests {
             for (name, value) in headers {
                 map.append(*name, HeaderValue::from_static(value));
             }
-            of.of(&map, query, source.into())
+            let head = RequestHead { host: "h", method: &Method::GET, path: "/p", query, headers: &map };
+            of.of(Keyed { head, at: (false, 80), source: source.into() })
         };
         let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
         let source = HashKey::Source;
@@ -90,5 +129,23 @@ mod tests {
         assert_eq!(key(&query, &[], Some("u=1&z=3&v=2"), a), key(&query, &[], Some("v=2&u=1"), b));
         assert_ne!(key(&query, &[], Some("u=1&v=2"), a), key(&query, &[], Some("u=2&v=1"), a));
         assert_eq!(key(&query, &[], None, a), None);
+        let text = |text| HashKey::Text(Template::parse(text, &|_| None).unwrap());
+        let (target, client) = (text("${request_uri}-x"), text("$remote_addr$http_x_user"));
+        assert_eq!(key(&target, &[("x", "1")], Some("u=1"), a), key(&target, &[], Some("u=1"), b));
+        assert_ne!(key(&target, &[], Some("u=1"), a), key(&target, &[], Some("u=2"), a));
+        assert_ne!(key(&client, &[], None, a), key(&client, &[], None, b));
+        assert_ne!(key(&client, &[], None, a), key(&client, &[("x-user", "1")], None, a));
+    }
+
+    #[test]
+    fn a_key_stands_for_so_many_others() {
+        let few = Balance::Few(HashKey::Source, 3);
+        let headers = HeaderMap::new();
+        let head = RequestHead { host: "h", method: &Method::GET, path: "/", query: None, headers: &headers };
+        let keys = |source: [u8; 4]| -> BTreeSet<_> {
+            (0..90).map(|random| few.key(Keyed { head, at: (false, 80), source: source.into() }, random)).collect()
+        };
+        assert_eq!(keys([10, 0, 0, 1]).len(), 3);
+        assert!(keys([10, 0, 0, 1]).is_disjoint(&keys([10, 0, 0, 2])));
     }
 }

@@ -200,7 +200,7 @@ impl Group {
     fn join(&self, now: Moment, address: SocketAddr) -> Arc<Member> {
         let latency = match self.upstream.config.balance {
             Balance::Fastest => PeakEwma::new(LATENCY_DECAY, LATENCY_INITIAL).ok(),
-            Balance::Turns | Balance::Random | Balance::LeastRequest | Balance::Hash(_) => None,
+            Balance::Turns | Balance::Random | Balance::LeastRequest | Balance::Hash(_) | Balance::Few(..) => None,
         };
         let watched = self.detector.as_ref().map(Detector::join);
         Arc::new(Member {
@@ -274,7 +274,7 @@ impl Group {
                 let (under_way, share) = (member.active.count(), share(member));
                 member.latency.as_ref().map_or(0.0, |latency| latency.load(now, under_way, share))
             }),
-            Balance::Hash(_) => {
+            Balance::Hash(_) | Balance::Few(..) => {
                 let Some(key) = want.key else { return from(random as usize).find(usable) };
                 let table = fit.table.get_or_init(|| {
                     let named: Vec<_> = (0..count).map(|index| (at(index).address.to_string(), 1)).collect();

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 use resilience::{
     ConfigError, Moment,
     rate::{Limiter, Limiters, RateConfig},
@@ -18,6 +18,8 @@ const CLIENTS: usize = 1 << 16;
 pub struct Rates {
     rules: Vec<RateRule>,
     default_last: bool,
+    /// What a request beyond is answered with.
+    pub status: StatusCode,
 }
 
 /// A limit, and whom it is for.
@@ -120,7 +122,21 @@ impl RateRule {
         conditions: Vec<Condition>,
         distinct: Vec<Distinct>,
     ) -> Result<Self, ConfigError> {
-        let config = RateConfig { requests, per, burst: requests };
+        RateRule::with_burst(requests, per, requests, conditions, distinct)
+    }
+
+    /// The same, of which so many may come at once.
+    ///
+    /// # Errors
+    /// When the numbers make no sense; it names the field.
+    pub fn with_burst(
+        requests: u32,
+        per: Duration,
+        burst: u32,
+        conditions: Vec<Condition>,
+        distinct: Vec<Distinct>,
+    ) -> Result<Self, ConfigError> {
+        let config = RateConfig { requests, per, burst };
         let limit = match (requests, &*distinct) {
             (0, _) => Limit::Nobody,
             (_, []) => Limit::All(Limiter::new(config)?),
@@ -178,7 +194,7 @@ impl Rates {
     /// With `default_last` a rule for everybody counts only those requests that no other rule takes.
     pub fn new(mut rules: Vec<RateRule>, default_last: bool) -> Self {
         rules.sort_by_key(RateRule::is_for_everybody);
-        Rates { rules, default_last }
+        Rates { rules, default_last, status: StatusCode::TOO_MANY_REQUESTS }
     }
 
     /// Counts a request. Every rule that takes it does, also when another refuses it.

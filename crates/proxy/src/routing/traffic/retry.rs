@@ -45,6 +45,10 @@ pub enum Trigger {
     Conflict,
     /// `refused-stream`.
     Refused,
+    /// nginx's `error`: no connection, or one that broke before an answer came.
+    Broken,
+    /// nginx's `timeout`: an attempt that took too long.
+    Timeout,
     /// `cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable`: codes of gRPC.
     Call(u16),
 }
@@ -62,6 +66,10 @@ pub struct Retry {
     pub pause: Duration,
     /// How long one attempt may take.
     pub attempt: Option<Duration>,
+    /// A request of which something was sent is tried again only where that does no harm.
+    pub careful: bool,
+    /// No attempt begins so long after the first one.
+    pub within: Option<Duration>,
 }
 
 impl Retry {
@@ -82,10 +90,16 @@ impl Retry {
         let has = |trigger: Trigger| self.triggers.contains(&trigger);
         let unanswered = || has(Trigger::ServerError) || has(Trigger::Reset);
         match failed {
-            Failed::Connect => unanswered() || has(Trigger::ConnectFailure) || has(Trigger::ResetBeforeRequest),
-            Failed::Refused => unanswered() || has(Trigger::Refused) || has(Trigger::ResetBeforeRequest),
-            Failed::Reset { sent } => unanswered() || (!sent && has(Trigger::ResetBeforeRequest)),
-            Failed::Timeout => unanswered() || has(Trigger::GatewayError),
+            Failed::Connect => {
+                unanswered() || has(Trigger::Broken) || has(Trigger::ConnectFailure) || has(Trigger::ResetBeforeRequest)
+            }
+            Failed::Refused => {
+                unanswered() || has(Trigger::Broken) || has(Trigger::Refused) || has(Trigger::ResetBeforeRequest)
+            }
+            Failed::Reset { sent } => {
+                unanswered() || has(Trigger::Broken) || (!sent && has(Trigger::ResetBeforeRequest))
+            }
+            Failed::Timeout => unanswered() || has(Trigger::Timeout) || has(Trigger::GatewayError),
             Failed::Status(status) => {
                 self.statuses.contains(&status)
                     || (status.is_server_error() && has(Trigger::ServerError))
@@ -131,6 +145,8 @@ mod tests {
             config: Retry::config(2, Duration::from_millis(25), Duration::from_millis(250)),
             pause: Duration::ZERO,
             attempt: None,
+            careful: false,
+            within: None,
         }
     }
 
@@ -146,6 +162,8 @@ mod tests {
             (Trigger::ConnectFailure, vec![connect], vec![cut, Failed::Refused, status(503)]),
             (Trigger::Conflict, vec![status(409)], vec![status(404), status(500)]),
             (Trigger::Refused, vec![Failed::Refused], vec![cut, connect]),
+            (Trigger::Broken, vec![cut, unsent, connect, Failed::Refused], vec![timeout, status(502)]),
+            (Trigger::Timeout, vec![timeout], vec![cut, connect, status(504)]),
             (Trigger::Call(14), vec![Failed::Call(14)], vec![Failed::Call(13), status(503)]),
         ] {
             let retry = retry(&[trigger], &[]);

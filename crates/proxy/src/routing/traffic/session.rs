@@ -23,6 +23,8 @@ pub enum Carrier {
         attributes: Box<str>,
         /// The path that it is for.
         path: Box<str>,
+        /// Whether it is for encrypted connections only when it was given out over one.
+        secure_as_sent: bool,
     },
     /// A header of this name, which the client sends as it was sent to it.
     Header(HeaderName),
@@ -37,6 +39,8 @@ pub struct Session {
     pub absolute: Option<Duration>,
     /// From its last request on.
     pub idle: Option<Duration>,
+    /// It stays with its endpoint when another one had to answer.
+    pub keeps: bool,
 }
 
 /// What a client was given.
@@ -72,7 +76,7 @@ impl Session {
 
     /// The header that tells a client its token, when `sent` is what it sent and `endpoint` is who answered. `None` when
     /// the client knows already.
-    pub fn tell(&self, sent: Option<Token>, endpoint: u64, now: u64) -> Option<(HeaderName, HeaderValue)> {
+    pub fn tell(&self, sent: Option<Token>, endpoint: u64, now: u64, tls: bool) -> Option<(HeaderName, HeaderValue)> {
         let began = match sent {
             Some(token) if token.endpoint == endpoint && self.idle.is_none() => return None,
             Some(token) if token.endpoint == endpoint => token.began,
@@ -81,13 +85,16 @@ impl Session {
         let token = format!("{endpoint:x}-{began:x}-{now:x}");
         match &self.carrier {
             Carrier::Header(name) => Some((name.clone(), HeaderValue::try_from(token).ok()?)),
-            Carrier::Cookie { name, permanent, attributes, path } => {
+            Carrier::Cookie { name, permanent, attributes, path, secure_as_sent } => {
                 let mut text = format!("{name}={token}; Path={path}; HttpOnly");
                 if let (true, Some(absolute)) = (permanent, self.absolute) {
                     let left = (began + absolute.as_secs()).saturating_sub(now);
                     text += &format!("; Max-Age={left}");
                 }
                 text += attributes;
+                if *secure_as_sent && tls {
+                    text += "; Secure";
+                }
                 Some((header::SET_COOKIE, HeaderValue::try_from(text).ok()?))
             }
         }
@@ -99,8 +106,10 @@ mod tests {
     use super::*;
 
     fn session(permanent: bool, absolute: Option<u64>, idle: Option<u64>) -> Session {
-        let carrier = Carrier::Cookie { name: "s".into(), permanent, attributes: "".into(), path: "/".into() };
-        Session { carrier, absolute: absolute.map(Duration::from_secs), idle: idle.map(Duration::from_secs) }
+        let (attributes, path) = ("".into(), "/".into());
+        let carrier = Carrier::Cookie { name: "s".into(), permanent, attributes, path, secure_as_sent: true };
+        let limit = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        Session { carrier, absolute: limit(absolute), idle: limit(idle), keeps: false }
     }
 
     /// What the client sends back of what it was told.
@@ -119,7 +128,7 @@ mod tests {
             (None, Some(10), 10, false),
         ] {
             let session = session(false, absolute, idle);
-            let told = session.tell(None, 7, 1000).unwrap();
+            let told = session.tell(None, 7, 1000, false).unwrap();
             let token = session.find(&returned(&told), 1000 + after);
             assert_eq!(token, found.then_some(Token { endpoint: 7, began: 1000 }), "{absolute:?} {idle:?} {after}");
         }
@@ -128,26 +137,28 @@ mod tests {
     #[test]
     fn use_prolongs_what_ends_when_idle_but_not_what_ends_in_any_case() {
         let session = session(true, Some(30), Some(10));
-        let told = session.tell(None, 7, 1000).unwrap();
+        let told = session.tell(None, 7, 1000, false).unwrap();
         let token = session.find(&returned(&told), 1008);
-        let again = session.tell(token, 7, 1008).unwrap();
+        let again = session.tell(token, 7, 1008, false).unwrap();
         assert_eq!(session.find(&returned(&again), 1017).unwrap().began, 1000);
         let text = again.1.to_str().unwrap();
         assert_eq!(text, "s=7-3e8-3f0; Path=/; HttpOnly; Max-Age=22");
-        let moved = session.tell(token, 8, 1009).unwrap();
+        let text = session.tell(None, 7, 1008, true).unwrap().1;
+        assert!(text.to_str().unwrap().ends_with("; Max-Age=30; Secure"), "over TLS it is for TLS only");
+        let moved = session.tell(token, 8, 1009, false).unwrap();
         assert_eq!(session.find(&returned(&moved), 1009), Some(Token { endpoint: 8, began: 1009 }));
     }
 
     #[test]
     fn who_knows_is_not_told_and_nonsense_is_no_token() {
         let session = session(false, None, None);
-        assert_eq!(session.tell(Some(Token { endpoint: 7, began: 1 }), 7, 5), None);
+        assert_eq!(session.tell(Some(Token { endpoint: 7, began: 1 }), 7, 5, false), None);
         for text in ["s=", "s=7", "s=7-x-1", "s=--", "t=7-1-1", "s=fffffffffffffffff-1-1"] {
             let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static(text))]);
             assert_eq!(session.find(&headers, 5), None, "{text}");
         }
         let header = Session { carrier: Carrier::Header(HeaderName::from_static("x-session")), ..session };
-        let (name, value) = header.tell(None, 9, 5).unwrap();
+        let (name, value) = header.tell(None, 9, 5, false).unwrap();
         assert_eq!(header.find(&HeaderMap::from_iter([(name, value)]), 6), Some(Token { endpoint: 9, began: 5 }));
     }
 }

@@ -10,7 +10,7 @@ use crate::routing::{
 };
 
 /// A rule for everything, with a policy.
-fn with(upstreams: &[SocketAddr], traffic: Traffic) -> RouteTable {
+pub(super) fn with(upstreams: &[SocketAddr], traffic: Traffic) -> RouteTable {
     table(Rule { traffic: Some(Arc::new(traffic)), ..forward(vec![share(&backend(upstreams), 1)]) })
 }
 
@@ -20,7 +20,9 @@ fn using(config: UpstreamConfig) -> Traffic {
 
 fn retry(triggers: &[Trigger], retries: u32) -> Retry {
     let config = Retry::config(retries, Duration::from_millis(1), Duration::from_millis(2));
-    Retry { triggers: triggers.to_vec(), statuses: Vec::new(), config, pause: Duration::ZERO, attempt: None }
+    let triggers = triggers.to_vec();
+    let (statuses, pause, attempt) = (Vec::new(), Duration::ZERO, None);
+    Retry { triggers, statuses, config, pause, attempt, careful: false, within: None }
 }
 
 fn trying(retry: Retry) -> Traffic {
@@ -144,8 +146,9 @@ async fn clients_come_back_to_the_endpoint_of_their_key() {
 #[tokio::test]
 async fn a_session_stays_with_its_endpoint_whatever_the_weights() {
     let (a, b) = (named("a").await, named("b").await);
-    let carrier = Carrier::Cookie { name: "s".into(), permanent: false, attributes: "".into(), path: "/".into() };
-    let session = Some(Arc::new(Session { carrier, absolute: None, idle: None }));
+    let (name, attributes, path) = ("s".into(), "".into(), "/".into());
+    let carrier = Carrier::Cookie { name, permanent: false, attributes, path, secure_as_sent: false };
+    let session = Some(Arc::new(Session { carrier, absolute: None, idle: None, keeps: false }));
     let backends = [backend(&[a.address]), backend(&[b.address])];
     let weighted = |weights: [u32; 2]| {
         let shares = backends.iter().zip(weights).map(|(backend, weight)| share(backend, weight));
