@@ -341,6 +341,20 @@ fn requests_between_pods_of_the_mesh_are_routed_refused_and_encrypted() {
     // Four standard deviations of a split by a quarter are 16 requests.
     assert!(v1 + v2 == 80 && (4..=36).contains(&v1), "{v1} and {v2}: {got:?}");
     assert!(wires.into_iter().all(|wire| !wire.saw()), "encrypted on the way");
+    let metrics = instance.kubectl(&["get", "--raw", "/metrics"]);
+    let counted = ["web-v1.shop.svc", "web-v2.shop.svc"].map(|service| {
+        let of = |line: &&str| {
+            line.starts_with("istio_requests_total{reporter=\"source\"")
+                && line.contains(&format!("destination_service=\"{service}.cluster.local\""))
+                && line.contains("source_principal=\"spiffe://cluster.local/ns/shop/sa/default\"")
+                && line.contains("route_name=\"HTTPRoute shop/web\"")
+                && line.contains("response_code=\"200\"")
+                && line.contains("connection_security_policy=\"mutual_tls\"")
+        };
+        let line = metrics.lines().find(of).unwrap_or_else(|| panic!("{service} in {metrics}"));
+        line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok()).expect("a count")
+    });
+    assert!(counted[0] >= v1 && counted[1] == v2, "{counted:?} for {v1} and {v2}");
 
     // a path is closed to everybody, whatever way they come, and however they write it
     instance.apply(CLOSED);

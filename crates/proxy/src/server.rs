@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::routing::{Place, RouteTable, Site, Transport};
 
+mod account;
 mod answer;
 mod arrival;
 mod body;
@@ -51,6 +52,7 @@ mod tunnel;
 mod upstream;
 mod visit;
 
+pub use account::{Exchanged, Observer, Went};
 pub use origin::{Expected, Trust, client, unverified, verification};
 pub use proxied::{Beginning, beginning};
 pub use sockets::Sockets;

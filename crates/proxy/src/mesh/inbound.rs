@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     routing::RequestHead,
-    server::{Dial, Dialed, Dialing, Gate, Visit},
+    server::{Dial, Dialed, Dialing, Exchanged, Gate, Observer, Visit},
 };
 
 /// How long the pod itself may take to accept a connection: it is on this machine.
@@ -230,13 +230,20 @@ impl Entry<'_> {
             }
             (Spoken::Http, _) => {
                 let door = Arc::new(Door {
+                    shared: Arc::clone(self.shared),
                     pod: Arc::clone(self.pod),
                     client: self.client,
                     to: self.to,
                     peer: self.peer.cloned(),
                 });
                 let table = self.pod.own_port(self.to);
-                let visit = Visit::direct(self.to.port(), table, Arc::clone(&door) as Arc<dyn Dial>, door);
+                let visit = Visit::direct(
+                    self.to.port(),
+                    table,
+                    Arc::clone(&door) as Arc<dyn Dial>,
+                    Arc::clone(&door) as Arc<dyn Gate>,
+                );
+                let visit = visit.observed(door);
                 self.shared.server().visit(client.rewound(), self.client, visit, stop.clone()).await;
                 Ok(())
             }
@@ -246,6 +253,7 @@ impl Entry<'_> {
 
 /// Where requests of a client get to a pod.
 struct Door {
+    shared: Arc<Shared>,
     pod: Arc<Pod>,
     client: SocketAddr,
     to: SocketAddr,
@@ -273,6 +281,12 @@ impl Dial for Door {
             sockets::prepare(&stream)?;
             Ok(Box::new(stream) as Dialed)
         })
+    }
+}
+
+impl Observer for Door {
+    fn over(&self, exchange: &Exchanged) {
+        self.shared.telemetry.request(exchange, &ends(&self.shared, &self.pod, self.client, self.peer.as_ref()));
     }
 }
 

@@ -1,6 +1,7 @@
-//! What is counted and written down of connections, under Istio's names.
+//! What is counted and written down of connections and requests, under Istio's names.
 //!
-//! Each connection is told of twice: by the proxy of who opened it, and by that of whom it was opened to.
+//! Each is told of twice: by the proxy of who began it, and by that of whom it was for, as far as either looks at requests;
+//! else by what it carries. Requests have the name of their route besides Istio's labels.
 
 use std::{
     collections::HashMap,
@@ -17,6 +18,10 @@ use reconcile::Key;
 use tracing::info;
 
 use super::{carry::Carried, directory::Workload};
+use crate::server::Exchanged;
+
+mod requests;
+use requests::Requests;
 
 /// Series at most: some 600 bytes each. Connections beyond are not counted apart but together.
 const SERIES: usize = 20_000;
@@ -55,6 +60,14 @@ struct Counters {
 #[derive(Default)]
 pub(crate) struct Telemetry {
     series: Mutex<HashMap<Arc<str>, Arc<Counters>>>,
+    requests: Requests,
+}
+
+/// The Service that a backend is a port of.
+pub(crate) fn service_of(backend: &str) -> Option<Key> {
+    let (service, _) = backend.split_once(':')?;
+    let (namespace, name) = service.split_once('/')?;
+    Some(Key::new(namespace, name))
 }
 
 /// A connection that is being carried.
@@ -68,7 +81,7 @@ pub(crate) struct Record {
 impl Telemetry {
     /// A connection begins.
     pub(crate) fn open(&self, ends: Ends) -> Record {
-        let labels = ends.labels();
+        let labels = ends.labels("tcp", "-");
         let counters = {
             let mut series = self.series.lock();
             let full = series.len() >= SERIES;
@@ -77,6 +90,12 @@ impl Telemetry {
         };
         counters.opened.fetch_add(1, Ordering::Relaxed);
         Record { ends, counters, carried: Carried::default(), since: Instant::now() }
+    }
+
+    /// A request is over.
+    pub(crate) fn request(&self, exchange: &Exchanged, ends: &Ends) {
+        self.requests.count(exchange, ends);
+        requests::tell(exchange, ends);
     }
 
     /// Adds the counters in Prometheus' text form.
@@ -88,6 +107,7 @@ impl Telemetry {
             ("istio_tcp_sent_bytes_total", |counters| &counters.sent),
             ("istio_tcp_received_bytes_total", |counters| &counters.received),
         ];
+        self.requests.render(out);
         let series = self.series.lock();
         if series.is_empty() {
             return;
@@ -142,39 +162,89 @@ impl Reporter {
     }
 }
 
-impl Ends {
-    fn labels(&self) -> String {
-        let mut labels = String::with_capacity(640);
-        let mut add = |name: &str, value: &str| {
-            let separator = if labels.is_empty() { "" } else { "," };
-            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            // writing to a text does not fail
-            let _ = write!(labels, "{separator}{name}=\"{value}\"");
-        };
-        add("reporter", self.reporter.name());
-        let ends = [
-            ("source", &self.source, &self.source_principal),
-            ("destination", &self.destination, &self.destination_principal),
-        ];
-        for (end, workload, principal) in ends {
-            let of = |part: fn(&Workload) -> &str| workload.as_deref().map_or(UNKNOWN, part);
-            add(&format!("{end}_workload"), of(|workload| &workload.owner));
-            add(&format!("{end}_workload_namespace"), of(|workload| &workload.namespace));
-            add(&format!("{end}_canonical_service"), of(|workload| &workload.app));
-            let principal = principal.as_ref().map(|principal| format!("spiffe://{principal}"));
-            add(&format!("{end}_principal"), principal.as_deref().unwrap_or(UNKNOWN));
+/// Adds a label; names are ours, values are anybody's.
+fn label(labels: &mut String, name: &str, value: &str) {
+    if !labels.is_empty() {
+        labels.push(',');
+    }
+    labels.push_str(name);
+    labels.push_str("=\"");
+    for character in value.chars() {
+        match character {
+            '\\' => labels.push_str("\\\\"),
+            '"' => labels.push_str("\\\""),
+            '\n' => labels.push_str("\\n"),
+            other => labels.push(other),
         }
+    }
+    labels.push('"');
+}
+
+impl Ends {
+    fn labels(&self, protocol: &str, flags: &str) -> String {
+        let mut labels = String::with_capacity(1 << 10);
+        label(&mut labels, "reporter", self.reporter.name());
+        self.end(&mut labels, &SOURCE, self.source.as_deref(), self.source_principal.as_deref());
+        self.end(&mut labels, &DESTINATION, self.destination.as_deref(), self.destination_principal.as_deref());
         let service = self.service.as_ref();
-        add("destination_service_name", service.map_or(UNKNOWN, |service| &service.name));
-        add("destination_service_namespace", service.map_or(UNKNOWN, |service| &service.namespace));
+        label(&mut labels, "destination_service_name", service.map_or(UNKNOWN, |service| &service.name));
+        label(&mut labels, "destination_service_namespace", service.map_or(UNKNOWN, |service| &service.namespace));
         let host = service.map(|service| format!("{}.{}.svc.cluster.local", service.name, service.namespace));
-        add("destination_service", host.as_deref().unwrap_or(UNKNOWN));
-        add("request_protocol", "tcp");
-        add("response_flags", "-");
-        add("connection_security_policy", if self.secured { "mutual_tls" } else { "none" });
+        label(&mut labels, "destination_service", host.as_deref().unwrap_or(UNKNOWN));
+        label(&mut labels, "request_protocol", protocol);
+        label(&mut labels, "response_flags", flags);
+        label(&mut labels, "connection_security_policy", if self.secured { "mutual_tls" } else { "none" });
         labels
     }
+
+    fn end(&self, labels: &mut String, names: &EndNames, workload: Option<&Workload>, principal: Option<&str>) {
+        let of_label = |name: &str| workload.and_then(|workload| workload.labels.get(name)).map(String::as_str);
+        let revision = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+        let revision = revision.into_iter().find_map(of_label);
+        let principal = principal.map(|principal| format!("spiffe://{principal}"));
+        let values = [
+            workload.map(|workload| &*workload.owner),
+            workload.map(|workload| &*workload.namespace),
+            of_label("app"),
+            of_label("version"),
+            workload.map(|workload| &*workload.app),
+            workload.map(|_| revision.unwrap_or("latest")),
+            workload.map(|_| CLUSTER),
+            principal.as_deref(),
+        ];
+        for (name, value) in names.iter().zip(values) {
+            label(labels, name, value.unwrap_or(UNKNOWN));
+        }
+    }
 }
+
+/// Labels of one end: workload, its namespace, app, version, canonical service and revision, cluster, principal.
+type EndNames = [&'static str; 8];
+
+const SOURCE: EndNames = [
+    "source_workload",
+    "source_workload_namespace",
+    "source_app",
+    "source_version",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_cluster",
+    "source_principal",
+];
+
+const DESTINATION: EndNames = [
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_app",
+    "destination_version",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_cluster",
+    "destination_principal",
+];
+
+/// What Istio calls the cluster that there is one of.
+const CLUSTER: &str = "Kubernetes";
 
 #[cfg(test)]
 mod tests {

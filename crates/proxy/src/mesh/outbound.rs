@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use reconcile::Key;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -26,13 +27,13 @@ use super::{
     carry::{Side, carry},
     directory::ServiceEntry,
     hbone,
-    observe::{Ends, Reporter},
+    observe::{self, Ends, Reporter},
     sniff::{SILENCE, Sniffer, Spoken},
     sockets,
 };
 use crate::{
     routing::{Backend, Destination, Target},
-    server::{Dial, Dialed, Dialing, Visit},
+    server::{Dial, Dialed, Dialing, Exchanged, Observer, Visit},
 };
 
 /// Endpoints that one connection is tried on.
@@ -212,8 +213,10 @@ impl Call<'_> {
         stop: &CancellationToken,
     ) -> io::Result<()> {
         let from = client.client().peer_addr()?;
-        let caller = Caller { shared: Arc::clone(self.shared), pod: Arc::clone(self.pod) };
-        let visit = Visit::new(destination, Arc::clone(self.backend), Arc::new(caller));
+        let service = self.service.map(|service| service.key.clone());
+        let caller = Arc::new(Caller { shared: Arc::clone(self.shared), pod: Arc::clone(self.pod), service });
+        let visit = Visit::new(destination, Arc::clone(self.backend), Arc::clone(&caller) as Arc<dyn Dial>);
+        let visit = visit.observed(caller);
         self.shared.server().visit(client.rewound(), from, visit, stop.clone()).await;
         Ok(())
     }
@@ -223,6 +226,8 @@ impl Call<'_> {
 struct Caller {
     shared: Arc<Shared>,
     pod: Arc<Pod>,
+    /// What it asks for.
+    service: Option<Key>,
 }
 
 impl fmt::Debug for Caller {
@@ -244,6 +249,26 @@ impl Dial for Caller {
                 Link::Plain(stream) => Box::new(stream) as Dialed,
             })
         })
+    }
+}
+
+impl Observer for Caller {
+    fn over(&self, exchange: &Exchanged) {
+        let other = exchange.endpoint.and_then(|endpoint| self.shared.captured(endpoint.ip()));
+        let found = || exchange.endpoint.and_then(|endpoint| self.shared.directory.pod(endpoint.ip()));
+        let sent_to = exchange.went.as_ref().and_then(|went| observe::service_of(went.backend.name()));
+        self.shared.telemetry.request(
+            exchange,
+            &Ends {
+                reporter: Reporter::Source,
+                source: Some(self.pod.workload()),
+                source_principal: Some(self.pod.identity.id.principal()),
+                destination: other.as_ref().map(|other| other.workload()).or_else(found),
+                destination_principal: other.as_ref().map(|other| other.identity.id.principal()),
+                service: sent_to.or_else(|| self.service.clone()),
+                secured: other.is_some(),
+            },
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use tracing::debug;
 
 use super::{
     Shared,
+    account::Account,
     body::{BodyError, ResponseBody},
     forward,
     hello::{self, Http, Rewound},
@@ -150,12 +151,18 @@ fn service(
         let counted = pace.as_ref().map(|pace| (Arc::clone(pace), pace.request()));
         async move {
             let persistent = request.version() == Version::HTTP_11;
+            let observer = peer.visit.as_ref().and_then(Visit::observer);
+            let mut account = observer.map(|observer| Account::of(observer, &request));
             let mut answer = forward::handle(&peer, request).await;
+            if let Some(account) = &mut account {
+                account.answered(&mut answer);
+            }
             let last = || leaving.is_cancelled() || counted.as_ref().is_some_and(|(pace, _)| pace.is_last());
             if persistent && !answer.status().is_informational() && last() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer.map(|body| Counted { body, _active: counted.map(|(_, active)| active) }))
+            let active = counted.map(|(_, active)| active);
+            Ok::<_, Infallible>(answer.map(|body| Counted { body, _active: active, account }))
         }
     })
 }
@@ -261,6 +268,8 @@ async fn until_end<C: Graceful>(
 pub(crate) struct Counted {
     body: ResponseBody,
     _active: Option<Active>,
+    /// In the mesh, what is told of it.
+    account: Option<Box<Account>>,
 }
 
 impl Body for Counted {
@@ -271,7 +280,12 @@ impl Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Counted { body, account, .. } = &mut *self;
+        if let Some(account) = account {
+            account.sent(&frame, body.is_end_stream());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

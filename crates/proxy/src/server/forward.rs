@@ -10,6 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout_at;
 
 use super::{
+    account::{Answerer, Went},
     answer::{Answer, is_grpc, own, refused},
     arrival::{self, Arrival},
     body::{BodyError, RequestBody, ResponseBody},
@@ -186,7 +187,7 @@ async fn sent<'a>(
     let (stream, silence) = arrival::limits(&request);
     course.shorten(stream, silence);
     let way = course.way;
-    let (own, answer) = match forward(peer, course, (request, guest), authority).await {
+    let (own, mut answer) = match forward(peer, course, (request, guest), authority).await {
         Ok(answer) => (false, answer),
         Err(Unanswered::Status(status)) => (true, own(status, grpc)),
         Err(Unanswered::Overflow) => {
@@ -195,6 +196,10 @@ async fn sent<'a>(
             (true, answer)
         }
     };
+    if peer.visit.is_some() {
+        let (route, rule, backend) = (way.rule.owner.clone(), way.rule.name.clone(), Arc::clone(way.backend));
+        answer.extensions_mut().insert(Went { route, rule, backend });
+    }
     (way, traffic::instead(way.traffic, own, answer))
 }
 
@@ -380,6 +385,9 @@ async fn forward(
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     headers::remove_hop_by_hop(&mut parts.headers);
     course.remember(endpoint, &mut parts.headers);
+    if peer.visit.is_some() {
+        parts.extensions.insert(Answerer(endpoint));
+    }
     parts.version = Version::HTTP_11;
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let (Some(client), Some(protocol), Line::One(connection)) = (upgrade, protocol, line) else {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     REAP_INTERVAL, Server,
+    account::Observer,
     connection::{self, Peer},
 };
 use crate::routing::{
@@ -52,18 +53,29 @@ pub struct Visit {
     otherwise: Arc<PortTable>,
     dialer: Arc<dyn Dial>,
     gate: Option<Arc<dyn Gate>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Visit {
     /// A connection to the Service whose port has this backend.
     pub fn new(destination: Destination, backend: Arc<Backend>, dialer: Arc<dyn Dial>) -> Self {
         let port = destination.port;
-        Visit { port, destination: Some(destination), otherwise: plain(backend), dialer, gate: None }
+        Visit { port, destination: Some(destination), otherwise: plain(backend), dialer, gate: None, observer: None }
     }
 
     /// A connection to a port past all routes, for requests that the gate lets pass.
     pub fn direct(port: u16, table: Arc<PortTable>, dialer: Arc<dyn Dial>, gate: Arc<dyn Gate>) -> Self {
-        Visit { port, destination: None, otherwise: table, dialer, gate: Some(gate) }
+        Visit { port, destination: None, otherwise: table, dialer, gate: Some(gate), observer: None }
+    }
+
+    /// The same, of whose requests somebody is told.
+    pub fn observed(self, observer: Arc<dyn Observer>) -> Self {
+        Visit { observer: Some(observer), ..self }
+    }
+
+    /// Who is told of its requests.
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.observer.as_ref()
     }
 
     /// Whether a request may go on.

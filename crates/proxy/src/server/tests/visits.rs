@@ -6,14 +6,14 @@ use http::{HeaderName, Version};
 use hyper::{client::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use tokio::io::DuplexStream;
+use tokio::{io::DuplexStream, sync::mpsc};
 
 use super::*;
 use crate::{
     routing::{
         Backend, Destination, Entry, Frontend, Rank, RequestHead, RequestMatch, Rule, Security, ValueMatch, Wire, plain,
     },
-    server::{Dial, Dialed, Dialing, Gate, Visit},
+    server::{Dial, Dialed, Dialing, Exchanged, Gate, Observer, Visit},
 };
 
 /// What may be under way between a client and the server.
@@ -239,6 +239,48 @@ fn switching_to(protocols: &str) -> Request<Full<Bytes>> {
     let request = Request::get("/").header("host", "web").header("connection", "upgrade, http2-settings");
     let request = request.header("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA").header("upgrade", protocols);
     request.body(Full::default()).unwrap()
+}
+
+/// Passes on what it is told.
+#[derive(Debug)]
+struct Log(mpsc::UnboundedSender<Exchanged>);
+
+impl Observer for Log {
+    fn over(&self, exchange: &Exchanged) {
+        let _ = self.0.send(exchange.clone());
+    }
+}
+
+#[tokio::test]
+async fn requests_are_told_of_when_their_answers_have_left() {
+    let echo = echo().await;
+    let mut table = RouteTable::default();
+    route(&mut table, None, Some(("version", "new")), forward(vec![share(&backend(&[echo.address]), 1)]));
+    let mut mesh = Mesh::new(&backend(&[]), table);
+    let (log, mut told) = mpsc::unbounded_channel();
+    let (client, served) = tokio::io::duplex(UNDER_WAY);
+    let dial = Caller::new(0) as Arc<dyn Dial>;
+    let visit = Visit::new(Destination::new("shop/web", PORT, "shop"), Arc::clone(&mesh.service), dial);
+    let (visit, server, stop) = (visit.observed(Arc::new(Log(log))), mesh.server.clone(), mesh.stop.clone());
+    mesh.visits.spawn(async move { server.visit(served, SocketAddr::from((LOCAL, 7)), visit, stop).await });
+    let mut client = Client::over(client).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request =
+        Request::post("/a?secret=1").header("host", "web").header("version", "new").header("traceparent", trace);
+    let answer = client.send(request.body(Full::from("12345")).unwrap()).await.unwrap();
+    assert!(answer.body.contains(trace), "the trace goes on: {}", answer.body);
+    let exchange = told.recv().await.unwrap();
+    assert_eq!((exchange.method.as_str(), &*exchange.path), ("POST", "/a"), "without what may be secret");
+    assert_eq!((exchange.received, exchange.sent), (Some(5), answer.body.len() as u64));
+    assert_eq!((exchange.status, exchange.endpoint, exchange.whole), (StatusCode::OK, Some(echo.address), true));
+    let went = exchange.went.unwrap();
+    assert_eq!((went.route.to_string().as_str(), went.backend.name()), ("HTTPRoute ns/route", "ns/svc:80"));
+    assert_eq!(exchange.trace.unwrap(), trace);
+
+    assert_eq!(client.get("/").await.status, StatusCode::NOT_FOUND);
+    let exchange = told.recv().await.unwrap();
+    assert_eq!((exchange.status, exchange.endpoint), (StatusCode::NOT_FOUND, None));
+    assert!(exchange.went.is_none() && exchange.whole);
 }
 
 #[tokio::test]
