@@ -28,6 +28,9 @@ const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 /// `secp384r1`.
 const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 
+/// `id-Ed25519`.
+const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+
 /// The token is not a JWT that could be ours or anybody's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the token is malformed: {0}")]
@@ -52,12 +55,23 @@ pub enum Algorithm {
     Es256,
     /// ECDSA on P-384 with SHA-384.
     Es384,
+    /// Ed25519.
+    EdDsa,
 }
 
 impl Algorithm {
     /// All that are known.
-    pub const ALL: [Self; 8] =
-        [Self::Rs256, Self::Rs384, Self::Rs512, Self::Ps256, Self::Ps384, Self::Ps512, Self::Es256, Self::Es384];
+    pub const ALL: [Self; 9] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::EdDsa,
+    ];
 
     /// Its name in a token's header.
     pub fn name(self) -> &'static str {
@@ -70,6 +84,7 @@ impl Algorithm {
             Self::Ps512 => "PS512",
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
         }
     }
 
@@ -86,7 +101,7 @@ impl Algorithm {
             Self::Ps256 => Some(&signature::RSA_PSS_2048_8192_SHA256),
             Self::Ps384 => Some(&signature::RSA_PSS_2048_8192_SHA384),
             Self::Ps512 => Some(&signature::RSA_PSS_2048_8192_SHA512),
-            Self::Es256 | Self::Es384 => None,
+            Self::Es256 | Self::Es384 | Self::EdDsa => None,
         }
     }
 }
@@ -168,6 +183,7 @@ enum Material {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),
     P384(Vec<u8>),
+    Ed25519(Vec<u8>),
 }
 
 impl Material {
@@ -178,6 +194,9 @@ impl Material {
             }
             (Self::P384(point), Algorithm::Es384) => {
                 UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok()
+            }
+            (Self::Ed25519(point), Algorithm::EdDsa) => {
+                UnparsedPublicKey::new(&signature::ED25519, point).verify(message, signature).is_ok()
             }
             (Self::Rsa { n, e }, algorithm) => algorithm.rsa().is_some_and(|parameters| {
                 RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()
@@ -193,6 +212,7 @@ impl Material {
         match self {
             Self::P256(point) => curve(P256, point),
             Self::P384(point) => curve(P384, point),
+            Self::Ed25519(point) => der::sequence([der::sequence([der::identifier(ED25519)]), der::bits(point)]),
             Self::Rsa { n, e } => {
                 let null = vec![0x05, 0x00];
                 let key = der::sequence([der::positive(n), der::positive(e)]);
@@ -264,6 +284,7 @@ impl VerificationKey {
             ("RSA", _) => Material::Rsa { n: stripped(&bytes("n")?), e: stripped(&bytes("e")?) },
             ("EC", Some("P-256")) => Material::P256(point(32)?),
             ("EC", Some("P-384")) => Material::P384(point(48)?),
+            ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?),
             _ => return None,
         };
         let algorithm = match text("alg") {
@@ -289,6 +310,8 @@ impl VerificationKey {
         match &self.material {
             Material::P256(bytes) => point("P-256", "ES256", bytes),
             Material::P384(bytes) => point("P-384", "ES384", bytes),
+            Material::Ed25519(bytes) => json!({"use": "sig", "kty": "OKP", "kid": self.id, "crv": "Ed25519",
+                "alg": "EdDSA", "x": BASE64.encode(bytes)}),
             Material::Rsa { n, e } => json!({"use": "sig", "kty": "RSA", "kid": self.id, "alg": "RS256",
                 "n": BASE64.encode(n), "e": BASE64.encode(e)}),
         }
@@ -299,6 +322,7 @@ impl VerificationKey {
         match self.material {
             Material::P256(_) => Algorithm::Es256,
             Material::P384(_) => Algorithm::Es384,
+            Material::Ed25519(_) => Algorithm::EdDsa,
             Material::Rsa { .. } => Algorithm::Rs256,
         }
     }
@@ -313,7 +337,7 @@ fn stripped(number: &[u8]) -> Vec<u8> {
 mod tests {
     use ring::{
         rand::SystemRandom,
-        signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+        signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _},
     };
 
     use super::*;
@@ -358,5 +382,22 @@ mod tests {
         assert!(!parsed.is_signed_by(&VerificationKey::from_jwk(&other).unwrap()));
         other["use"] = "enc".into();
         assert!(VerificationKey::from_jwk(&other).is_none());
+    }
+
+    #[test]
+    fn ed25519_keys_verify() {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let signed = format!("{}.{}", BASE64.encode(r#"{"alg":"EdDSA"}"#), BASE64.encode("{}"));
+        let token = format!("{signed}.{}", BASE64.encode(pair.sign(signed.as_bytes())));
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64.encode(pair.public_key())});
+        let key = VerificationKey::from_jwk(&jwk).unwrap();
+        let again = VerificationKey::from_jwk(&key.to_jwk()).unwrap();
+        for key in [&key, &again] {
+            assert!(Unverified::parse(&token).unwrap().is_signed_by(key));
+        }
+        assert!(VerificationKey::from_jwk(&json!({"kty": "OKP", "crv": "Ed25519", "x": "AA"})).is_none());
+        let other = Ed25519KeyPair::from_seed_unchecked(&[8; 32]).unwrap();
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64.encode(other.public_key())});
+        assert!(!Unverified::parse(&token).unwrap().is_signed_by(&VerificationKey::from_jwk(&jwk).unwrap()));
     }
 }

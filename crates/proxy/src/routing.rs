@@ -25,6 +25,7 @@ mod matching;
 mod mirror;
 mod pages;
 pub(crate) mod path;
+mod ranges;
 mod redirect;
 mod rule;
 mod rules;
@@ -37,6 +38,7 @@ mod tests;
 mod text;
 mod traffic;
 
+pub(crate) use backend::choose;
 pub use backend::{Backend, Security, Share, Target, Wire};
 pub use canary::{Canary, HeldBy, Values};
 pub use client::{
@@ -49,15 +51,18 @@ pub use decision::{Decision, Forward, Found};
 pub use direct::{Credential, Direct};
 pub use edit::HeaderEdits;
 pub use guards::{
-    ApiKeyAuth, ApiKeys, Authorization, AuthorizationRule, BasicAuth, ClaimCondition, Claims, Entrant, Guard, Guards,
-    Inherited, KeyPlace, MalformedPasswords, Origins, Passwords, Permission, Policies, Refusal, TokenCondition,
+    ApiKeyAuth, ApiKeys, Authorization, AuthorizationRule, BasicAuth, ClaimCondition, Claims, Entrant, Flaw, Guard,
+    Guards, Inherited, Jwt, KeyPlace, KeyServer, KeySource, Lenience, MalformedPasswords, Origins, Passwords,
+    Permission, Policies, Provider, Refusal, RemoteKeys, TokenCondition, TokenPlace,
 };
+pub(crate) use guards::{Examined, Known};
 pub use hosts::Hosts;
 pub(crate) use hosts::{covers, overlap, shared};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
 pub use mirror::Mirror;
 pub use pages::ErrorPages;
+pub(crate) use ranges::own_range;
 pub(crate) use redirect::Origin;
 pub use redirect::{Captures, HostChange, PathChange, Redirect, Rewrite};
 pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};

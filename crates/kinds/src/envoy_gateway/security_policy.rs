@@ -147,6 +147,9 @@ pub struct Jwt {
     /// Whether requests without a token pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
+    /// Whether requests pass whose token is missing or not valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_open: Option<bool>,
     /// Who issues tokens.
     #[serde(default)]
     pub providers: Vec<JwtProvider>,

@@ -7,7 +7,7 @@ use reconcile::Key;
 use super::{
     declared, filters,
     item::RouteKind,
-    lookup::{Route, Seen, is, namespace},
+    lookup::{Referrer, Route, Seen, is},
     services,
     verdict::Fault,
 };
@@ -41,30 +41,41 @@ pub(crate) fn shares(
     shares.collect()
 }
 
-/// The backend that a reference names.
+/// The backend that a reference of a route names.
 pub(crate) fn resolve(seen: &Seen<'_>, route: &Route, reference: &HTTPBackendRef) -> Result<Target, Fault> {
-    let own = namespace(route.meta());
-    let key = Key::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
+    // Who routes a Service's traffic may send it to that Service: its clients can do so without a route.
+    let is_own =
+        |key: &Key| route.parents().iter().any(|parent| services::parent_of(route, parent).as_ref() == Some(key));
+    resolve_for(seen, (route.referrer(), route.kind()), reference, &is_own)
+}
+
+/// The backend that a reference names, for requests of a kind; `is_own` says for which Services no grant is needed.
+pub(crate) fn resolve_for(
+    seen: &Seen<'_>,
+    (referrer, kind): (Referrer<'_>, RouteKind),
+    reference: &HTTPBackendRef,
+    is_own: &dyn Fn(&Key) -> bool,
+) -> Result<Target, Fault> {
+    let key = Key::new(reference.namespace.as_deref().unwrap_or(referrer.namespace), &reference.name);
     if (reference.group.as_deref(), reference.kind.as_deref()) == declared::NAME {
-        return declared::resolve(seen, route, &key);
+        return declared::resolve(seen, (referrer, kind), &key);
     }
     if !is(reference.group.as_deref(), reference.kind.as_deref(), ("", "Service")) {
-        let (kind, name) = (reference.kind.as_deref().unwrap_or("Service"), &key.name);
-        let message = format!("backendRef {name}: only a Service or a Backend can be a backend, not {kind}");
+        let (other, name) = (reference.kind.as_deref().unwrap_or("Service"), &key.name);
+        let message = format!("backendRef {name}: only a Service or a Backend can be a backend, not {other}");
         return Err(Fault::new("InvalidKind", message));
     }
-    // Who routes a Service's traffic may send it to that Service: its clients can do so without a route.
-    if !route.parents().iter().any(|parent| services::parent_of(route, parent).as_ref() == Some(&key)) {
-        seen.permit(route.referrer(), "Service", &key)?;
+    if !is_own(&key) {
+        seen.permit(referrer, "Service", &key)?;
     }
     let missing = |message: String| Fault::new("BackendNotFound", message);
     let service = seen.service(&key).ok_or_else(|| missing(format!("Service {key} not found")))?;
     let number = reference.port.ok_or_else(|| missing(format!("backendRef {} names no port", key.name)))?;
-    let wanted = if route.kind() == RouteKind::Udp { "UDP" } else { "TCP" };
+    let wanted = if kind == RouteKind::Udp { "UDP" } else { "TCP" };
     let of_kind = |port: &&ServicePort| port.protocol.as_deref().unwrap_or("TCP") == wanted;
     let port = ports(&service).filter(|port| port.port == number).find(of_kind);
     let port = port.ok_or_else(|| missing(format!("Service {key} has no {wanted} port {number}")))?;
-    let http2 = route.kind() == RouteKind::Grpc;
+    let http2 = kind == RouteKind::Grpc;
     if http2 && port.app_protocol.as_deref().is_some_and(is_websocket) {
         let protocol = port.app_protocol.as_deref().unwrap_or_default();
         let message = format!("port {number} of Service {key} speaks {protocol}, which a GRPCRoute cannot");

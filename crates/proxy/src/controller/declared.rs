@@ -21,11 +21,11 @@ use reconcile::Key;
 use super::{
     Controller,
     item::RouteKind,
-    lookup::{Route, Seen},
+    lookup::{Referrer, Seen},
     status,
     verdict::{Fault, Verdict},
 };
-use crate::routing::{Backend, Security, Target, Wire};
+use crate::routing::{Backend, Security, Target, Wire, own_range};
 
 pub(crate) mod resolve;
 mod tls;
@@ -150,8 +150,11 @@ pub(crate) fn plan(seen: &Seen<'_>, object: Arc<envoy_gateway::Backend>) -> Decl
 }
 
 /// The backend that a reference to an object names.
-pub(super) fn resolve(seen: &Seen<'_>, route: &Route, key: &Key) -> Result<Target, Fault> {
-    let referrer = route.referrer();
+pub(super) fn resolve(
+    seen: &Seen<'_>,
+    (referrer, kind): (Referrer<'_>, RouteKind),
+    key: &Key,
+) -> Result<Target, Fault> {
     if !seen.is_granted(referrer, (envoy_gateway::GROUP, "Backend"), key) {
         let message = format!(
             "Backend {key} may not be referenced from {} in namespace {}: no ReferenceGrant permits it",
@@ -163,7 +166,7 @@ pub(super) fn resolve(seen: &Seen<'_>, route: &Route, key: &Key) -> Result<Targe
     let shape =
         shape(&object.spec).map_err(|fault| Fault { message: format!("Backend {key}: {}", fault.message), ..fault })?;
     let told = |message: String| Err(Fault::new("UnsupportedProtocol", message));
-    match route.kind() {
+    match kind {
         RouteKind::Grpc if shape.websocket => told(format!("Backend {key} speaks WebSocket, which a GRPCRoute cannot")),
         RouteKind::Udp if !shape.sockets.is_empty() => told(format!("Backend {key} is a socket, which takes no UDP")),
         kind => Ok(Target::Service { backend: seen.declared_backend(key), http2: kind == RouteKind::Grpc }),
@@ -238,22 +241,6 @@ fn add(shape: &mut Shape, endpoint: &BackendEndpoint) -> Result<(), Fault> {
         (None, None, None) => return Err(invalid("one of fqdn, ip or unix must be specified")),
     }
     Ok(())
-}
-
-/// The name of the range of an address that leads to the machine itself or to what it alone reaches.
-pub(super) fn own_range(address: IpAddr) -> Option<&'static str> {
-    let (loopback, link) = match address.to_canonical() {
-        IpAddr::V4(v4) => (v4.is_loopback(), v4.is_link_local()),
-        IpAddr::V6(v6) => (v6.is_loopback(), v6.is_unicast_link_local()),
-    };
-    let address = address.to_canonical();
-    match (loopback, link, address.is_unspecified(), address.is_multicast()) {
-        (true, ..) => Some("loopback"),
-        (_, true, ..) => Some("link-local"),
-        (_, _, true, _) => Some("unspecified"),
-        (.., true) => Some("multicast"),
-        _ => None,
-    }
 }
 
 fn check_name(name: &str, what: &str) -> Result<(), Fault> {

@@ -29,7 +29,7 @@ use super::{
     item::{Dependency, RouteKind},
     verdict::Fault,
 };
-use crate::routing::{Backend, Certificate, Rank, Wire};
+use crate::routing::{Backend, Certificate, Rank, RemoteKeys, Wire};
 
 /// The cluster by name.
 pub(crate) trait Lookup {
@@ -67,6 +67,8 @@ pub(crate) trait Lookup {
     fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>>;
     /// Such backends as tables refer to them.
     fn declarations(&self) -> &Declared;
+    /// The keys that somebody fetches from a place, with what is known of them.
+    fn keys(&self, place: &str, make: &dyn Fn() -> RemoteKeys) -> Arc<RemoteKeys>;
     /// The backends of a Service that somebody refers to, by port.
     fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)>;
 }
@@ -167,6 +169,10 @@ impl<'a> Seen<'a> {
 
     pub(crate) fn declared_backend(&self, key: &Key) -> Arc<Backend> {
         self.cluster.declarations().backend(key)
+    }
+
+    pub(crate) fn keys(&self, place: &str, make: &dyn Fn() -> RemoteKeys) -> Arc<RemoteKeys> {
+        self.cluster.keys(place, make)
     }
 
     pub(crate) fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {

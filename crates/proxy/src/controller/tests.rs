@@ -22,7 +22,7 @@ use super::{
     *,
 };
 use crate::{
-    routing::{Backend, Certificate, Decision, Guard, Place, RequestHead, Site, Target, Transport, Wire},
+    routing::{Backend, Certificate, Decision, Guard, Place, RemoteKeys, RequestHead, Site, Target, Transport, Wire},
     server::{Bindings, certificate, roots},
 };
 
@@ -255,6 +255,10 @@ impl Lookup for Cluster {
         let mut backends = self.backends.lock();
         let backend = backends.entry((service.clone(), port));
         Arc::clone(backend.or_insert_with(|| Backend::new(format!("{service}:{port}"))))
+    }
+
+    fn keys(&self, _place: &str, make: &dyn Fn() -> RemoteKeys) -> Arc<RemoteKeys> {
+        Arc::new(make())
     }
 
     fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use k8s_openapi::{
@@ -37,7 +37,7 @@ use super::{
     versions,
 };
 use crate::{
-    routing::{Backend, Certificate, Wire},
+    routing::{Backend, Certificate, RemoteKeys, Wire},
     server::{certificate, roots},
 };
 
@@ -70,6 +70,8 @@ pub(crate) struct View {
     policies_by_service: Index<BackendTLSPolicy>,
     certificates: Parsed<Certificate>,
     roots: Parsed<Arc<RootCertStore>>,
+    /// Keys that policies have fetched, by where they come from: a policy that changes keeps those that are known.
+    keys: Mutex<HashMap<String, Weak<RemoteKeys>>>,
 }
 
 impl View {
@@ -104,6 +106,7 @@ impl View {
             ingresses,
             certificates: Parsed::default(),
             roots: Parsed::default(),
+            keys: Mutex::default(),
         }
     }
 
@@ -272,6 +275,17 @@ impl Lookup for View {
 
     fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
         self.endpoints.variant(service, port, variant, wire)
+    }
+
+    fn keys(&self, place: &str, make: &dyn Fn() -> RemoteKeys) -> Arc<RemoteKeys> {
+        let mut all = self.keys.lock();
+        if let Some(known) = all.get(place).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, keys| keys.strong_count() > 0);
+        let keys = Arc::new(make());
+        all.insert(place.to_owned(), Arc::downgrade(&keys));
+        keys
     }
 
     fn backends(&self, service: &Key) -> Vec<(i32, Arc<Backend>)> {

@@ -16,16 +16,22 @@ mod authorization;
 mod basic;
 mod entrant;
 mod htpasswd;
+mod jwt;
 mod origins;
 mod refusal;
+mod remote_keys;
 
 pub use api_key::{ApiKeyAuth, ApiKeys, KeyPlace};
 pub use authorization::{Authorization, AuthorizationRule, ClaimCondition, Permission, TokenCondition};
 pub use basic::BasicAuth;
 pub use entrant::{Claims, Entrant};
 pub use htpasswd::{MalformedPasswords, Passwords};
+pub(crate) use jwt::Examined;
+pub use jwt::{Flaw, Jwt, KeySource, Lenience, Provider, TokenPlace};
 pub use origins::Origins;
 pub use refusal::Refusal;
+pub(crate) use remote_keys::Known;
+pub use remote_keys::{KeyServer, RemoteKeys};
 
 /// What requests have to pass, in this order.
 #[derive(Clone, Debug, Default)]
@@ -47,22 +53,34 @@ pub enum Guard {
     ApiKey(Arc<ApiKeyAuth>),
     /// A name and a password.
     Basic(Arc<BasicAuth>),
+    /// A token.
+    Jwt(Arc<Jwt>),
     /// Whether its sender may do that.
     Authorization(Arc<Authorization>),
 }
 
 impl Guard {
-    /// Asks what can be decided at once.
-    ///
-    /// # Errors
-    /// When the request does not pass.
-    pub(crate) fn ask(&self, entrant: &mut Entrant<'_>) -> Result<(), Refusal> {
-        match self {
+    /// Asks what can be decided at once; `None` when somebody else has to be asked, which the server does.
+    pub(crate) fn ask(&self, entrant: &mut Entrant<'_>) -> Option<Result<(), Refusal>> {
+        Some(match self {
             Guard::Refuse(status) => Err(Refusal::bare(*status)),
             Guard::Origins(origins) => origins.ask(entrant),
             Guard::ApiKey(keys) => keys.ask(entrant),
             Guard::Basic(basic) => basic.ask(entrant),
             Guard::Authorization(authorization) => authorization.ask(entrant),
+            Guard::Jwt(_) => return None,
+        })
+    }
+
+    /// Its place among the others.
+    pub(crate) fn order(&self) -> u8 {
+        match self {
+            Guard::Refuse(_) => 0,
+            Guard::Origins(_) => 1,
+            Guard::ApiKey(_) => 3,
+            Guard::Basic(_) => 4,
+            Guard::Jwt(_) => 5,
+            Guard::Authorization(_) => 6,
         }
     }
 }
@@ -73,7 +91,7 @@ impl Guards {
         self.steps.iter().all(|step| match step {
             Guard::Refuse(_) => false,
             Guard::Authorization(authorization) => authorization.admits(client),
-            Guard::Origins(_) | Guard::ApiKey(_) | Guard::Basic(_) => true,
+            Guard::Origins(_) | Guard::ApiKey(_) | Guard::Basic(_) | Guard::Jwt(_) => true,
         })
     }
 }

@@ -81,7 +81,8 @@ pub(crate) async fn serve(peer: &Peer, port: &PortTable, mut request: Request<Re
         }
         // Kept apart, so that requests without guards have a small future.
         Some(guards) => {
-            let asked = guards::Asked { peer, found, inherited: inherited.as_deref(), host: &host };
+            let inherited = inherited.as_deref();
+            let asked = guards::Asked { peer, port, found, inherited, host: &host };
             Box::pin(asked.serve(guards, request, authority.clone())).await
         }
     }
@@ -317,7 +318,7 @@ fn outgoing(
 }
 
 /// In HTTP/2 the host is part of the target.
-fn absolute(headers: &mut HeaderMap, scheme: Scheme, target: PathAndQuery) -> Option<Uri> {
+pub(crate) fn absolute(headers: &mut HeaderMap, scheme: Scheme, target: PathAndQuery) -> Option<Uri> {
     let host = headers.remove(header::HOST)?;
     let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(target);
     uri.build().ok()

@@ -1,6 +1,8 @@
 //! Asking requests what their guards want to know, before anything else happens to them.
 
-use http::{HeaderValue, Request, StatusCode, header};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
+
+use http::{HeaderValue, Request, StatusCode, header, request::Parts};
 
 use super::{
     answer::{Answer, is_grpc, own, refused},
@@ -9,14 +11,39 @@ use super::{
     connection::Peer,
     forward,
 };
-use crate::routing::{Entrant, Found, Guards, Policies, Refusal};
+use crate::routing::{Claims, Entrant, Found, Guard, Guards, Policies, PortTable, Refusal};
+
+mod asking;
+mod tokens;
 
 /// A request whose rule has guards.
 pub(crate) struct Asked<'a> {
     pub(crate) peer: &'a Peer,
+    pub(crate) port: &'a PortTable,
     pub(crate) found: Found<'a>,
     pub(crate) inherited: Option<&'a Policies>,
     pub(crate) host: &'a str,
+}
+
+/// How far a request has come.
+struct Passing {
+    parts: Parts,
+    body: RequestBody,
+    authority: HeaderValue,
+    client: IpAddr,
+    tokens: Vec<(Arc<str>, Claims)>,
+    /// The place of the last step that was taken.
+    step: Option<u8>,
+}
+
+/// What comes of the steps of a rule.
+enum Outcome {
+    /// All were taken.
+    Passed,
+    /// What the request is now may be another rule's.
+    Elsewhere,
+    /// It does not pass.
+    Refused(Refusal),
 }
 
 impl Asked<'_> {
@@ -29,14 +56,10 @@ impl Asked<'_> {
             return answer;
         }
         let origin = guards.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
-        let grpc = is_grpc(request.headers());
-        let mut answer = match self.pass(guards, request, &authority).await {
-            Ok(request) => {
-                let decision = self.found.decide(&forward::head(self.host, &request), self.inherited, rand::random());
-                forward::act(self.peer, decision, request, authority).await
-            }
-            Err(refusal) => refused(*refusal, grpc),
-        };
+        let client = arrival::client(self.peer, &request);
+        let (parts, body) = request.into_parts();
+        let mut answer =
+            self.go_on(guards, Passing { parts, body, authority, client, tokens: Vec::new(), step: None }).await;
         if let Some(cors) = &guards.cors {
             // Also to answers of the guards: else a page could not tell a refusal from a failure.
             cors.apply(origin.as_ref(), answer.headers_mut());
@@ -44,20 +67,81 @@ impl Asked<'_> {
         answer
     }
 
-    /// The request as it is after every step.
-    async fn pass(
-        &self,
-        guards: &Guards,
-        request: Request<RequestBody>,
-        authority: &HeaderValue,
-    ) -> Result<Request<RequestBody>, Box<Refusal>> {
-        let client = arrival::client(self.peer, &request);
-        let (mut parts, body) = request.into_parts();
-        let mut entrant =
-            Entrant { parts: &mut parts, host: self.host, authority, client, tls: self.peer.tls, tokens: Vec::new() };
-        for step in &guards.steps {
-            step.ask(&mut entrant)?;
+    /// Takes the steps that are left, and serves the request.
+    fn go_on<'b>(
+        &'b self,
+        guards: &'b Guards,
+        mut passing: Passing,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'b>> {
+        Box::pin(async move {
+            let grpc = is_grpc(&passing.parts.headers);
+            match self.pass(guards, &mut passing).await {
+                Outcome::Refused(refusal) => refused(refusal, grpc),
+                Outcome::Elsewhere => self.find_again(passing).await,
+                Outcome::Passed => {
+                    let request = Request::from_parts(passing.parts, passing.body);
+                    let head = forward::head(self.host, &request);
+                    let decision = self.found.decide(&head, self.inherited, rand::random());
+                    forward::act(self.peer, decision, request, passing.authority).await
+                }
+            }
+        })
+    }
+
+    async fn pass(&self, guards: &Guards, passing: &mut Passing) -> Outcome {
+        let left = guards.steps.iter().filter(|step| passing.step.is_none_or(|taken| taken < step.order()));
+        let left: Vec<&Guard> = left.collect();
+        let mut entrant = Entrant {
+            parts: &mut passing.parts,
+            host: self.host,
+            authority: &passing.authority,
+            client: passing.client,
+            tls: self.peer.tls,
+            tokens: std::mem::take(&mut passing.tokens),
+        };
+        let mut outcome = Outcome::Passed;
+        for step in left {
+            passing.step = Some(step.order());
+            let asked = match (step.ask(&mut entrant), step) {
+                (Some(outcome), _) => outcome.map(|()| false),
+                (None, Guard::Jwt(jwt)) => tokens::ask(&self.peer.shared, jwt, &mut entrant).await,
+                // Who is to be asked is not known here, so that nothing passes.
+                (None, _) => Err(Refusal::bare(StatusCode::INTERNAL_SERVER_ERROR)),
+            };
+            match asked {
+                Ok(false) => {}
+                Ok(true) => {
+                    outcome = Outcome::Elsewhere;
+                    break;
+                }
+                Err(refusal) => {
+                    outcome = Outcome::Refused(refusal);
+                    break;
+                }
+            }
         }
-        Ok(Request::from_parts(parts, body))
+        passing.tokens = entrant.tokens;
+        outcome
+    }
+
+    /// Looks for the rule again by what the request is now. What its guards asked already is not asked again.
+    async fn find_again(&self, passing: Passing) -> Answer {
+        let site = self.peer.site.port;
+        let request = Request::from_parts(passing.parts, ());
+        let found = self.port.find(site, self.peer.through(), &forward::head(self.host, &request), rand::random());
+        let (parts, ()) = request.into_parts();
+        let found = match found {
+            Ok(found) => found,
+            Err(decision) => {
+                let request = Request::from_parts(parts, passing.body);
+                return forward::act(self.peer, decision, request, passing.authority).await;
+            }
+        };
+        let inherited = found.inherited();
+        let none = Guards::default();
+        let Asked { peer, port, host, .. } = *self;
+        let again = Asked { peer, port, found, inherited: inherited.as_deref(), host };
+        let guards = found.guards(inherited.as_deref()).map_or(&none, |guards| &**guards);
+        again.go_on(guards, Passing { parts, ..passing }).await
     }
 }

@@ -3,7 +3,7 @@
 //! Each kind of step is compiled by a file of its own, and they are put in the order of Envoy Gateway's filters. A policy of
 //! which anything cannot be followed lets nothing pass: who asks for something to be checked is not served without it.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use http::{HeaderName, StatusCode};
 use k8s_openapi::api::core::v1::Secret;
@@ -26,7 +26,9 @@ use crate::{
 
 mod api_key;
 mod authorization;
+mod backends;
 mod basic;
+mod jwt;
 mod origins;
 
 impl Policy for SecurityPolicy {
@@ -51,7 +53,8 @@ impl Policy for SecurityPolicy {
     }
 
     fn compile(&self, seen: &Seen<'_>) -> Effect {
-        let guards = guards(&From { seen, namespace: namespace(&self.metadata) }, &self.spec);
+        let from = From { seen, namespace: namespace(&self.metadata), warnings: RefCell::default() };
+        let guards = guards(&from, &self.spec);
         let (guards, accepted) = match guards {
             Ok(guards) => (guards, Ok(())),
             Err((cors, fault)) => {
@@ -59,7 +62,8 @@ impl Policy for SecurityPolicy {
                 (Guards { cors, steps }, Err(fault))
             }
         };
-        Effect { guards: Some(Arc::new(guards)), accepted, ..Effect::default() }
+        let warnings = from.warnings.into_inner();
+        Effect { guards: Some(Arc::new(guards)), accepted, warnings, ..Effect::default() }
     }
 }
 
@@ -91,9 +95,20 @@ fn suits_connections(spec: &SecurityPolicySpec) -> Result<(), Fault> {
 struct From<'a> {
     seen: &'a Seen<'a>,
     namespace: &'a str,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl From<'_> {
+    fn referrer(&self) -> Referrer<'_> {
+        Referrer { group: envoy_gateway::GROUP, kind: "SecurityPolicy", namespace: self.namespace }
+    }
+
+    /// Tells of fields that have no member and that nothing is less safe without.
+    fn tell(&self, prefix: &str, unread: &Unread) {
+        let told = unread.keys().map(|field| format!("{prefix}{field} is not supported and has no effect"));
+        self.warnings.borrow_mut().extend(told);
+    }
+
     /// A Secret that the policy may refer to.
     fn secret(&self, reference: &Reference) -> Result<(Key, Arc<Secret>), Fault> {
         let key = Key::new(reference.namespace.as_deref().unwrap_or(self.namespace), &reference.name);
@@ -101,8 +116,7 @@ impl From<'_> {
             let kind = reference.kind.as_deref().unwrap_or_default();
             return Err(invalid(format!("secretRef {}: unsupported kind {kind}, only Secret", key.name)));
         }
-        let referrer = Referrer { group: envoy_gateway::GROUP, kind: "SecurityPolicy", namespace: self.namespace };
-        if !self.seen.is_granted(referrer, ("", "Secret"), &key) {
+        if !self.seen.is_granted(self.referrer(), ("", "Secret"), &key) {
             return Err(invalid(format!("secret {key} is not permitted by any ReferenceGrant")));
         }
         let secret = self.seen.secret(&key).ok_or_else(|| invalid(format!("secret {key} does not exist")))?;
@@ -119,10 +133,8 @@ fn guards(from: &From<'_>, spec: &SecurityPolicySpec) -> Result<Guards, (Option<
 
 fn steps(from: &From<'_>, spec: &SecurityPolicySpec) -> Result<Vec<Guard>, Fault> {
     known("spec.", &spec.unread)?;
-    for (there, name) in [(spec.ext_auth.is_some(), "extAuth"), (spec.jwt.is_some(), "jwt")] {
-        if there {
-            return Err(invalid(format!("spec.{name} is not supported")));
-        }
+    if spec.ext_auth.is_some() {
+        return Err(invalid("spec.extAuth is not supported"));
     }
     let mut steps = Vec::new();
     if let Some(csrf) = &spec.csrf {
@@ -133,6 +145,9 @@ fn steps(from: &From<'_>, spec: &SecurityPolicySpec) -> Result<Vec<Guard>, Fault
     }
     if let Some(basic) = &spec.basic_auth {
         steps.push(Guard::Basic(Arc::new(basic::compile(from, basic).map_err(of("BasicAuth"))?)));
+    }
+    if let Some(jwt) = &spec.jwt {
+        steps.push(Guard::Jwt(Arc::new(jwt::compile(from, jwt).map_err(of("JWT"))?)));
     }
     if let Some(authorization) = &spec.authorization {
         let compiled = authorization::compile(authorization).map_err(of("Authorization"))?;

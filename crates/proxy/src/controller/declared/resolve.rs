@@ -16,8 +16,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::own_range;
-use crate::routing::Backend;
+use crate::routing::{Backend, own_range};
 
 /// How long addresses hold: what Envoy Gateway sets where the name server says nothing shorter.
 const HOLDS: Duration = Duration::from_secs(30);

@@ -14,6 +14,8 @@ fn cluster() -> Cluster {
     cluster.put("Secret", "other", "users", json!({"data": {".htpasswd": htpasswd}}));
     cluster.put("Secret", "shop", "keys", json!({"data": {"ada": "a2V5LTE=", "bob": "a2V5LTI="}}));
     cluster.put("Secret", "shop", "more", json!({"data": {"ada": "a2V5LTM="}}));
+    let set = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "6kpsY-KcUgq-9VB7Ey7F-ZVHdq6-vnuSQh7qaRRG0iw"}]}"#;
+    cluster.put("ConfigMap", "shop", "set", json!({"data": {"a": "-", "jwks": set}}));
     cluster.put("Secret", "shop", "same", json!({"data": {"eve": "a2V5LTE="}}));
     cluster
 }
@@ -32,7 +34,8 @@ fn fault(core: &Core) -> Option<(String, String)> {
     (accepted.status == "False").then(|| (accepted.reason.clone(), accepted.message.clone()))
 }
 
-/// The status of a request with these headers, by what its rule has as guards; 200 where it passes.
+/// The status of a request with these headers, by what its rule has as guards; 200 where it passes, 0 where somebody else
+/// is asked.
 fn status(core: &Core, target: &str, headers: &[(&str, &str)]) -> u16 {
     let mut request = Request::get(target);
     for (name, value) in headers {
@@ -48,8 +51,14 @@ fn status(core: &Core, target: &str, headers: &[(&str, &str)]) -> u16 {
     let client = "10.0.0.7".parse().unwrap();
     let (tls, tokens) = (false, Vec::new());
     let mut entrant = Entrant { parts: &mut parts, host, authority: &authority, client, tls, tokens };
-    let refusal = guards.steps.iter().find_map(|step| step.ask(&mut entrant).err());
-    refusal.map_or(200, |refusal| refusal.status.as_u16())
+    for step in &guards.steps {
+        match step.ask(&mut entrant) {
+            Some(Ok(())) => {}
+            Some(Err(refusal)) => return refusal.status.as_u16(),
+            None => return 0,
+        }
+    }
+    200
 }
 
 #[test]
@@ -61,6 +70,15 @@ fn what_is_asked_for_is_asked_and_what_cannot_be_is_refused() {
     };
     let rules = |rules: Value| json!({"authorization": {"rules": rules}});
     let inside = |range: &str| json!([{"action": "Allow", "principal": {"clientCIDRs": [range]}}]);
+    let set = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "6kpsY-KcUgq-9VB7Ey7F-ZVHdq6-vnuSQh7qaRRG0iw"}]}"#;
+    let set_ref = |name: &str| json!({"group": "", "kind": "ConfigMap", "name": name});
+    let jwt = |more: Value| {
+        let mut provider = json!({"name": "idp"});
+        for (key, value) in more.as_object().unwrap() {
+            provider[key] = value.clone();
+        }
+        provider
+    };
     let password = [("authorization", "Basic YWRhOnBhc3N3b3Jk")];
     for (spec, headers, expected) in [
         (basic(json!({"name": "users"})), &[][..], 401),
@@ -72,6 +90,19 @@ fn what_is_asked_for_is_asked_and_what_cannot_be_is_refused() {
         (rules(json!([])), &[], 403),
         (json!({"authorization": {"defaultAction": "Allow"}}), &[], 200),
         (json!({"csrf": {}}), &[], 200),
+        (json!({"jwt": {"providers": [jwt(json!({"localJWKS": {"inline": set}}))]}}), &[], 0),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"localJWKS": {"type": "ValueRef", "valueRef": set_ref("set")}}))]}}),
+            &[],
+            0,
+        ),
+        (json!({"jwt": {"providers": [jwt(json!({"remoteJWKS": {"uri": "https://idp.test/jwks"}}))]}}), &[], 0),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"remoteJWKS": {"uri": "http://idp.test/jwks",
+                "backendRefs": [{"name": "web", "port": 80}]}}))]}}),
+            &[],
+            0,
+        ),
     ] {
         let mut cluster = cluster();
         put(&mut cluster, "HTTPRoute", spec.clone());
@@ -89,6 +120,30 @@ fn what_is_asked_for_is_asked_and_what_cannot_be_is_refused() {
         (rules(inside("10.0.0.0/33")), "Authorization: rule 0: invalid ClientCIDR \"10.0.0.0/33\""),
         (rules(json!([{"action": "Allow", "cel": "true"}])), "Authorization: rule 0: cel is not supported"),
         (json!({"oidc": {}}), "spec.oidc is not supported"),
+        (
+            json!({"jwt": {"providers": [jwt(json!({}))]}}),
+            "JWT: either remoteJWKS or localJWKS must be specified for jwt provider: idp",
+        ),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"localJWKS": {"inline": set}})), jwt(json!({"localJWKS": {"inline": set}}))]}}),
+            "JWT: provider name idp must be unique",
+        ),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"localJWKS": {"inline": "{}"}}))]}}),
+            "JWT: local JWKS of provider idp has no key that could be used",
+        ),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"localJWKS": {"type": "ValueRef", "valueRef": set_ref("none")}}))]}}),
+            "JWT: local JWKS ConfigMap shop/none not found",
+        ),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"remoteJWKS": {"uri": "ftp://a/jwks"}}))]}}),
+            "JWT: invalid remote JWKS URI \"ftp://a/jwks\": its scheme is neither http nor https",
+        ),
+        (
+            json!({"jwt": {"providers": [jwt(json!({"remoteJWKS": {"uri": "http://a/", "backendRefs": [{"name": "none", "port": 1}]}}))]}}),
+            "JWT: Service shop/none not found",
+        ),
     ] {
         let mut cluster = cluster();
         put(&mut cluster, "HTTPRoute", spec.clone());

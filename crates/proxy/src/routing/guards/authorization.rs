@@ -12,6 +12,7 @@ use super::{
         traffic::Network,
     },
     Claims, Entrant, Refusal,
+    jwt::lookup,
 };
 
 /// Who may do what.
@@ -155,10 +156,8 @@ fn has_scope(claims: &Claims, scope: &str) -> bool {
 
 impl ClaimCondition {
     fn holds(&self, claims: &Claims) -> bool {
-        let Some((first, rest)) = self.path.split_first() else { return false };
-        let value = rest.iter().try_fold(claims.get(&**first), |value, name| value.map(|value| value.get(&**name)));
         let is_one = |value: &Value| value.as_str().is_some_and(|text| self.values.iter().any(|one| **one == *text));
-        match value.flatten() {
+        match lookup(claims, &self.path) {
             Some(Value::Array(list)) if self.list => list.iter().any(is_one),
             Some(value) if !self.list => is_one(value),
             _ => false,

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::routing::{
-    ApiKeyAuth, ApiKeys, Authorization, BasicAuth, Cors, Guard, Guards, Inherited, KeyPlace, Network, Owner, Passwords,
-    Policies, Rank, Rule, StreamRule,
+    ApiKeyAuth, ApiKeys, Authorization, BasicAuth, Cors, Entry, Guard, Guards, Inherited, KeyPlace, Network, Owner,
+    Passwords, Policies, Rank, RequestMatch, Rule, StreamRule,
 };
+
+mod tokens;
 
 fn guarded(upstream: &Upstream, guards: Guards) -> RouteTable {
     table(Rule { guards: Some(Arc::new(guards)), ..forward(vec![share(&backend(&[upstream.address]), 1)]) })
