@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::{
+    core::v1::{Pod, PodSpec},
+    node::v1::RuntimeClass,
+};
+use kube::Api;
 use pod_lifecycle::{ending::GRACE_SECONDS, qos::qos_class, view::Sandbox};
 use reconcile::EventType;
 use runtime::{
@@ -15,6 +19,7 @@ use super::{Done, SANDBOX_RETRY, SANDBOX_RETRY_MAX, Shared, Worker, observe};
 use crate::{
     container::{fields::PodFacts, netfiles},
     limits::cgroup_parent,
+    sources::api_message,
     volumes::{self, Purpose, Volumes},
 };
 
@@ -22,6 +27,9 @@ use crate::{
 const COLLECT_RETRY: Duration = Duration::from_secs(1);
 /// Tries to remove it before it is left to the next start.
 const COLLECT_TRIES_MAX: u32 = 10;
+
+/// Handlers of RuntimeClasses that ask for what every pod gets: the one of every containerd, and our own name.
+const HANDLERS: [&str; 2] = ["runc", "keelson"];
 
 /// Reason and message of an event.
 type Failure = (String, String);
@@ -142,6 +150,9 @@ async fn make(
     let failed = |what: &dyn std::fmt::Display| {
         failure("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {what}"))
     };
+    if let Some(class) = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty()) {
+        check_handler(shared, class).await.map_err(|error| failed(&error))?;
+    }
     let sandbox = shared.runtime.run_sandbox(config).await.map_err(|error| failed(&error))?;
     let ips = match &sandbox.netns {
         Some(netns) => match shared.network.attach(uid, netns).await {
@@ -162,6 +173,15 @@ async fn make(
         return Err(failed(&format!("write {}: {error}", path.display())));
     }
     Ok((sandbox.id, ips, volumes))
+}
+
+/// Whether pods of a RuntimeClass can be run: one that is to be kept apart by a virtual machine is not to run without.
+async fn check_handler(shared: &Shared, class: &str) -> Result<(), String> {
+    let classes: Api<RuntimeClass> = Api::all(shared.client.clone());
+    let found = classes.get(class).await;
+    let handler = found.map_err(|error| format!("get RuntimeClass {class}: {}", api_message(&error)))?.handler;
+    let known = handler.is_empty() || HANDLERS.contains(&handler.as_str());
+    known.then_some(()).ok_or_else(|| format!("no runtime for {handler:?} is configured"))
 }
 
 fn failure(reason: &str, message: impl ToString) -> Failure {

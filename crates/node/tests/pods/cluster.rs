@@ -8,7 +8,10 @@ use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use identity::TokenSigner;
-use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
+use k8s_openapi::api::{
+    core::v1::{Event, Node as ApiNode, Pod},
+    node::v1::RuntimeClass,
+};
 use kube::{Api, Client, api::DynamicObject, api::PostParams, runtime::watcher};
 use network::{Network, NetworkConfig, PodNetwork, Slot, SlotClaim};
 use node::{Node, NodeConfig, NodeServer};
@@ -172,6 +175,34 @@ impl Cluster {
             container["imagePullPolicy"] = "IfNotPresent".into();
         }
         self.create(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})).await;
+    }
+
+    /// Creates a RuntimeClass.
+    pub(crate) async fn runtime_class(&self, name: &str, handler: &str) {
+        let class = serde_json::from_value(json!({"metadata": {"name": name}, "handler": handler})).unwrap();
+        Api::<RuntimeClass>::all(self.client.clone()).create(&PostParams::default(), &class).await.unwrap();
+    }
+
+    /// Waits until an event about a pod says something.
+    pub(crate) async fn until_event(&self, pod: &str, reason: &str, wanted: &str) {
+        let events = watcher(Api::<Event>::namespaced(self.client.clone(), "default"), Default::default());
+        let told = |event: &Event| {
+            event.involved_object.name.as_deref() == Some(pod)
+                && event.reason.as_deref() == Some(reason)
+                && event.message.as_deref().is_some_and(|message| message.contains(wanted))
+        };
+        let wait = async {
+            let mut events = Box::pin(events);
+            while let Some(seen) = events.next().await {
+                if let Ok(watcher::Event::Apply(event) | watcher::Event::InitApply(event)) = seen
+                    && told(&event)
+                {
+                    return;
+                }
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "no event {reason} about {pod} says {wanted:?}");
     }
 
     /// Gives a pod a label.

@@ -178,6 +178,13 @@ async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     cluster.pod("greedy", greedy).await;
     let mut job = container(json!({"args": ["out", "done"]}));
     job["restartPolicy"] = "Never".into();
+    // a class that asks for what every pod gets
+    cluster.runtime_class("plain", "runc").await;
+    job["runtimeClassName"] = "plain".into();
+    cluster.runtime_class("apart", "kata").await;
+    let mut apart = container(json!({}));
+    apart["runtimeClassName"] = "apart".into();
+    cluster.pod("apart", apart).await;
     cluster.pod("job", job).await;
 
     let refused = cluster.until("greedy", |pod| phase(pod) == "Failed").await.status.unwrap();
@@ -214,7 +221,10 @@ async fn what_goes_wrong_is_told_and_what_dies_is_started_again() {
     let open = cluster.until("open", |pod| condition(pod, "Ready")).await;
     assert_eq!((phase(&open), restarts(&open)), ("Running", 0));
 
-    for name in ["open", "echo", "no-image", "bad-name", "no-map", "crash", "sick", "job"] {
+    cluster.until_event("apart", "FailedCreatePodSandBox", "no runtime for \"kata\" is configured").await;
+    assert!(!condition(&cluster.until("apart", |_| true).await, "PodReadyToStartContainers"));
+
+    for name in ["apart", "open", "echo", "no-image", "bad-name", "no-map", "crash", "sick", "job"] {
         cluster.delete(name).await;
     }
     cluster.until_clean().await;
