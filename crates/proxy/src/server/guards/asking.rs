@@ -40,7 +40,7 @@ pub(super) async fn ask(
     shared: &Arc<Shared>,
     (backend, http2): (&Backend, bool),
     request: Request<Bytes>,
-    (patience, limit): (Duration, usize),
+    (patience, bytes_max): (Duration, usize),
 ) -> Result<Said, Silence> {
     let way = Way::to(backend, http2, None);
     if way.is_broken() {
@@ -54,12 +54,13 @@ pub(super) async fn ask(
         *request.version_mut() = Version::HTTP_2;
     }
     let ended = request.body().ended();
-    let exchange = Exchange { shared, backend, way, limit: None, fresh: false, plan: None, ended: ended.clone() };
+    let (limit, connect, silence, plan) = (None, None, None, None);
+    let exchange = Exchange { shared, backend, way, limit, connect, silence, fresh: false, plan, ended: ended.clone() };
     let asked = async {
         let Answered { response, line, .. } = exchange.run(request).await.map_err(|_| Silence::Unanswered)?;
         let (head, body) = response.into_parts();
         let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, None, None).await;
-        let body = read(body, limit).await?;
+        let body = read(body, bytes_max).await?;
         Ok(Said { head, body })
     };
     tokio::time::timeout(patience, asked).await.map_err(|_| Silence::Late)?
