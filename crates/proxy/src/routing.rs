@@ -73,9 +73,10 @@ pub use table::{Place, RouteTable, Site, Spot, Transport};
 pub use template::{Template, UnknownVariable};
 pub use text::TextMatch;
 pub use traffic::{
-    Abort, Attempt, Balance, Carrier, Condition, Crowd, Distinct, Disturbance, Failed, Group, Guest, HashKey, Instead,
-    Keyed, Limits, Member, Network, Overflow, Part, Permit, RateRule, Rates, Retry, Session, Token, Traffic, Trigger,
-    Upstream, UpstreamConfig, Want, What, Whose,
+    Abort, Attempt, Balance, Carrier, Check, Compression, Condition, Crowd, Distinct, Disturbance, Elsewhere, Failed,
+    Group, Guest, HashKey, Health, Instead, Keyed, Limits, LineTerms, Member, Network, Overflow, Part, Permit,
+    ProxyVersion, Question, RateRule, Rates, Reply, Retry, Session, Token, Traffic, Trigger, Upstream, UpstreamConfig,
+    Want, What, Whose, head_in_gzip, takes_gzip, vary,
 };
 
 /// A certificate and its key.

@@ -26,12 +26,14 @@ mod account;
 mod answer;
 mod arrival;
 mod body;
+mod compress;
 mod connection;
 mod datagram;
 mod exchange;
 mod forward;
 mod guards;
 mod headers;
+mod health;
 pub(crate) mod hello;
 mod listener;
 mod mirror;
@@ -132,6 +134,8 @@ pub(crate) struct Shared {
     lines: TaskTracker,
     /// Ends what is left when draining takes too long, and the shared connections to backends when it is done.
     kill: CancellationToken,
+    /// Asks endpoints whether they are well.
+    checks: TaskTracker,
     installed: watch::Sender<u64>,
     /// Cancelled once a table was installed at all.
     loaded: CancellationToken,
@@ -154,6 +158,7 @@ impl Server {
             tasks: TaskTracker::new(),
             lines: TaskTracker::new(),
             kill: CancellationToken::new(),
+            checks: TaskTracker::new(),
             installed: watch::Sender::new(0),
             loaded: routes.loaded,
             bindings: watch::Sender::default(),
@@ -314,9 +319,9 @@ impl Server {
     /// Ends at once what is left.
     pub(crate) async fn end(&self) {
         self.shared.kill.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
-        self.shared.lines.close();
-        self.shared.lines.wait().await;
+        for left in [&self.shared.tasks, &self.shared.lines, &self.shared.checks] {
+            left.close();
+            left.wait().await;
+        }
     }
 }

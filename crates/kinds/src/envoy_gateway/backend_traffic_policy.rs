@@ -5,6 +5,12 @@ use serde_json::Value;
 
 use super::{PolicyTargets, Unread};
 
+mod health_check;
+mod response_override;
+
+pub use health_check::*;
+pub use response_override::*;
+
 /// Desired state of a `BackendTrafficPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +39,39 @@ pub struct BackendTrafficPolicySpec {
     /// How many requests there may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Answers in place of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_override: Option<Vec<ResponseOverride>>,
+    /// How answers are compressed; the older way to write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Vec<Compressor>>,
+    /// How answers are compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressor: Option<Vec<Compressor>>,
+    /// Connections to endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<BackendConnection>,
+    /// How dead connections are found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<super::TcpKeepalive>,
+    /// HTTP/2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http2: Option<super::ClientHttp2>,
+    /// How names are looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Value>,
+    /// A PROXY header before connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<BackendProxyProtocol>,
+    /// Requests that are sent when all of them is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_buffer: Option<RequestBuffer>,
+    /// Protocols that are switched to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_upgrade: Option<Vec<HttpUpgrade>>,
+    /// Whether endpoints are spoken to as the client speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_client_protocol: Option<bool>,
     /// The rest.
     #[serde(flatten)]
     pub unread: Unread,
@@ -127,8 +166,18 @@ part!(
 part!(
     /// How long things may take.
     TrafficTimeout {
+        /// Connections.
+        tcp: BackendTcpTimeout,
         /// Requests.
         http: HttpTimeout,
+    }
+);
+
+part!(
+    /// How long connections may take.
+    BackendTcpTimeout {
+        /// Until one is there.
+        connect_timeout: String,
     }
 );
 
@@ -137,6 +186,14 @@ part!(
     HttpTimeout {
         /// From the head of the request to the end of the answer.
         request_timeout: String,
+        /// How long a connection may be idle.
+        connection_idle_timeout: String,
+        /// How long a connection may be used.
+        max_connection_duration: String,
+        /// From the head of the request to the end of the answer, whatever happens.
+        max_stream_duration: String,
+        /// Time in which nothing happens to a request.
+        stream_idle_timeout: String,
     }
 );
 
@@ -151,8 +208,32 @@ part!(
         max_parallel_requests: u32,
         /// Requests that are tried again.
         max_parallel_retries: u32,
+        /// Requests that one connection carries.
+        max_requests_per_connection: u32,
+        /// How many may be tried again, of those under way.
+        retry_budget: RetryBudget,
         /// About each endpoint.
         per_endpoint: PerEndpoint,
+    }
+);
+
+part!(
+    /// How many requests may be tried again, of those under way.
+    RetryBudget {
+        /// Which part.
+        percent: Fraction,
+        /// So many in any case.
+        min_retry_concurrency: u32,
+    }
+);
+
+part!(
+    /// A part of something.
+    Fraction {
+        /// So many.
+        numerator: u32,
+        /// Of so many.
+        denominator: u32,
     }
 );
 
@@ -169,6 +250,8 @@ part!(
     HealthCheck {
         /// By what they answer.
         passive: PassiveHealthCheck,
+        /// By what they answer when they are asked.
+        active: ActiveHealthCheck,
         /// With fewer percent of them fit, all are used.
         panic_threshold: u32,
     }
@@ -319,5 +402,55 @@ part!(
         from: String,
         /// With `Number`.
         number: u32,
+    }
+);
+
+part!(
+    /// A way to compress.
+    Compressor {
+        /// `Gzip`, `Brotli` or `Zstd`.
+        r#type: String,
+        /// About gzip.
+        gzip: Value,
+        /// About brotli.
+        brotli: Value,
+        /// About zstd.
+        zstd: Value,
+        /// Shorter answers are left alone.
+        min_content_length: Value,
+    }
+);
+
+part!(
+    /// Connections to endpoints.
+    BackendConnection {
+        /// Bytes that are held back for a connection.
+        buffer_limit: Value,
+        /// The same in the kernel.
+        socket_buffer_limit: Value,
+    }
+);
+
+part!(
+    /// A PROXY header before connections.
+    BackendProxyProtocol {
+        /// `V1` or `V2`.
+        version: String,
+    }
+);
+
+part!(
+    /// Requests that are sent when all of them is there.
+    RequestBuffer {
+        /// Longer ones are refused.
+        limit: Value,
+    }
+);
+
+part!(
+    /// A protocol that is switched to.
+    HttpUpgrade {
+        /// Its name.
+        r#type: String,
     }
 );

@@ -7,21 +7,27 @@
 use std::{sync::Arc, time::Duration};
 
 mod balance;
+mod check;
+mod compression;
 mod crowd;
 mod disturb;
 mod group;
 mod instead;
 mod limits;
+mod line;
 mod rate;
 mod retry;
 mod session;
 
 pub use balance::{Balance, HashKey, Keyed};
+pub use check::{Check, Health, Question, Reply};
+pub use compression::{Compression, head_in_gzip, takes_gzip, vary};
 pub use crowd::{Crowd, Guest};
 pub use disturb::{Abort, Disturbance, Part};
 pub use group::{Attempt, Group, Member, Want};
-pub use instead::{Instead, Whose};
+pub use instead::{Elsewhere, Instead, Whose};
 pub use limits::{Limits, Overflow, Permit};
+pub use line::{LineTerms, ProxyVersion};
 pub use rate::{Condition, Distinct, Network, RateRule, Rates, What};
 pub use retry::{Failed, Retry, Trigger};
 pub use session::{Carrier, Session, Token};
@@ -55,6 +61,14 @@ pub struct Traffic {
     pub body_max: Option<u64>,
     /// How many requests of one client there may be at once.
     pub crowd: Option<Arc<Crowd>>,
+    /// How answers are compressed.
+    pub compression: Option<Compression>,
+    /// Bytes of the longest request that is sent only when all of it is there.
+    pub buffer: Option<usize>,
+    /// The protocols that may be switched to, in lower case; any where none is named.
+    pub upgrades: Option<Vec<Box<str>>>,
+    /// Whether endpoints are spoken to in the version of HTTP that the client speaks.
+    pub as_client: bool,
 }
 
 /// How the endpoints of a backend are used. Each of these has its own view of every backend it is used for.
@@ -79,6 +93,10 @@ pub struct UpstreamConfig {
     pub panic_percent: u32,
     /// How much may be under way at a time.
     pub limits: Limits,
+    /// How endpoints are asked whether they are well.
+    pub check: Option<Check>,
+    /// How connections are made, and how long they are used.
+    pub line: LineTerms,
 }
 
 /// Envoy's: with fewer than half of the endpoints fit for use, all are used.
@@ -92,6 +110,8 @@ impl Default for UpstreamConfig {
             outlier: None,
             panic_percent: PANIC_PERCENT,
             limits: Limits::default(),
+            check: None,
+            line: LineTerms::default(),
         }
     }
 }

@@ -25,6 +25,10 @@ use super::{
     upstream::{Connection, Line, Pool},
 };
 
+mod through;
+
+pub(crate) use through::Change;
+
 /// Why a body broke off.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -384,6 +388,8 @@ pub(crate) enum ResponseBody {
     Own(Option<Bytes>),
     /// A backend's.
     Backend(Box<BackendBody>),
+    /// Another one, changed on its way.
+    Changed(Box<through::Through>),
 }
 
 /// A backend's body and the connection it comes over, which goes back to the pool at its end; none for a shared one.
@@ -495,6 +501,7 @@ impl Body for ResponseBody {
         match self.get_mut() {
             ResponseBody::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             ResponseBody::Backend(body) => body.poll(context),
+            ResponseBody::Changed(body) => body.poll(context),
         }
     }
 
@@ -502,6 +509,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Own(text) => text.is_none(),
             ResponseBody::Backend(body) => body.body.is_end_stream(),
+            ResponseBody::Changed(body) => body.is_end_stream(),
         }
     }
 
@@ -509,6 +517,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
             ResponseBody::Backend(body) => body.body.size_hint(),
+            ResponseBody::Changed(_) => SizeHint::default(),
         }
     }
 }

@@ -50,13 +50,15 @@ const LAST_REQUESTS: Duration = Duration::from_millis(500);
 const PING: Duration = Duration::from_secs(60);
 
 /// The smallest buffer that the HTTP/1.1 library works with.
-const BUFFER_MIN: usize = 8 << 10;
+pub(crate) const BUFFER_MIN: usize = 8 << 10;
 
 /// Where a connection came in, and from whom.
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     /// Who the client is, as far as the connection tells.
     pub(crate) address: SocketAddr,
+    /// Where it came in.
+    pub(crate) local: SocketAddr,
     /// The port in the table.
     pub(crate) site: Site,
     pub(crate) tls: bool,
@@ -74,7 +76,9 @@ impl Peer {
     /// A client in the mesh.
     pub(crate) fn visiting(shared: &Arc<Shared>, address: SocketAddr, site: Site, visit: Visit) -> Self {
         let (shared, visit) = (Arc::clone(shared), Some(visit));
-        Peer { shared, address, site, tls: false, listener: None, client: None, certificate: None, visit }
+        // Which Service it wanted is known, but not by a socket of its own.
+        let local = SocketAddr::new(address.ip(), site.port);
+        Peer { shared, address, local, site, tls: false, listener: None, client: None, certificate: None, visit }
     }
 
     /// What counts for a request of the connection.

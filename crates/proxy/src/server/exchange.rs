@@ -254,12 +254,13 @@ impl Exchange<'_> {
         }
         let left = plan.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let mut counted = None;
+        let withdraw = || self.backend.budget().is_none_or(|budget| budget.withdraw(now()));
         let budget = || match &plan.group {
             Some(group) if group.limits_retries() => {
                 counted = group.retry();
-                counted.is_some()
+                counted.is_some() && (group.has_budget() || withdraw())
             }
-            _ => self.backend.budget().is_none_or(|budget| budget.withdraw(now())),
+            _ => withdraw(),
         };
         let pause = plan.retry?.pause(tries.made, failed, left, rand::random(), budget);
         tries.retried = counted.or(tries.retried.take());

@@ -1,6 +1,6 @@
 //! From a request to its answer.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
@@ -13,14 +13,15 @@ use super::{
     account::{Answerer, Went},
     answer::{Answer, is_grpc, own, refused},
     arrival::{self, Arrival},
-    body::{BodyError, RequestBody, ResponseBody},
+    body::{BodyError, Ended, RequestBody, ResponseBody},
+    compress,
     connection::Peer,
     exchange::{Answered, Exchange, Held, Unanswered, repeatable},
     guards,
     headers::{self, Forwarded},
-    mirror,
+    health, mirror,
     pages::Wanted,
-    traffic::{self, Course},
+    traffic::{self, Course, Replacing},
     tunnel,
     upstream::{Line, Way},
 };
@@ -127,12 +128,15 @@ pub(crate) async fn act(
         Decision::Forward(way) => {
             let wanted = way.rule.pages.as_ref().map(|pages| Wanted::new(pages, &mut request, &authority));
             let origin = way.cors().and_then(|_| request.headers().get(header::ORIGIN).cloned());
+            let compression = way.traffic.and_then(|traffic| traffic.compression.as_ref());
+            let compression = compression.map(|compression| (compression, compress::Wanted::by(&request)));
             let barred = match way.traffic {
                 Some(traffic) => {
                     let host = host(authority.as_bytes());
                     let head = head(&host, &request);
                     let length = request.body().size_hint().exact();
-                    traffic::bar(traffic, &head, length, arrival::client(peer, &request), grpc).await
+                    let from = (arrival::client(peer, &request), &way.rule.owner);
+                    traffic::bar(traffic, &head, length, from, grpc).await
                 }
                 None => Ok(None),
             };
@@ -142,11 +146,18 @@ pub(crate) async fn act(
                 Some(wanted) => Box::pin(wanted.stand_in(peer)).await,
                 None => None,
             };
-            let (way, mut answer) = match (stood_in, barred) {
-                (Some(answer), _) => (way, answer),
-                (None, Err(barred)) => (way, traffic::instead(way.traffic, true, *barred)),
-                (None, Ok(guest)) => sent(peer, way, (request, guest), authority, grpc).await,
+            let replacing = Replacing::of(way.traffic, peer.tls, &authority, &request);
+            let (way, own, mut answer) = match (stood_in, barred) {
+                (Some(answer), _) => (way, None, answer),
+                (None, Err(barred)) => (way, Some(true), *barred),
+                (None, Ok(guest)) => {
+                    let (way, own, answer) = sent(peer, way, (request, guest), authority, grpc).await;
+                    (way, Some(own), answer)
+                }
             };
+            if let (Some(replacing), Some(own)) = (replacing, own) {
+                answer = replacing.apply(own, answer);
+            }
             if let Some(wanted) = wanted.filter(|_| !grpc) {
                 answer = Box::pin(wanted.instead_of(peer, answer)).await;
             }
@@ -155,7 +166,10 @@ pub(crate) async fn act(
             }
             way.rule.filters.response.apply(answer.headers_mut());
             way.share.filters.response.apply(answer.headers_mut());
-            answer
+            match compression {
+                Some((compression, wanted)) => compress::apply(compression, &wanted, answer),
+                None => answer,
+            }
         }
     }
 }
@@ -171,14 +185,14 @@ fn direct_answer(direct: &Direct) -> Answer {
     answer
 }
 
-/// Sends a request; its answer, and which way it went.
+/// Sends a request; which way it went, and its answer with whether it is the gateway's own.
 async fn sent<'a>(
     peer: &Peer,
     way: Forward<'a>,
     (mut request, guest): (Request<RequestBody>, Option<Guest>),
     authority: HeaderValue,
     grpc: bool,
-) -> (Forward<'a>, Answer) {
+) -> (Forward<'a>, bool, Answer) {
     if let Some(most) = way.traffic.and_then(|traffic| traffic.body_max) {
         request.body_mut().no_longer_than(most);
     }
@@ -201,7 +215,7 @@ async fn sent<'a>(
         let (route, rule, backend) = (way.rule.owner.clone(), way.rule.name.clone(), Arc::clone(way.backend));
         answer.extensions_mut().insert(Went { route, rule, backend });
     }
-    (way, traffic::instead(way.traffic, own, answer))
+    (way, own, answer)
 }
 
 /// Whether the end of the body is told in a way that is understood: codings besides chunks would be taken off unnoticed
@@ -333,6 +347,41 @@ async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>
     Ok(Request::from_parts(parts, body.keep(KEPT_BODY_BYTES).await?))
 }
 
+/// How to reach the endpoints of a backend, as its policies say.
+fn reach(peer: &Peer, way: &Forward<'_>, request: &Request<RequestBody>) -> Way {
+    let mut reach = Way::to(way.backend, way.http2, way.identity);
+    if let Some(visit) = &peer.visit {
+        reach.dialer = Some(Arc::clone(visit.dialer()));
+        // A client that speaks HTTP/2 without being asked to knows that the Service does.
+        reach.http2 |= request.version() == Version::HTTP_2;
+    }
+    let Some(traffic) = way.traffic else { return reach };
+    if traffic.as_client {
+        reach.http2 = way.http2 || request.version() == Version::HTTP_2;
+    }
+    reach.terms = traffic.upstream.as_ref().filter(|upstream| !upstream.config.line.is_default()).cloned();
+    if reach.terms.as_ref().is_some_and(|terms| terms.config.line.proxy.is_some()) {
+        let known = arrival::client(peer, request);
+        let port = if known == peer.address.ip().to_canonical() { peer.address.port() } else { 0 };
+        reach.proxied = Some((SocketAddr::new(known, port), peer.local));
+    }
+    reach
+}
+
+/// A request of which all is there.
+async fn buffered(
+    request: Request<RequestBody>,
+    most: usize,
+    ended: &Ended,
+) -> Result<Request<RequestBody>, Unanswered> {
+    let (mut parts, body) = request.into_parts();
+    let whole = body.whole(most).await.map_err(|_| ended.blame().unwrap_or(StatusCode::BAD_REQUEST))?;
+    let whole = whole.ok_or(StatusCode::PAYLOAD_TOO_LARGE)?;
+    // Its length is known now.
+    parts.headers.remove(header::TRANSFER_ENCODING);
+    Ok(Request::from_parts(parts, whole))
+}
+
 async fn forward(
     peer: &Peer,
     mut course: Course<'_>,
@@ -340,22 +389,32 @@ async fn forward(
     authority: HeaderValue,
 ) -> Result<Answer, Unanswered> {
     let (shared, way, deadline) = (&peer.shared, course.way, course.deadline);
-    let upgrade = headers::upgrade(request.headers()).map(|name| (name, hyper::upgrade::on(&mut request)));
-    let mut reach = Way::to(way.backend, way.http2, way.identity);
-    if let Some(visit) = &peer.visit {
-        reach.dialer = Some(Arc::clone(visit.dialer()));
-        // A client that speaks HTTP/2 without being asked to knows that the Service does.
-        reach.http2 |= request.version() == Version::HTTP_2;
+    let upgrade = headers::upgrade(request.headers());
+    if let (Some(name), Some(permitted)) = (&upgrade, way.traffic.and_then(|traffic| traffic.upgrades.as_ref()))
+        && !permitted.iter().any(|permitted| permitted.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+    {
+        return Err(StatusCode::FORBIDDEN.into());
     }
+    let upgrade = upgrade.map(|name| (name, hyper::upgrade::on(&mut request)));
+    let mut reach = reach(peer, &way, &request);
     // Protocols are switched in HTTP/1.1 only.
     reach.http2 &= upgrade.is_none();
     reach.case = !reach.http2 && arrival::keeps_case(&request);
+    let upstream = way.traffic.and_then(|traffic| traffic.upstream.as_ref());
+    if let (Some(upstream), Some(group)) = (upstream, course.group())
+        && upstream.config.check.is_some()
+    {
+        health::watch(shared, way.backend, group, way.http2);
+    }
     if reach.is_broken() {
         return Err(StatusCode::INTERNAL_SERVER_ERROR.into());
     }
     let protocol = upgrade.as_ref().map(|(name, _)| name);
-    let request = outgoing(peer, request, authority, protocol, &way, &reach).ok_or(StatusCode::BAD_REQUEST)?;
+    let mut request = outgoing(peer, request, authority, protocol, &way, &reach).ok_or(StatusCode::BAD_REQUEST)?;
     let ended = request.body().ended();
+    if let Some(most) = way.traffic.and_then(|traffic| traffic.buffer) {
+        request = buffered(request, most, &ended).await?;
+    }
     let kept = if course.repeats() { Ok(request) } else { keep_body(request).await };
     let mut request = kept.map_err(|_| ended.blame().unwrap_or(StatusCode::BAD_REQUEST))?;
     let upgrade = upgrade.map(|(_, client)| client);

@@ -114,8 +114,8 @@ impl Accepted {
         // A connection outlives many tables, and keeps none of them.
         drop(table);
         let served = match client {
-            None => self.speak(Rewound::new(stream), address, (site, port), None).await,
-            Some(client) => self.treated(stream, address, (site, port), (client, before)).await,
+            None => self.speak(Rewound::new(stream), (address, local), (site, port), None).await,
+            Some(client) => self.treated(stream, (address, local), (site, port), (client, before)).await,
         };
         if let Err(error) = served {
             debug!(%error, %address, "connection ended with an error");
@@ -127,7 +127,7 @@ impl Accepted {
     async fn treated(
         &self,
         stream: TcpStream,
-        mut address: SocketAddr,
+        (mut address, local): (SocketAddr, SocketAddr),
         at: (Site, Arc<PortTable>),
         (client, before): (Arc<Client>, u64),
     ) -> io::Result<()> {
@@ -144,24 +144,24 @@ impl Accepted {
             (source, stream) = within(limit, proxied::read(stream, proxied)).await?;
             address = source.unwrap_or(address);
         }
-        self.speak(stream, address, at, Some(client)).await
+        self.speak(stream, (address, local), at, Some(client)).await
     }
 
     async fn speak(
         &self,
         stream: Rewound,
-        address: SocketAddr,
+        (address, local): (SocketAddr, SocketAddr),
         (site, port): (Site, Arc<PortTable>),
         client: Option<Arc<Client>>,
     ) -> io::Result<()> {
         match port.protocol() {
             Protocol::Http => {
                 drop(port);
-                let peer = self.peer(address, site, client);
+                let peer = self.peer((address, local), site, client);
                 connection::serve(stream, peer, &self.stop).await;
                 Ok(())
             }
-            Protocol::Tls => self.tls(stream, address, site, port).await,
+            Protocol::Tls => self.tls(stream, (address, local), site, port).await,
             Protocol::Tcp => match port.listener("") {
                 Some(listener) => stream::carry(&self.shared, stream, (listener, ""), address).await,
                 None => Ok(()),
@@ -170,13 +170,19 @@ impl Accepted {
         }
     }
 
-    fn peer(&self, address: SocketAddr, site: Site, client: Option<Arc<Client>>) -> Peer {
+    fn peer(&self, (address, local): (SocketAddr, SocketAddr), site: Site, client: Option<Arc<Client>>) -> Peer {
         let shared = Arc::clone(&self.shared);
-        Peer { shared, address, site, tls: false, listener: None, client, certificate: None, visit: None }
+        Peer { shared, address, local, site, tls: false, listener: None, client, certificate: None, visit: None }
     }
 
     /// The listener for the server name decides what becomes of a connection.
-    async fn tls(&self, stream: Rewound, address: SocketAddr, site: Site, port: Arc<PortTable>) -> io::Result<()> {
+    async fn tls(
+        &self,
+        stream: Rewound,
+        (address, local): (SocketAddr, SocketAddr),
+        site: Site,
+        port: Arc<PortTable>,
+    ) -> io::Result<()> {
         let inspection = port.client().and_then(|client| client.times.inspection).unwrap_or(HANDSHAKE);
         let (name, stream) = within(inspection, hello::read(stream)).await?;
         let Some(listener) = port.listener(&name).cloned() else {
@@ -199,7 +205,8 @@ impl Accepted {
                 drop(listener);
                 let stream = within(limit, accepting).await?;
                 let certificate = client.as_ref().and_then(|client| told_certificate(&stream, client));
-                let peer = Peer { tls: true, listener: hostname, certificate, ..self.peer(address, site, client) };
+                let peer =
+                    Peer { tls: true, listener: hostname, certificate, ..self.peer((address, local), site, client) };
                 connection::serve(stream, peer, &self.stop).await;
                 Ok(())
             }

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 
 use super::hello::Rewound;
-use crate::routing::Proxied;
+use crate::routing::{Proxied, ProxyVersion};
 
 /// The longest header in version 1, with its end of line.
 const TEXT_BYTES: usize = 107;
@@ -144,6 +144,42 @@ pub(crate) async fn read(mut stream: Rewound, proxied: Proxied) -> io::Result<(O
     }
 }
 
+/// The header that tells of a connection between these.
+pub(crate) fn header(version: ProxyVersion, source: SocketAddr, local: SocketAddr) -> Vec<u8> {
+    let (source, local) = (canonical(source), canonical(local));
+    match version {
+        ProxyVersion::One => {
+            let family = match (source.ip(), local.ip()) {
+                (IpAddr::V4(_), IpAddr::V4(_)) => "TCP4",
+                (IpAddr::V6(_), IpAddr::V6(_)) => "TCP6",
+                _ => return b"PROXY UNKNOWN\r\n".to_vec(),
+            };
+            let (from, to) = (source.ip(), local.ip());
+            format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), local.port()).into_bytes()
+        }
+        ProxyVersion::Two => {
+            let mut bytes = BINARY.to_vec();
+            let (family, mut addresses) = match (source.ip(), local.ip()) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => (0x11, [from.octets(), to.octets()].concat()),
+                (IpAddr::V6(from), IpAddr::V6(to)) => (0x21, [from.octets(), to.octets()].concat()),
+                _ => (0, Vec::new()),
+            };
+            if family != 0 {
+                addresses.extend(source.port().to_be_bytes());
+                addresses.extend(local.port().to_be_bytes());
+            }
+            bytes.extend([0x21, family]);
+            bytes.extend(u16::try_from(addresses.len()).unwrap_or(0).to_be_bytes());
+            bytes.extend(addresses);
+            bytes
+        }
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +239,18 @@ mod tests {
         }
         for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01", b"PROXIES", b"\r\n\r\nGET"] {
             assert_eq!(beginning(bytes), Ok(Beginning::Other), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for version in [ProxyVersion::One, ProxyVersion::Two] {
+            for (source, local) in [("192.0.2.1:1", "192.0.2.2:80"), ("[2001:db8::1]:1", "[::1]:80")] {
+                let bytes = header(version, source.parse().unwrap(), local.parse().unwrap());
+                assert_eq!(beginning(&bytes), Ok(Beginning::Header(bytes.len(), address(source))), "{version:?}");
+            }
+            let bytes = header(version, "192.0.2.1:1".parse().unwrap(), "[::1]:80".parse().unwrap());
+            assert_eq!(beginning(&bytes), Ok(Beginning::Header(bytes.len(), None)));
         }
     }
 }

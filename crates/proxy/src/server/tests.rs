@@ -38,6 +38,7 @@ mod limits;
 mod pages;
 mod protocols;
 mod traffic;
+mod upstreams;
 mod visits;
 
 fn name(name: &'static str) -> HeaderName {

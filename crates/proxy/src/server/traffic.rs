@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use resilience::now;
 use tokio::time::Instant;
 
@@ -16,7 +16,8 @@ use super::{
     exchange::Plan,
 };
 use crate::routing::{
-    Abort, Action, Backend, Forward, Guest, Keyed, RequestHead, Session, Target, Timeouts, Token, Traffic,
+    Abort, Action, Backend, Forward, Group, Guest, Instead, Keyed, Owner, RequestHead, Session, Target, Timeouts,
+    Token, Traffic,
 };
 
 /// Says that a request was refused because there were too many, as Envoy has it.
@@ -28,7 +29,7 @@ pub(crate) async fn bar(
     traffic: &Traffic,
     head: &RequestHead<'_>,
     length: Option<u64>,
-    client: IpAddr,
+    (client, route): (IpAddr, &Owner),
     grpc: bool,
 ) -> Result<Option<Guest>, Box<Answer>> {
     if length.zip(traffic.body_max).is_some_and(|(length, most)| length > most) {
@@ -36,17 +37,17 @@ pub(crate) async fn bar(
     }
     let guest = traffic.crowd.as_ref().map_or(Ok(None), |crowd| crowd.enter(client));
     let guest = guest.map_err(|status| Box::new(own(status, grpc)))?;
-    match beyond(traffic, head, client, grpc) {
+    match beyond(traffic, head, client, route, grpc) {
         Some(answer) => Err(Box::new(answer)),
         None => disturbed(traffic, grpc).await.map_or(Ok(guest), |answer| Err(Box::new(answer))),
     }
 }
 
 /// The answer to a request that is one too many.
-fn beyond(traffic: &Traffic, head: &RequestHead<'_>, client: IpAddr, grpc: bool) -> Option<Answer> {
+fn beyond(traffic: &Traffic, head: &RequestHead<'_>, client: IpAddr, route: &Owner, grpc: bool) -> Option<Answer> {
     let mut refused: Option<(Duration, StatusCode)> = None;
     for rates in &traffic.rates {
-        if let Err(wait) = rates.admit(now(), head, client)
+        if let Err(wait) = rates.admit(now(), head, client, route)
             && refused.is_none_or(|(longest, _)| wait > longest)
         {
             refused = Some((wait, rates.status));
@@ -75,27 +76,56 @@ async fn disturbed(traffic: &Traffic, grpc: bool) -> Option<Answer> {
     })
 }
 
-/// The answer that a policy wants in place of one that is the gateway's `own`, or a backend's.
-pub(crate) fn instead(traffic: Option<&Arc<Traffic>>, own: bool, mut answer: Answer) -> Answer {
-    let status = answer.status();
-    let Some(instead) = traffic.and_then(|traffic| traffic.instead.iter().find(|other| other.takes(own, status)))
-    else {
-        return answer;
-    };
-    if let Some(status) = instead.status {
-        *answer.status_mut() = status;
+/// What answers in place of others need of the request.
+pub(crate) struct Replacing<'a> {
+    instead: &'a [Instead],
+    tls: bool,
+    authority: HeaderValue,
+    target: String,
+}
+
+impl<'a> Replacing<'a> {
+    /// `None` where a policy says nothing of that.
+    pub(crate) fn of<B>(
+        traffic: Option<&'a Arc<Traffic>>,
+        tls: bool,
+        authority: &HeaderValue,
+        request: &Request<B>,
+    ) -> Option<Self> {
+        let instead = traffic.map(|traffic| &*traffic.instead).filter(|instead| !instead.is_empty())?;
+        // Only redirects tell where the client was.
+        let needed = instead.iter().any(|instead| instead.elsewhere.is_some());
+        let target = request.uri().path_and_query().filter(|_| needed).map(ToString::to_string).unwrap_or_default();
+        Some(Replacing { instead, tls, authority: authority.clone(), target })
     }
-    if let Some((text, kind)) = &instead.body {
-        *answer.body_mut() = ResponseBody::Own(Some(text.clone()));
-        for described in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_TYPE] {
-            answer.headers_mut().remove(described);
+
+    /// The answer that a policy wants in place of one that is the gateway's `own`, or a backend's.
+    pub(crate) fn apply(&self, own: bool, mut answer: Answer) -> Answer {
+        let found = self.instead.iter().find(|other| other.takes(own, answer.status(), answer.headers()));
+        let Some(instead) = found else { return answer };
+        if let Some(elsewhere) = &instead.elsewhere {
+            let location = elsewhere.location(self.tls, self.authority.to_str().unwrap_or_default(), &self.target);
+            let mut answer = super::answer::own(elsewhere.status, false);
+            if let Ok(location) = HeaderValue::try_from(location) {
+                answer.headers_mut().insert(header::LOCATION, location);
+            }
+            return answer;
         }
-        if let Some(kind) = kind {
+        if let Some(status) = instead.status {
+            *answer.status_mut() = status;
+        }
+        if let Some(text) = &instead.body {
+            *answer.body_mut() = ResponseBody::Own(Some(text.clone()));
+            for described in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_TYPE] {
+                answer.headers_mut().remove(described);
+            }
+        }
+        if let Some(kind) = &instead.kind {
             answer.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
         }
+        instead.edits.apply(answer.headers_mut());
+        answer
     }
-    instead.edits.apply(answer.headers_mut());
-    answer
 }
 
 /// How a request is forwarded.
@@ -148,6 +178,11 @@ impl<'a> Course<'a> {
         let group = upstream.map(|upstream| way.backend.group(upstream));
         let plan = Plan { group, retry, key, session: endpoint, deadline };
         Course { way, plan: Some(plan), timeouts, deadline, silence: None, session }
+    }
+
+    /// How the endpoints of its backend are used.
+    pub(crate) fn group(&self) -> Option<&Arc<Group>> {
+        self.plan.as_ref()?.group.as_ref()
     }
 
     /// Lets it take no longer than this in all, and be silent for no longer than this.

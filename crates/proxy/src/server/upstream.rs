@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -24,20 +24,28 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::sign::SingleCertAndKey;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::AsyncWriteExt as _,
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use super::{
     Shared,
     body::RequestBody,
-    connection::Tracked,
-    visit::{Dial, Dialed},
+    connection::{BUFFER_MIN, Tracked},
+    listener::keepalive_of,
+    proxied,
+    visit::Dial,
 };
-use crate::routing::{Backend, Identity, Security, Wire};
+use crate::routing::{Backend, Identity, LineTerms, Security, Upstream, Wire};
+
+mod connected;
+
+pub(crate) use connected::Io;
+use connected::Stream;
 
 /// How long a backend may take to accept a connection. Inside a cluster it takes microseconds; a lost packet is sent
 /// again after one and three seconds.
@@ -72,6 +80,10 @@ pub(crate) struct Way {
     pub(crate) case: bool,
     /// Who opens the connections, where it is not this process for itself.
     pub(crate) dialer: Option<Arc<dyn Dial>>,
+    /// How connections are made and used, where a policy says it.
+    pub(crate) terms: Option<Arc<Upstream>>,
+    /// Who the endpoint is told the client is, before anything else, and where that came in.
+    pub(crate) proxied: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// What connections must have in common to be used for the same request.
@@ -81,6 +93,7 @@ struct Key {
     wire: u64,
     http2: bool,
     case: bool,
+    terms: u64,
     identity: Option<u64>,
     dialer: Option<u64>,
 }
@@ -89,7 +102,7 @@ impl Way {
     pub(crate) fn to(backend: &Backend, http2: bool, identity: Option<&Arc<Identity>>) -> Way {
         let wire = backend.wire();
         let http2 = http2 || wire.http2;
-        Way { wire, http2, identity: identity.cloned(), case: false, dialer: None }
+        Way { wire, http2, identity: identity.cloned(), case: false, dialer: None, terms: None, proxied: None }
     }
 
     /// Whether nothing may be sent, because a policy asks for what cannot be done.
@@ -116,10 +129,21 @@ impl Way {
             Security::Plain | Security::Broken => None,
         };
         let dialer = self.dialer.as_ref().map(|dialer| dialer.id());
-        Key { address, wire: self.wire.id, http2: self.http2, case: self.case, identity, dialer }
+        let terms = self.terms.as_ref().map_or(0, |terms| terms.id);
+        Key { address, wire: self.wire.id, http2: self.http2, case: self.case, terms, identity, dialer }
     }
 
-    /// A connection on which nothing was sent; `http` says whether HTTP will be.
+    fn line(&self) -> Option<&LineTerms> {
+        self.terms.as_ref().map(|terms| &terms.config.line)
+    }
+
+    /// Whether another request may use a connection after the one that it was made for.
+    fn is_shared(&self) -> bool {
+        // An endpoint that is told who the client is takes all that follows for that client's.
+        self.proxied.is_none()
+    }
+
+    /// A connection on which nothing of a request was sent; `http` says whether HTTP will be.
     pub(crate) async fn connect(&self, address: SocketAddr, limit: Duration, http: bool) -> io::Result<Io> {
         let connect = async {
             if let (Some(path), Security::Plain) = (self.wire.socket(address), &self.wire.security) {
@@ -128,8 +152,14 @@ impl Way {
             if let Some(dialer) = &self.dialer {
                 return dialer.dial(address).await.map(|stream| Io::new(Stream::Dialed(stream)));
             }
-            let stream = TcpStream::connect(address).await?;
+            let mut stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
+            if let Some(line) = self.line() {
+                set_options(&stream, line)?;
+            }
+            if let (Some((client, local)), Some(version)) = (self.proxied, self.line().and_then(|line| line.proxy)) {
+                stream.write_all(&proxied::header(version, client, local)).await?;
+            }
             match &self.wire.security {
                 Security::Plain => Ok(Io::new(Stream::Plain(stream))),
                 Security::Broken => Err(io::Error::other("the BackendTLSPolicy of the backend is not valid")),
@@ -153,122 +183,32 @@ impl Way {
     }
 }
 
-/// A connection, encrypted or not.
-pub(crate) struct Io {
-    stream: Stream,
-    /// The backend takes nothing any more. It may have answered before it closed, and what it said can still be read; who
-    /// is told of a failed write would never look.
-    deaf: bool,
+fn set_options(stream: &TcpStream, line: &LineTerms) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    if let Some(keepalive) = line.keepalive {
+        socket.set_tcp_keepalive(&keepalive_of(keepalive))?;
+    }
+    if let Some(bytes) = line.socket_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+        socket.set_send_buffer_size(bytes)?;
+    }
+    Ok(())
 }
 
-enum Stream {
-    Plain(TcpStream),
-    /// In the file system.
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    Dialed(Dialed),
-}
-
-impl Io {
-    fn new(stream: Stream) -> Self {
-        Io { stream, deaf: false }
+fn set_http2(builder: &mut http2::Builder<Tracked>, line: &LineTerms) {
+    if let Some(window) = line.stream_window {
+        builder.initial_stream_window_size(window);
     }
-
-    /// What becomes of an attempt to write so many bytes.
-    fn written(&mut self, bytes: usize, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(Err(error)) if is_closed(&error) => {
-                self.deaf = true;
-                Poll::Ready(Ok(bytes))
-            }
-            other => other,
-        }
+    if let Some(window) = line.connection_window {
+        builder.initial_connection_window_size(window);
     }
-}
-
-/// Whether the other side has closed the connection.
-fn is_closed(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
-}
-
-impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Dialed(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+    if let Some(buffer) = line.buffer {
+        builder.max_send_buf_size(buffer);
     }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let io = self.get_mut();
-        if io.deaf {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let written = match &mut io.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Dialed(stream) => Pin::new(stream).poll_write(context, bytes),
-        };
-        io.written(bytes.len(), written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let io = self.get_mut();
-        let bytes = || parts.iter().map(|part| part.len()).sum();
-        if io.deaf {
-            return Poll::Ready(Ok(bytes()));
-        }
-        let written = match &mut io.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Stream::Dialed(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-        };
-        io.written(bytes(), written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-            Stream::Dialed(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let io = self.get_mut();
-        let flushed = match &mut io.stream {
-            _ if io.deaf => Poll::Ready(Ok(())),
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Dialed(stream) => Pin::new(stream).poll_flush(context),
-        };
-        match flushed {
-            Poll::Ready(Err(error)) if is_closed(&error) => {
-                io.deaf = true;
-                Poll::Ready(Ok(()))
-            }
-            other => other,
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Dialed(stream) => Pin::new(stream).poll_shutdown(context),
+    if let Some((interval, timeout)) = line.ping {
+        builder.keep_alive_interval(interval);
+        if let Some(timeout) = timeout {
+            builder.keep_alive_timeout(timeout);
         }
     }
 }
@@ -291,18 +231,41 @@ impl Line {
         limit: Duration,
     ) -> io::Result<Line> {
         let key = way.key(address);
-        if !fresh && let Some(line) = shared.pool.take(&key).await {
+        if !fresh
+            && way.is_shared()
+            && let Some(line) = shared.pool.take(&key).await
+        {
             return Ok(line);
         }
+        Line::make(shared, way, address, limit, way.is_shared()).await
+    }
+
+    async fn make(
+        shared: &Arc<Shared>,
+        way: &Way,
+        address: SocketAddr,
+        limit: Duration,
+        share: bool,
+    ) -> io::Result<Line> {
+        let key = way.key(address);
         let io = TokioIo::new(way.connect(address, limit, true).await?);
         if !way.http2 {
-            let builder = http1::Builder::new().preserve_header_case(way.case).handshake(io);
-            let (sender, driver) = builder.await.map_err(io::Error::other)?;
-            return Ok(Line::One(Box::new(Connection { key, sender, driver, ended: false, reused: false })));
+            let mut builder = http1::Builder::new();
+            builder.preserve_header_case(way.case);
+            if let Some(buffer) = way.line().and_then(|line| line.buffer) {
+                builder.max_buf_size(buffer.max(BUFFER_MIN));
+            }
+            let (sender, driver) = builder.handshake(io).await.map_err(io::Error::other)?;
+            let mut use_up = Use::new(way);
+            use_up.take();
+            return Ok(Line::One(Box::new(Connection { key, sender, driver, ended: false, reused: false, use_up })));
         }
         let mut builder = http2::Builder::new(Tracked(shared.lines.clone()));
         builder.timer(TokioTimer::new()).keep_alive_interval(PING);
         builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        if let Some(line) = way.line() {
+            set_http2(&mut builder, line);
+        }
         let (sender, driver) = builder.handshake(io).await.map_err(io::Error::other)?;
         let kill = shared.kill.clone();
         shared.lines.spawn(async move {
@@ -313,8 +276,22 @@ impl Line {
                 }
             }
         });
-        shared.pool.share(key, &sender);
+        if share {
+            shared.pool.share(key, &sender, Use::new(way));
+        }
         Ok(Line::Many(sender, false))
+    }
+
+    /// A new line that nobody else uses.
+    pub(crate) async fn single(shared: &Arc<Shared>, way: &Way, at: SocketAddr, limit: Duration) -> io::Result<Line> {
+        Line::make(shared, way, at, limit, false).await
+    }
+
+    /// Lets the connection read and write, where nobody else does.
+    pub(crate) fn drive(&mut self, context: &mut Context<'_>) {
+        if let Line::One(connection) = self {
+            connection.drive(context);
+        }
     }
 
     /// Whether it already served a request: then a failure says nothing about the backend.
@@ -350,6 +327,44 @@ pub(crate) struct Connection {
     ended: bool,
     /// Whether it already served a request.
     reused: bool,
+    /// What is left of it.
+    use_up: Use,
+}
+
+/// How much longer a connection may be used.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// Requests that it may still carry.
+    requests: u32,
+    /// How long it may be idle.
+    idle: Duration,
+    until: Option<Instant>,
+    shared: bool,
+}
+
+impl Use {
+    fn new(way: &Way) -> Self {
+        let line = way.line();
+        Use {
+            requests: line.and_then(|line| line.requests).unwrap_or(u32::MAX),
+            idle: line.and_then(|line| line.idle).unwrap_or(IDLE),
+            until: line.and_then(|line| line.lifetime).map(|lifetime| Instant::now() + lifetime),
+            shared: way.is_shared(),
+        }
+    }
+
+    /// Takes one more request, if it may have one.
+    fn take(&mut self) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        self.requests = self.requests.saturating_sub(u32::from(self.requests < u32::MAX));
+        true
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared && self.requests > 0 && self.until.is_none_or(|until| Instant::now() < until)
+    }
 }
 
 /// Why no answer came.
@@ -423,15 +438,16 @@ pub(crate) struct Pool {
 }
 
 /// A connection in HTTP/2, and when it was last asked for.
-type Used = (Instant, http2::SendRequest<RequestBody>);
+type Used = (Instant, http2::SendRequest<RequestBody>, Use);
 
 impl Pool {
     /// A line that is still open, the most recently used first.
     async fn take(&self, key: &Key) -> Option<Line> {
         if key.http2 {
             let mut shared = self.shared.lock();
-            let (used, sender) = shared.get_mut(key)?;
-            if sender.is_closed() {
+            let (used, sender, left) = shared.get_mut(key)?;
+            // What is under way on one that may take no more ends in its own time.
+            if sender.is_closed() || !left.take() {
                 shared.remove(key);
                 return None;
             }
@@ -441,17 +457,21 @@ impl Pool {
         loop {
             let (since, mut connection) = self.idle.lock().get_mut(key)?.pop()?;
             let open = poll_fn(|context| Poll::Ready(connection.poll_reusable(context))).await;
-            if open && since.elapsed() < IDLE {
+            if open && since.elapsed() < connection.use_up.idle && connection.use_up.take() {
                 return Some(Line::One(connection));
             }
         }
     }
 
-    fn share(&self, key: Key, sender: &http2::SendRequest<RequestBody>) {
-        self.shared.lock().insert(key, (Instant::now(), sender.clone()));
+    fn share(&self, key: Key, sender: &http2::SendRequest<RequestBody>, mut left: Use) {
+        left.take();
+        self.shared.lock().insert(key, (Instant::now(), sender.clone(), left));
     }
 
     pub(crate) fn put(&self, mut connection: Box<Connection>) {
+        if !connection.use_up.has_room() {
+            return;
+        }
         connection.reused = true;
         let mut idle = self.idle.lock();
         let connections = idle.entry(connection.key).or_default();
@@ -464,10 +484,10 @@ impl Pool {
     pub(crate) fn reap(&self) {
         let mut idle = self.idle.lock();
         for connections in idle.values_mut() {
-            connections.retain(|(since, _)| since.elapsed() < IDLE);
+            connections.retain(|(since, connection)| since.elapsed() < connection.use_up.idle);
         }
         idle.retain(|_, connections| !connections.is_empty());
         // What is under way on one holds it open.
-        self.shared.lock().retain(|_, (used, sender)| used.elapsed() < IDLE && !sender.is_closed());
+        self.shared.lock().retain(|_, (used, sender, left)| used.elapsed() < left.idle && !sender.is_closed());
     }
 }

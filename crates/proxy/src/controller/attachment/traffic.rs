@@ -4,17 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Effect, Policy, TargetKind,
-    reading::{header, invalid, limit, tell},
+    reading::{bytes, header, invalid, limit, tell},
 };
 use crate::{
     controller::{
         forwarding::{PAUSES, RETRIES},
         item::RouteKind,
-        lookup::Seen,
+        lookup::{Seen, namespace},
         verdict::Fault,
     },
     routing::{
-        Abort, Balance, Disturbance, HashKey, Limits, Part, Retry, Timeouts, Traffic, Trigger, Upstream, UpstreamConfig,
+        Abort, Balance, Compression, Disturbance, HashKey, Limits, Part, Retry, Timeouts, Traffic, Trigger, Upstream,
+        UpstreamConfig,
     },
 };
 use http::StatusCode;
@@ -25,15 +26,23 @@ use kinds::{
     },
     gateway::PolicyStatus,
 };
+use kube::Resource as _;
 use resilience::{
     balance::SlowStart,
     outlier::{FailurePercentage, OutlierConfig},
 };
 
+mod checks;
+mod lines;
 mod rates;
+mod responses;
 
 /// Envoy Gateway's: with fewer than half of the endpoints fit for use, all are used.
 const PANIC_PERCENT: u32 = 50;
+
+/// Envoy's: of a hundred requests under way this many may be tried again, and so many in any case.
+const RETRY_PERCENT: u32 = 20;
+const RETRIES_MIN: u32 = 3;
 
 /// What an endpoint gets at first while it is spared, and how evenly that grows: Envoy's.
 const SLOW_START: (f64, f64) = (0.1, 1.0);
@@ -60,9 +69,14 @@ impl Policy for BackendTrafficPolicy {
         }
     }
 
-    fn compile(&self, _seen: &Seen<'_>) -> Effect {
+    fn compile(&self, seen: &Seen<'_>) -> Effect {
         let mut warnings = Vec::new();
-        match traffic(&self.spec, &mut warnings) {
+        let compiled = traffic(&self.spec, &mut warnings).and_then(|traffic| {
+            let from = self.spec.response_override.as_deref().unwrap_or_default();
+            let instead = responses::compile(seen, namespace(self.meta()), from, &mut warnings)?;
+            Ok(Traffic { instead, ..traffic })
+        });
+        match compiled {
             Ok(traffic) => Effect { traffic: Some(Arc::new(traffic)), warnings, ..Effect::default() },
             Err(fault) => Effect { accepted: Err(fault), warnings, ..Effect::default() },
         }
@@ -71,6 +85,9 @@ impl Policy for BackendTrafficPolicy {
 
 fn traffic(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Result<Traffic, Fault> {
     tell(warnings, "", &spec.unread);
+    if spec.dns.is_some() {
+        warnings.push("spec.dns has no effect: endpoints are found without DNS".to_owned());
+    }
     let mut config = UpstreamConfig { panic_percent: PANIC_PERCENT, ..UpstreamConfig::default() };
     if let Some(from) = &spec.load_balancer {
         balance(from, &mut config, warnings)?;
@@ -82,14 +99,24 @@ fn traffic(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Resul
         tell(warnings, "healthCheck.", &from.unread);
         config.panic_percent = from.panic_threshold.unwrap_or(PANIC_PERCENT);
         config.outlier = from.passive.as_ref().map(|passive| outlier(passive, warnings)).transpose()?;
+        config.check = from.active.as_ref().map(|active| checks::compile(active, warnings)).transpose()?;
     }
+    config.line = lines::compile(spec, warnings)?;
     let upstream = Upstream::new(config).map_err(|error| invalid(format!("spec: {error}")))?;
-    let mut timeouts = Timeouts::default();
+    let (mut timeouts, mut silence, mut connect) = (Timeouts::default(), None, None);
     if let Some(from) = &spec.timeout {
         tell(warnings, "timeout.", &from.unread);
         if let Some(http) = &from.http {
             tell(warnings, "timeout.http.", &http.unread);
             timeouts.request = limit("timeout.http.requestTimeout", http.request_timeout.as_deref())?;
+            let stream = limit("timeout.http.maxStreamDuration", http.max_stream_duration.as_deref())?;
+            // Both begin with the head of the request here.
+            timeouts.request = timeouts.request.into_iter().chain(stream).min();
+            silence = limit("timeout.http.streamIdleTimeout", http.stream_idle_timeout.as_deref())?;
+        }
+        if let Some(tcp) = &from.tcp {
+            tell(warnings, "timeout.tcp.", &tcp.unread);
+            connect = limit("timeout.tcp.connectTimeout", tcp.connect_timeout.as_deref())?;
         }
     }
     let retry = spec.retry.as_ref().map(|from| retry(from, warnings)).transpose()?;
@@ -101,8 +128,63 @@ fn traffic(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Resul
         timeouts,
         rates,
         disturbance,
+        silence,
+        connect,
+        compression: compression(spec, warnings)?,
+        buffer: buffer(spec, warnings)?,
+        upgrades: upgrades(spec, warnings),
+        as_client: spec.use_client_protocol.unwrap_or(false),
         ..Traffic::default()
     })
+}
+
+/// What Envoy takes for the smallest answer that is worth it, and for the smallest that may be named.
+const COMPRESSED_BYTES: u64 = 30;
+
+fn compression(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Result<Option<Compression>, Fault> {
+    let all = spec.compressor.iter().chain(&spec.compression).flatten();
+    let mut compression = None;
+    for from in all {
+        tell(warnings, "compressor.", &from.unread);
+        match from.r#type.as_deref() {
+            Some("Gzip") => {
+                let range = (COMPRESSED_BYTES, u64::from(u32::MAX));
+                let least = bytes("compressor.minContentLength", from.min_content_length.as_ref(), range)?;
+                compression = Some(Compression { bytes_min: least.unwrap_or(COMPRESSED_BYTES) });
+            }
+            other => {
+                let name = other.unwrap_or("");
+                warnings.push(format!("spec.compressor: {name} is not supported, only Gzip has an effect"));
+            }
+        }
+    }
+    Ok(compression)
+}
+
+/// Bytes of the longest request that is read into memory before it is sent, whatever a policy says.
+const BUFFER_MAX: u64 = 64 << 20;
+
+fn buffer(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Result<Option<usize>, Fault> {
+    let Some(from) = &spec.request_buffer else { return Ok(None) };
+    tell(warnings, "requestBuffer.", &from.unread);
+    let most = bytes("requestBuffer.limit", from.limit.as_ref(), (0, BUFFER_MAX))?;
+    Ok(most.map(|most| usize::try_from(most).unwrap_or(usize::MAX)))
+}
+
+/// Without a word of it WebSocket may be switched to, unless requests are buffered.
+fn upgrades(spec: &BackendTrafficPolicySpec, warnings: &mut Vec<String>) -> Option<Vec<Box<str>>> {
+    let Some(named) = &spec.http_upgrade else { return spec.request_buffer.as_ref().map(|_| Vec::new()) };
+    let mut all = Vec::new();
+    for from in named {
+        tell(warnings, "httpUpgrade.", &from.unread);
+        match from.r#type.as_deref().unwrap_or("").to_ascii_lowercase() {
+            name if name == "connect" => {
+                warnings.push("spec.httpUpgrade: CONNECT is not supported and has no effect".to_owned());
+            }
+            name => all.push(name.into()),
+        }
+    }
+    Some(all)
 }
 
 fn balance(from: &LoadBalancer, config: &mut UpstreamConfig, warnings: &mut Vec<String>) -> Result<(), Fault> {
@@ -155,8 +237,14 @@ fn limits(from: &CircuitBreaker, warnings: &mut Vec<String>) -> Limits {
         connections: from.max_connections,
         pending: from.max_pending_requests,
         requests: from.max_parallel_requests,
-        retries: from.max_parallel_retries,
+        retries: from.max_parallel_retries.filter(|_| from.retry_budget.is_none()),
         endpoint: from.per_endpoint.as_ref().and_then(|each| each.max_connections),
+        retry_share: from.retry_budget.as_ref().map(|from| {
+            tell(warnings, "circuitBreaker.retryBudget.", &from.unread);
+            let part = from.percent.clone().unwrap_or_default();
+            let (of, all) = (part.numerator.unwrap_or(RETRY_PERCENT), part.denominator.unwrap_or(100).max(1));
+            (f64::from(of) * 100.0 / f64::from(all), from.min_retry_concurrency.unwrap_or(RETRIES_MIN))
+        }),
         ..Limits::default()
     }
 }

@@ -20,7 +20,7 @@ use resilience::{
 use tracing::{info, warn};
 
 use super::{
-    Balance, Upstream,
+    Balance, Check, Upstream,
     limits::{Gate, Overflow, Permit},
 };
 
@@ -50,6 +50,8 @@ pub struct Group {
     stale: AtomicBool,
     next: AtomicUsize,
     gate: Gate,
+    /// Somebody asks the endpoints whether they are well.
+    asked: AtomicBool,
 }
 
 /// An endpoint, and what is known of it.
@@ -115,6 +117,7 @@ impl Group {
             stale: AtomicBool::new(false),
             next: AtomicUsize::new(0),
             gate,
+            asked: AtomicBool::new(false),
             upstream,
         })
     }
@@ -125,7 +128,7 @@ impl Group {
     }
 
     /// Whether no policy asks for it any more.
-    pub(in crate::routing) fn is_orphan(&self) -> bool {
+    pub(crate) fn is_orphan(&self) -> bool {
         Arc::strong_count(&self.upstream) == 1
     }
 
@@ -138,6 +141,29 @@ impl Group {
     pub fn limits_retries(&self) -> bool {
         let limits = &self.upstream.config.limits;
         limits.retries.is_some() || limits.retry_share.is_some()
+    }
+
+    /// Whether what it says is a share of the requests under way, in place of what is held without a policy: a number
+    /// alone, which its definition fills in, is no budget.
+    pub fn has_budget(&self) -> bool {
+        self.upstream.config.limits.retry_share.is_some()
+    }
+
+    /// How the endpoints are to be asked whether they are well, for the first who wants to know.
+    pub fn begin_checks(&self) -> Option<Check> {
+        let check = self.upstream.config.check.as_ref()?;
+        let first = !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::AcqRel);
+        first.then(|| check.clone())
+    }
+
+    /// Remembers which endpoints are not well.
+    pub fn set_sick(&self, is_sick: impl Fn(SocketAddr) -> bool) {
+        for member in &self.members.load().all {
+            let sick = is_sick(member.address);
+            if member.sick.swap(sick, Ordering::Relaxed) != sick {
+                self.stale.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Whether one more request may be tried again; see [`Limits::retries`](super::Limits::retries).

@@ -26,8 +26,6 @@ pub struct Limits {
     pub retry_share: Option<(f64, u32)>,
     /// Requests of one endpoint.
     pub endpoint: Option<u32>,
-    /// Requests that one connection carries before it is closed.
-    pub per_connection: Option<u32>,
 }
 
 /// Which limit a request ran into.

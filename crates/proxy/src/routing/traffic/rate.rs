@@ -8,7 +8,7 @@ use resilience::{
     rate::{Limiter, Limiters, RateConfig},
 };
 
-use crate::routing::{PathMatch, RequestHead, ValueMatch};
+use crate::routing::{Owner, PathMatch, RequestHead, ValueMatch};
 
 /// Clients of one rule that are told apart at a time: some megabytes. With more, those that are new share one limit.
 const CLIENTS: usize = 1 << 16;
@@ -76,6 +76,8 @@ pub enum Distinct {
     Query(Box<str>),
     /// The client's address.
     Source,
+    /// The route that takes the request: each has the limit for itself.
+    Route,
 }
 
 /// The addresses that begin alike.
@@ -146,7 +148,7 @@ impl RateRule {
     }
 
     fn is_for_everybody(&self) -> bool {
-        self.conditions.is_empty() && self.distinct.is_empty()
+        self.conditions.is_empty() && self.distinct.iter().all(|distinct| matches!(distinct, Distinct::Route))
     }
 
     fn takes(&self, head: &RequestHead<'_>, source: IpAddr) -> bool {
@@ -163,7 +165,7 @@ impl RateRule {
     }
 
     /// Who a request is from, as far as this rule tells clients apart; `None` for one without what it does so by.
-    fn client(&self, head: &RequestHead<'_>, source: IpAddr) -> Option<Vec<u8>> {
+    fn client(&self, head: &RequestHead<'_>, source: IpAddr, route: &Owner) -> Option<Vec<u8>> {
         let mut client = Vec::new();
         for distinct in &self.distinct {
             match distinct {
@@ -173,6 +175,10 @@ impl RateRule {
                     client.extend_from_slice(pairs.find(|(key, _)| **key == **name)?.1.as_bytes());
                 }
                 Distinct::Source => client.extend_from_slice(source.to_canonical().to_string().as_bytes()),
+                Distinct::Route => {
+                    client.extend_from_slice(route.kind.as_bytes());
+                    client.extend_from_slice(route.name.as_bytes());
+                }
             }
             client.push(0);
         }
@@ -201,7 +207,7 @@ impl Rates {
     ///
     /// # Errors
     /// With the time until there is room; [`Duration::MAX`] where there never will be.
-    pub fn admit(&self, now: Moment, head: &RequestHead<'_>, source: IpAddr) -> Result<(), Duration> {
+    pub fn admit(&self, now: Moment, head: &RequestHead<'_>, source: IpAddr, route: &Owner) -> Result<(), Duration> {
         let (mut outcome, mut taken) = (Ok(()), false);
         for rule in &self.rules {
             if self.default_last && taken && rule.is_for_everybody() {
@@ -210,7 +216,7 @@ impl Rates {
             if !rule.takes(head, source) {
                 continue;
             }
-            let Some(client) = rule.client(head, source) else { continue };
+            let Some(client) = rule.client(head, source, route) else { continue };
             taken = true;
             if let Err(wait) = rule.count(now, &client)
                 && !rule.shadow
@@ -235,7 +241,23 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.extend(user.map(|user| (HeaderName::from_static("x-user"), HeaderValue::from_static(user))));
         let head = RequestHead { host: "h", method, path, query: None, headers: &headers };
-        rates.admit(NOW, &head, source.parse().unwrap()).is_ok()
+        rates.admit(NOW, &head, source.parse().unwrap(), &owner("a")).is_ok()
+    }
+
+    fn owner(name: &str) -> Owner {
+        Owner { kind: "HTTPRoute", name: name.into() }
+    }
+
+    #[test]
+    fn each_route_has_a_limit_for_itself_where_it_is_said() {
+        let headers = HeaderMap::new();
+        let head = RequestHead { host: "h", method: &Method::GET, path: "/", query: None, headers: &headers };
+        for (distinct, expected) in [(vec![], [true, false, false]), (vec![Distinct::Route], [true, false, true])] {
+            let rates = Rates::new(vec![rule(1, vec![], distinct)], true);
+            let source = "10.0.0.1".parse().unwrap();
+            let admitted = ["a", "a", "b"].map(|route| rates.admit(NOW, &head, source, &owner(route)).is_ok());
+            assert_eq!(admitted, expected);
+        }
     }
 
     fn rule(requests: u32, conditions: Vec<(What, bool)>, distinct: Vec<Distinct>) -> RateRule {

@@ -221,8 +221,11 @@ async fn faults_on_purpose_and_other_answers_in_their_place() {
         whose,
         statuses: vec![500..=599],
         status: Some(StatusCode::OK),
-        body: Some((Bytes::from_static(b"{}"), Some(value("application/json")))),
+        headers: Vec::new(),
+        body: Some(Bytes::from_static(b"{}")),
+        kind: Some(value("application/json")),
         edits: HeaderEdits::default(),
+        elsewhere: None,
     };
     let traffic = |abort, whose| Traffic {
         disturbance: Some(Disturbance { delay, abort }),

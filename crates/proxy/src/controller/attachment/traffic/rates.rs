@@ -28,9 +28,6 @@ pub(super) fn compile(from: &RateLimit, warnings: &mut Vec<String>) -> Result<Ve
 
 fn compile_rule(from: &RateLimitRule, path: &str, warnings: &mut Vec<String>) -> Result<RateRule, Fault> {
     tell(warnings, path, &from.unread);
-    if from.shared == Some(false) {
-        warnings.push(format!("spec.{path}shared: all targets of the policy share its limits"));
-    }
     let limit = from.limit.clone().unwrap_or_default();
     tell(warnings, &format!("{path}limit."), &limit.unread);
     let per = match limit.unit.as_deref().unwrap_or("") {
@@ -46,6 +43,9 @@ fn compile_rule(from: &RateLimitRule, path: &str, warnings: &mut Vec<String>) ->
     for selector in from.client_selectors.iter().flatten() {
         tell(warnings, &format!("{path}clientSelectors."), &selector.unread);
         select(selector, path, &mut conditions, &mut distinct)?;
+    }
+    if from.shared != Some(true) {
+        distinct.push(Distinct::Route);
     }
     let rule = RateRule::new(limit.requests.unwrap_or(0), per, conditions, distinct);
     let mut rule = rule.map_err(|error| invalid(format!("spec.{path}limit: {error}")))?;

@@ -2,7 +2,7 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::routing::Failed;
+use crate::routing::{Failed, ProxyVersion, Question};
 
 fn read(spec: Value) -> (Result<Traffic, Fault>, Vec<String>) {
     let mut warnings = Vec::new();
@@ -56,22 +56,25 @@ fn a_policy_amounts_to_what_it_says() {
 #[test]
 fn what_is_not_followed_is_told_with_its_field() {
     let (traffic, warnings) = read(json!({
-        "compression": [{"type": "Gzip"}],
+        "admissionControl": {},
+        "dns": {"respectDnsTtl": true},
+        "compression": [{"type": "Brotli"}],
         "loadBalancer": {"type": "RoundRobin", "zoneAware": {}},
-        "timeout": {"tcp": {"connectTimeout": "1s"}, "http": {"maxStreamDuration": "1s"}},
+        "httpUpgrade": [{"type": "websocket"}, {"type": "CONNECT"}],
         "rateLimit": {"local": {"rules": [{"limit": {"requests": 1, "unit": "Hour"}, "cost": {"response": {}}}]}},
     }));
     traffic.unwrap();
     for field in [
-        "spec.compression ",
+        "spec.admissionControl ",
+        "spec.dns ",
+        "spec.compressor: Brotli ",
+        "spec.httpUpgrade: CONNECT ",
         "spec.loadBalancer.zoneAware ",
-        "spec.timeout.tcp ",
-        "spec.timeout.http.maxStreamDuration ",
         "spec.rateLimit.local.rules.cost.response ",
     ] {
         assert!(warnings.iter().any(|warning| warning.starts_with(field)), "{field} in {warnings:?}");
     }
-    assert_eq!(warnings.len(), 5, "{warnings:?}");
+    assert_eq!(warnings.len(), 6, "{warnings:?}");
 }
 
 #[test]
@@ -104,4 +107,49 @@ fn a_retry_without_more_is_envoy_gateways() {
     let taken = [Failed::Connect, Failed::Call(14), Failed::Status(StatusCode::SERVICE_UNAVAILABLE)];
     assert!(taken.iter().all(|failed| retry.takes(*failed)));
     assert!(!retry.takes(Failed::Reset { sent: true }) && !retry.takes(Failed::Status(StatusCode::BAD_GATEWAY)));
+}
+
+#[test]
+fn connections_checks_and_answers_are_as_the_policy_says() {
+    let (traffic, warnings) = read(json!({
+        "compressor": [{"type": "Gzip", "gzip": {}, "minContentLength": "1Ki"}],
+        "requestBuffer": {"limit": "4Ki"},
+        "httpUpgrade": [{"type": "WebSocket"}],
+        "useClientProtocol": true,
+        "tcpKeepalive": {"idleTime": "20s"},
+        "connection": {"bufferLimit": "64Ki", "socketBufferLimit": "1Mi"},
+        "http2": {"initialStreamWindowSize": "1Mi"},
+        "proxyProtocol": {"version": "V2"},
+        "circuitBreaker": {"maxParallelRetries": 1024, "maxRequestsPerConnection": 7,
+            "retryBudget": {"percent": {"numerator": 1, "denominator": 4}, "minRetryConcurrency": 2}},
+        "timeout": {"tcp": {"connectTimeout": "250ms"}, "http": {"requestTimeout": "20s", "maxStreamDuration": "10s",
+            "streamIdleTimeout": "3s", "connectionIdleTimeout": "9s", "maxConnectionDuration": "1h"}},
+        "healthCheck": {"active": {"type": "HTTP", "interval": "1s", "timeout": "500ms", "unhealthyThreshold": 2,
+            "healthyThreshold": 1, "initialJitter": "100ms", "overrides": {"port": 9000},
+            "http": {"path": "/healthz", "method": "HEAD", "expectedStatuses": [200, 204], "hostname": "a.test",
+                "expectedResponse": {"type": "Binary", "binary": "b2s="}}}},
+    }));
+    assert_eq!(warnings, Vec::<String>::new());
+    let traffic = traffic.unwrap();
+    assert_eq!(traffic.compression, Some(Compression { bytes_min: 1024 }));
+    assert_eq!((traffic.buffer, traffic.as_client), (Some(4096), true));
+    assert_eq!(traffic.upgrades.as_deref(), Some(&["websocket".into()][..]));
+    assert_eq!(traffic.timeouts.request, Some(Duration::from_secs(10)), "the shorter of the two");
+    assert_eq!((traffic.silence, traffic.connect), (Some(Duration::from_secs(3)), Some(Duration::from_millis(250))));
+    let config = &traffic.upstream.as_ref().unwrap().config;
+    assert_eq!((config.limits.retries, config.limits.retry_share), (None, Some((25.0, 2))), "the budget comes first");
+    let line = &config.line;
+    assert_eq!((line.requests, line.proxy, line.buffer), (Some(7), Some(ProxyVersion::Two), Some(64 << 10)));
+    assert_eq!((line.idle, line.lifetime), (Some(Duration::from_secs(9)), Some(Duration::from_secs(3600))));
+    let check = config.check.as_ref().unwrap();
+    assert_eq!((check.unhealthy, check.port, check.timeout), (2, Some(9000), Duration::from_millis(500)));
+    let Question::Http { statuses, text, .. } = &check.question else { panic!("{:?}", check.question) };
+    assert_eq!((&**statuses, text.as_deref()), (&[200, 204][..], Some(&b"ok"[..])));
+}
+
+#[test]
+fn requests_that_are_buffered_switch_no_protocols_unless_it_is_said() {
+    let upgrades = |spec| read(spec).0.unwrap().upgrades;
+    assert_eq!(upgrades(json!({})), None);
+    assert_eq!(upgrades(json!({"requestBuffer": {"limit": "1Ki"}})), Some(Vec::new()));
 }
