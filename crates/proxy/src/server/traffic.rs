@@ -91,12 +91,12 @@ impl<'a> Replacing<'a> {
         tls: bool,
         authority: &HeaderValue,
         request: &Request<B>,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         let instead = traffic.map(|traffic| &*traffic.instead).filter(|instead| !instead.is_empty())?;
         // Only redirects tell where the client was.
         let needed = instead.iter().any(|instead| instead.elsewhere.is_some());
         let target = request.uri().path_and_query().filter(|_| needed).map(ToString::to_string).unwrap_or_default();
-        Some(Replacing { instead, tls, authority: authority.clone(), target })
+        Some(Box::new(Replacing { instead, tls, authority: authority.clone(), target }))
     }
 
     /// The answer that a policy wants in place of one that is the gateway's `own`, or a backend's.
