@@ -127,6 +127,52 @@ fn down_is_safe_to_run_twice_and_where_nothing_ever_ran() {
 }
 
 #[test]
+fn ingresses_are_translated_from_files_and_from_the_instance() {
+    let instance = Instance::start(Options::default());
+    let ingress = serde_json::json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"name": "shop", "annotations": {
+            "nginx.ingress.kubernetes.io/limit-connections": "2",
+            "nginx.ingress.kubernetes.io/limit-rps": "5",
+        }},
+        "spec": {"rules": [{"host": "shop.test", "http": {"paths": [
+            {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}},
+        ]}}]},
+    });
+    instance.apply(&ingress.to_string());
+    let file = instance.data_dir().join("ingress.yaml");
+    fs::write(&file, ingress.to_string()).unwrap();
+    let from_file = run(&["gateway", "translate", "-f", &file.display().to_string()]);
+    let from_cluster = instance.keelson(&["gateway", "translate", "-A"]);
+    let text = String::from_utf8_lossy(&from_file.stdout);
+    assert_eq!(text, String::from_utf8_lossy(&from_cluster.stdout), "it is the same Ingress");
+    assert!(String::from_utf8_lossy(&from_file.stderr).contains("Ingress default/shop: limit-connections has no equi"));
+    for kind in ["Gateway", "HTTPRoute", "BackendTrafficPolicy"] {
+        assert!(text.contains(&format!("kind: {kind}\n")), "{kind}: {text}");
+    }
+    // Every object is one that the API takes.
+    instance.apply(&text);
+    let nothing = run(&["gateway", "translate", "-f", "/dev/null"]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(error_line(&nothing).contains("there is no Ingress"));
+}
+
+#[test]
+fn certificates_for_development_are_vouched_for_by_the_root_that_is_exported() {
+    let instance = Instance::start(Options::default());
+    let export = || String::from_utf8(instance.keelson(&["gateway", "ca", "--export"]).stdout).unwrap();
+    let root = export();
+    assert!(root.starts_with("-----BEGIN CERTIFICATE-----") && root == export(), "it stays");
+    let made = instance.keelson(&["gateway", "ca", "shop.test", "*.shop.test", "127.0.0.1", "--secret", "shop-tls"]);
+    instance.apply(&String::from_utf8(made.stdout).unwrap());
+    let secret = instance.get(&["secret", "shop-tls"]).unwrap();
+    assert_eq!(secret["type"], "kubernetes.io/tls");
+    let key = instance.data_dir().join("pki/gateway-ca.key");
+    assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(run(&["gateway", "ca"]).status.code(), Some(2), "a certificate needs a name");
+}
+
+#[test]
 fn completions_and_version_are_printed() {
     assert!(String::from_utf8_lossy(&run(&["version"]).stdout).starts_with("keelson 0."));
     for shell in ["bash", "zsh", "fish"] {

@@ -208,3 +208,64 @@ fn what_upstreams_manifests_ask_for_is_told_and_served() {
     instance.apply(&set.to_string());
     until(&["listenerset", "set"], "Accepted", "False", "ListenersNotValid");
 }
+
+/// The status and the body of an answer to a request for the Ingress's host.
+fn fetch(address: &str, path: &str, more: &str) -> Option<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n{more}\r\n");
+    let answer = say(address, 80, &request).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+}
+
+#[test]
+fn annotations_of_an_ingress_are_followed_or_told_of() {
+    if !need_root("annotations_of_an_ingress_are_followed_or_told_of") {
+        return;
+    }
+    let instance = Instance::start(Options { node: true, ..Options::default() });
+    let annotations = json!({
+        "nginx.ingress.kubernetes.io/auth-type": "basic",
+        "nginx.ingress.kubernetes.io/auth-secret": "users",
+        "nginx.ingress.kubernetes.io/denylist-source-range": "192.0.2.0/24",
+        "nginx.ingress.kubernetes.io/limit-rpm": "30",
+        "nginx.ingress.kubernetes.io/limit-burst-multiplier": "1",
+        "nginx.ingress.kubernetes.io/proxy-body-size": "8mb",
+        "nginx.ingress.kubernetes.io/enable-modsecurity": "true",
+        "nginx.ingress.kubernetes.io/no-such-thing": "1",
+    });
+    let users = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "users"},
+        "stringData": {"auth": "ada:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}});
+    instance.apply(&users.to_string());
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {"name": "shop", "annotations": annotations},
+        "spec": {"rules": [{"host": "shop.test", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}});
+    instance.apply(&ingress.to_string());
+    let address = eventually("the Ingress has addresses", || {
+        let ingress = instance.get(&["ingress", "shop"])?;
+        Some(ingress["status"]["loadBalancer"]["ingress"].as_array()?.last()?["ip"].as_str()?.to_owned())
+    });
+    instance.apply(&service("web", "TCP", &address, serve("web")).to_string());
+    eventually("who is nobody is asked for a password", || fetch(&address, "/", "").filter(|told| told.0 == 401));
+    let ada = "authorization: Basic YWRhOnBhc3N3b3Jk\r\n";
+    let served = eventually("who has one is served", || fetch(&address, "/", ada).filter(|told| told.0 == 200));
+    assert_eq!(served.1, "web");
+    // More than half a minute's and the burst besides, at once.
+    let statuses: Vec<u16> = (0..40).filter_map(|_| fetch(&address, "/", ada)).map(|told| told.0).collect();
+    assert_eq!(statuses.last(), Some(&503), "{statuses:?}");
+    for (reason, message) in [
+        ("InvalidAnnotation", "proxy-body-size: \"8mb\" is no size"),
+        ("UnservedAnnotation", "enable-modsecurity: there is no web application firewall"),
+        ("UnknownAnnotation", "no-such-thing is not one of ingress-nginx's"),
+    ] {
+        eventually(&format!("{reason} is told"), || {
+            let events = instance.get(&["events"])?;
+            let told = |event: &&Value| {
+                event["involvedObject"]["name"] == "shop"
+                    && event["reason"] == reason
+                    && event["message"].as_str().is_some_and(|text| text.contains(message))
+            };
+            events["items"].as_array()?.iter().find(told).map(drop)
+        });
+    }
+}

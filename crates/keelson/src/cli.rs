@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// Build and manage images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Work with the gateway
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -144,6 +147,58 @@ pub(crate) enum BackupCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `keelson gateway …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum GatewayCommand {
+    /// Print what Ingresses are in Gateway API; what has no equivalent is told on standard error
+    Translate(Translate),
+    /// Make certificates for development, by an authority whose root can be exported
+    Ca(Ca),
+}
+
+/// Flags of `gateway ca`.
+#[derive(Debug, Args)]
+pub(crate) struct Ca {
+    /// Print the root's certificate, for browsers and clients to trust
+    #[arg(long, conflicts_with_all = ["secret", "namespace"])]
+    pub export: bool,
+    /// Hostnames and addresses of a new certificate, for example shop.test '*.shop.test'; prints a Secret with it
+    #[arg(value_name = "HOST", required_unless_present = "export", conflicts_with = "export")]
+    pub hosts: Vec<String>,
+    /// Name of the Secret
+    #[arg(long, value_name = "NAME", default_value = "development-tls")]
+    pub secret: String,
+    /// Namespace of the Secret
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub at: At,
+}
+
+/// Flags of `gateway translate`.
+#[derive(Debug, Args)]
+pub(crate) struct Translate {
+    /// Files with Ingresses and the Services and ConfigMaps that they name; - is standard input [default: ask the cluster]
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// All namespaces, as without a namespace
+    #[arg(short = 'A', long, conflicts_with_all = ["filename", "namespace"])]
+    pub all_namespaces: bool,
+    /// Only this namespace
+    #[arg(short = 'n', long, value_name = "NAME", conflicts_with = "filename")]
+    pub namespace: Option<String>,
+    /// The GatewayClass of the Gateways
+    #[arg(long, value_name = "NAME", default_value = "keelson")]
+    pub class: String,
+    /// Ask the API that this kubeconfig names instead of the instance of the data directory
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["filename", "data_dir"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub at: At,
 }
 
 /// `keelson kubeconfig …`

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod down;
 pub(crate) mod explain;
+pub(crate) mod gateway;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
 pub(crate) mod simulate;

@@ -49,6 +49,7 @@ fn dispatch(command: Command) -> Result<ExitCode, exit::Failure> {
         Command::Backup(command) => commands::backup::main(command).map(done),
         Command::Check => commands::check::main(),
         Command::Image(command) => commands::image::main(command).map(done),
+        Command::Gateway(command) => commands::gateway::main(&command).map(done),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -75,6 +75,7 @@ mod view;
 
 pub use addresses::Pool;
 pub(crate) use endpoints::{Endpoints, service_of};
+pub use ingresses::translate::{Translation, translate};
 
 /// Who serves a GatewayClass of ours.
 pub(crate) const CONTROLLER_NAME: &str = "keelson.dev/gateway";

@@ -19,7 +19,7 @@ pub mod routing;
 pub mod server;
 
 use controller::Controller;
-pub use controller::Pool;
+pub use controller::{Pool, Translation, translate};
 pub use routing::Transport;
 pub use server::{Beginning, Bind, DRAIN, Routes, Sockets, beginning};
 use server::{Server, ServerConfig};

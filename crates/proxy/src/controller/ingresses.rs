@@ -21,7 +21,7 @@ use super::{
     lookup::{Seen, namespace},
     sites::Claim,
 };
-use crate::routing::{Entry, Owner, Place, RequestMatch, Rule, Site, Spot, Traffic, Transport};
+use crate::routing::{Entry, Guards, Owner, Place, RequestMatch, Rule, Site, Spot, Traffic, Transport};
 
 pub(crate) use self::{
     annotations::Report,
@@ -31,10 +31,12 @@ pub(crate) use self::{
 mod annotations;
 mod backends;
 mod canaries;
+mod guards;
 mod listeners;
 mod rules;
 mod settings;
 mod traffic;
+pub(crate) mod translate;
 mod values;
 
 /// Who serves an IngressClass of ours.
@@ -79,6 +81,7 @@ struct Context<'a> {
     ingress: &'a Ingress,
     settings: Settings,
     traffic: Arc<Traffic>,
+    guards: Option<Arc<Guards>>,
     reports: RefCell<Vec<Report>>,
 }
 
@@ -118,9 +121,16 @@ pub(crate) fn plan(
     let (settings, found) = settings(&ingress, &parameters);
     reports.extend(found);
     let (traffic, reports) = (Arc::default(), RefCell::new(reports));
-    let mut context = Context { seen, ingress: &ingress, settings, traffic, reports };
+    let mut context = Context { seen, ingress: &ingress, settings, traffic, guards: None, reports };
     let traffic = traffic::shared(&context, before.map(|before| &before.traffic));
     context.traffic = Arc::clone(&traffic.1);
+    match guards::guards(&context) {
+        Ok(guards) => context.guards = guards,
+        Err(report) => {
+            context.report(report);
+            context.settings.closed = true;
+        }
+    }
     let (mut placements, mut claims, mut leading) = (Vec::new(), BTreeMap::new(), false);
     if context.settings.canary.enabled {
         canaries::judge(&context);

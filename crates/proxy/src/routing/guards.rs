@@ -57,6 +57,8 @@ pub enum Guard {
     Jwt(Arc<Jwt>),
     /// Whether its sender may do that.
     Authorization(Arc<Authorization>),
+    /// One of these, each of which is decided at once, and of which the others may refuse.
+    Any(Arc<[Guard]>),
 }
 
 impl Guard {
@@ -68,6 +70,7 @@ impl Guard {
             Guard::ApiKey(keys) => keys.ask(entrant),
             Guard::Basic(basic) => basic.ask(entrant),
             Guard::Authorization(authorization) => authorization.ask(entrant),
+            Guard::Any(guards) => any(guards, entrant),
             Guard::Jwt(_) => return None,
         })
     }
@@ -81,8 +84,26 @@ impl Guard {
             Guard::Basic(_) => 4,
             Guard::Jwt(_) => 5,
             Guard::Authorization(_) => 6,
+            Guard::Any(_) => 7,
         }
     }
+}
+
+/// Asks one after the other until one lets the request pass. Who can do something about it is told so: with a name and a
+/// password it may pass.
+fn any(guards: &[Guard], entrant: &mut Entrant<'_>) -> Result<(), Refusal> {
+    let mut refused: Option<Refusal> = None;
+    for guard in guards {
+        match guard.ask(entrant) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(refusal)) if refused.is_none() || refusal.status == StatusCode::UNAUTHORIZED => {
+                refused = Some(refusal);
+            }
+            // Who has to be asked elsewhere is not asked here, and lets nobody in.
+            Some(Err(_)) | None => {}
+        }
+    }
+    Err(refused.unwrap_or_else(|| Refusal::bare(StatusCode::FORBIDDEN)))
 }
 
 impl Guards {
@@ -91,7 +112,7 @@ impl Guards {
         self.steps.iter().all(|step| match step {
             Guard::Refuse(_) => false,
             Guard::Authorization(authorization) => authorization.admits(client),
-            Guard::Origins(_) | Guard::ApiKey(_) | Guard::Basic(_) | Guard::Jwt(_) => true,
+            Guard::Origins(_) | Guard::ApiKey(_) | Guard::Basic(_) | Guard::Jwt(_) | Guard::Any(_) => true,
         })
     }
 }

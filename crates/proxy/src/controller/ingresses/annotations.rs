@@ -131,6 +131,31 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_tell_of_every_annotation_what_becomes_of_it() {
+        let text = include_str!("../../../../../docs/ingress.md");
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.split('|').skip(1).map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        assert!(rows.is_sorted_by_key(|row| row[0]), "in the order of names");
+        let mut missing: Vec<_> = TABLE.iter().map(|annotation| annotation.name).collect();
+        for row in &rows {
+            let (name, state, how) = (row[0], row[1], row[2]);
+            let annotation = TABLE.iter().find(|annotation| annotation.name == name);
+            let refused = annotation.unwrap_or_else(|| panic!("{name} is not in the table")).refused();
+            match (state, refused) {
+                ("served", None) => assert!(how.is_empty(), "{name}"),
+                ("differently", None) => assert!(!how.is_empty(), "{name}"),
+                ("refused", Some(why)) => assert!(how.starts_with(why), "{name}: {why}"),
+                _ => panic!("{name} is not {state}"),
+            }
+            missing.retain(|other| *other != name);
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn what_is_not_followed_is_reported_with_name_and_rule() {
         for (annotations, expected) in [
             (vec![("no-such", "1")], "UnknownAnnotation: annotation no-such is not one of ingress-nginx's"),

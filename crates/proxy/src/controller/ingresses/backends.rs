@@ -210,7 +210,7 @@ pub(super) fn elsewhere(context: &Context<'_>, url: &Url) -> values::Read<Arc<Ba
 }
 
 /// The Service that a name of the cluster's stands for.
-fn service(host: &str, own: &str) -> Option<Key> {
+pub(super) fn service(host: &str, own: &str) -> Option<Key> {
     let name = host.trim_end_matches('.');
     let short = name.strip_suffix(".svc.cluster.local").or_else(|| name.strip_suffix(".svc"));
     let labels: Vec<_> = short.unwrap_or(name).split('.').collect();

@@ -52,7 +52,7 @@ pub(crate) fn paths(ingress: &Ingress) -> BTreeSet<String> {
     paths.collect()
 }
 
-fn place(namespace: &str, host: Option<&str>, path: &HTTPIngressPath) -> String {
+pub(super) fn place(namespace: &str, host: Option<&str>, path: &HTTPIngressPath) -> String {
     let host = host.unwrap_or("").to_ascii_lowercase();
     format!("{namespace} {host} {}", path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/"))
 }

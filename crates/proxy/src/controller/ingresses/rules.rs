@@ -27,8 +27,8 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What pages of other origins may, unless annotations say otherwise: ingress-nginx's defaults.
-const CORS_METHODS: [&str; 6] = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"];
-const CORS_HEADERS: [&str; 9] = [
+pub(super) const CORS_METHODS: [&str; 6] = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"];
+pub(super) const CORS_HEADERS: [&str; 9] = [
     "DNT",
     "Keep-Alive",
     "User-Agent",
@@ -39,7 +39,7 @@ const CORS_HEADERS: [&str; 9] = [
     "Range",
     "Authorization",
 ];
-const CORS_MAX_AGE: u32 = 1_728_000;
+pub(super) const CORS_MAX_AGE: u32 = 1_728_000;
 
 /// A rule and the requests that it takes.
 pub(super) struct Compiled {
@@ -81,7 +81,7 @@ pub(super) fn compile(context: &Context<'_>) -> Vec<Compiled> {
     compiled
 }
 
-fn host(rule: &IngressRule) -> Option<String> {
+pub(super) fn host(rule: &IngressRule) -> Option<String> {
     rule.host.as_ref().map(|host| host.to_ascii_lowercase()).filter(|host| !host.is_empty())
 }
 
@@ -147,9 +147,12 @@ struct At<'a> {
 fn rule(context: &Context<'_>, backend: &IngressBackend, at: Option<At<'_>>) -> Rule {
     let settings = &context.settings;
     let port = backends::port(context, backend);
+    let mut redirects = false;
     let action = if settings.closed {
         Action::Fail(StatusCode::SERVICE_UNAVAILABLE)
     } else if let Some((status, to)) = redirect(settings) {
+        // As in nginx, which sends clients elsewhere before it asks who they are.
+        redirects = true;
         Action::Redirect { status, to }
     } else {
         let target = port.as_ref().map_or(Target::Invalid, |port| backends::target(context, port));
@@ -160,6 +163,7 @@ fn rule(context: &Context<'_>, backend: &IngressBackend, at: Option<At<'_>>) -> 
         traffic: Some(Arc::clone(&context.traffic)),
         session: traffic::session(context, at.and_then(|at| at.text)),
         pages: backends::pages(context, port.as_ref()),
+        guards: context.guards.clone().filter(|_| !redirects),
         ..Rule::new(owner(&key_of(&context.ingress.metadata)), action)
     }
 }
@@ -189,7 +193,8 @@ fn filters(context: &Context<'_>, port: Option<&Port>, pattern: Option<&Regex>) 
         response: HeaderEdits { set: response_headers(context), ..HeaderEdits::default() },
         rewrite,
         redirect: None,
-        cors: cors(settings),
+        // Guards say it where there are some.
+        cors: if context.guards.is_some() { None } else { cors(settings) },
         mirrors: backends::mirror(context).into_iter().collect(),
         ..Filters::default()
     }
@@ -231,7 +236,7 @@ fn response_headers(context: &Context<'_>) -> Vec<(HeaderName, HeaderValue)> {
     headers.into_iter().filter_map(|(name, value)| Some((name?, value))).collect()
 }
 
-fn cors(settings: &Settings) -> Option<Arc<Cors>> {
+pub(super) fn cors(settings: &Settings) -> Option<Arc<Cors>> {
     let from = Some(&settings.cors).filter(|cors| cors.enabled)?;
     let or = |given: &Option<Vec<String>>, default: &[&str]| {
         given.clone().unwrap_or_else(|| default.iter().map(|name| (*name).to_owned()).collect())

@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) traffic: TrafficSettings,
     pub(crate) session: SessionCookie,
     pub(crate) pages: Pages,
+    pub(crate) access: Access,
     /// TLS is passed to the backend as it comes.
     pub(crate) passthrough: bool,
     /// Something that keeps requests out cannot be served: then nobody gets in.
@@ -136,6 +137,28 @@ pub(crate) enum Verify {
     Optional,
     /// A certificate need not be there nor be valid.
     Asked,
+}
+
+/// Who is let in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    /// From where.
+    pub(crate) allow: Vec<Network>,
+    /// From where not.
+    pub(crate) deny: Vec<Network>,
+    pub(crate) basic: Basic,
+    /// One thing that is asked is enough.
+    pub(crate) any: bool,
+}
+
+/// Names and passwords.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Basic {
+    pub(crate) wanted: bool,
+    pub(crate) secret: Option<Box<str>>,
+    /// The Secret has a key for each name, not one file.
+    pub(crate) by_user: bool,
+    pub(crate) realm: Option<Box<str>>,
 }
 
 /// Pages in place of errors.

@@ -25,7 +25,7 @@ const READ: Duration = Duration::from_secs(60);
 const BODY_BYTES: u64 = 1 << 20;
 
 /// Endpoints that are tried.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 
 /// How many times as many as per second or minute may come at once.
 const BURST: u32 = 5;
@@ -77,7 +77,6 @@ fn retry(settings: &TrafficSettings) -> Result<Option<Retry>, ConfigError> {
     if next.when.is_none() && next.tries.is_none() && next.within.is_none() {
         return Ok(None);
     }
-    let anyway = || NextUpstream { error: true, timeout: true, ..NextUpstream::default() };
     let when = next.when.clone().unwrap_or_else(anyway);
     let triggers = [(when.error, Trigger::Broken), (when.timeout, Trigger::Timeout)];
     let retry = Retry {
@@ -111,6 +110,11 @@ fn rates(settings: &TrafficSettings) -> Result<Option<Rates>, ConfigError> {
     let mut rates = Rates::new(rules, false);
     rates.status = limits.statuses.0.unwrap_or(TOO_MANY);
     Ok(Some(rates))
+}
+
+/// What another endpoint is tried for when that is not said.
+pub(super) fn anyway() -> NextUpstream {
+    NextUpstream { error: true, timeout: true, ..NextUpstream::default() }
 }
 
 /// The same as before where that was made of the same, so that what is counted goes on.

@@ -3,7 +3,9 @@
 use super::*;
 
 mod classes;
+mod guards;
 mod traffic;
+mod translated;
 
 /// A cluster with our IngressClass as the default one.
 fn cluster() -> Cluster {
@@ -37,7 +39,7 @@ fn put_spec(cluster: &mut Cluster, name: &str, spec: Value, annotations: &[(&str
 const ANY: (&str, &str) = ("ImplementationSpecific", "web");
 
 /// A request.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Asked<'a> {
     port: u16,
     host: &'a str,

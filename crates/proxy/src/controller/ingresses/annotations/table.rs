@@ -31,6 +31,12 @@ const fn unserved_because(name: &'static str, why: &'static str) -> Annotation {
 }
 
 impl Annotation {
+    /// Why it is not served.
+    #[cfg(test)]
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        self.read.err()
+    }
+
     pub(super) fn read(&self, settings: &mut Settings, text: &str, namespace: &str) -> Read<()> {
         match self.read {
             Ok(read) => read(settings, text, namespace),
@@ -57,7 +63,9 @@ const OPENSSL: &str = "TLS 1.2 and 1.3 are spoken with the ciphers that are safe
 const INFLUX: &str = "the gateway has metrics of its own";
 const COOKIE_REWRITE: &str = "cookies of backends are passed on as they are";
 const TRACING: &str = "the trace context of requests is passed on as it is";
-const LATER: &str = "it is not served";
+const EXTERNAL: &str = "no other service is asked who may come";
+const CACHE: &str = "whoever is asked about a request is asked about every one";
+const GLOBAL: &str = "there is no store for counts of several gateways: use limit-rps or limit-rpm";
 const GUARD: &str = "it is not served, so that nobody is let in";
 
 /// Every annotation that ingress-nginx has.
@@ -72,7 +80,17 @@ pub(super) const TABLE: &[Annotation] = &[
     .of("canary"),
     // A client finds its endpoint for as long as it is there, in either mode.
     served("affinity-mode", |_, text, _| one_of(text, &["balanced", "persistent"], &[])).of("affinity"),
+    served("allowlist-source-range", |s, text, _| put(&mut s.access.allow, values::networks(text))).guard(),
     served("app-root", |s, text, _| set(&mut s.paths.app_root, values::path(text))),
+    served("auth-realm", |s, text, _| set(&mut s.access.basic.realm, Ok(text.into()))).of("auth-type"),
+    served("auth-secret", |s, text, namespace| set(&mut s.access.basic.secret, values::beside(text, namespace)))
+        .guard()
+        .of("auth-type"),
+    served("auth-secret-type", |s, text, _| {
+        put(&mut s.access.basic.by_user, choice(text, &[("auth-file", false), ("auth-map", true)]))
+    })
+    .guard()
+    .of("auth-secret"),
     served("auth-tls-secret", |s, text, namespace| set(&mut s.clients.secret, values::beside(text, namespace))).guard(),
     served("auth-tls-verify-client", |s, text, _| put(&mut s.clients.verify, verify(text)))
         .guard()
@@ -90,6 +108,12 @@ pub(super) const TABLE: &[Annotation] = &[
     unserved_because("auth-tls-match-cn", GUARD).guard().of("auth-tls-secret"),
     unserved_because("auth-tls-pass-certificate-to-upstream", "certificates of clients are not passed on")
         .of("auth-tls-secret"),
+    served("auth-type", |s, text, _| match text {
+        "basic" => put(&mut s.access.basic.wanted, Ok(true)),
+        "digest" => Err(unserved("digests are made with MD5, which is broken: use basic over TLS")),
+        _ => Err(invalid(format!("{text:?} is neither basic nor digest"))),
+    })
+    .guard(),
     served("backend-protocol", |s, text, _| set(&mut s.upstream.spoken, spoken(text))),
     served("canary", |s, text, _| put(&mut s.canary.enabled, values::boolean(text))),
     served("canary-by-cookie", |s, text, _| set(&mut s.canary.of.cookie, values::cookie_name(text))).of("canary"),
@@ -112,6 +136,7 @@ pub(super) const TABLE: &[Annotation] = &[
     served("custom-headers", |s, text, namespace| set(&mut s.response_headers, values::beside(text, namespace))),
     served("custom-http-errors", |s, text, _| put(&mut s.pages.statuses, statuses(text))),
     served("default-backend", |s, text, namespace| set(&mut s.pages.service, values::beside(text, namespace))),
+    served("denylist-source-range", |s, text, _| put(&mut s.access.deny, values::networks(text))).guard(),
     served("disable-proxy-intercept-errors", |_, text, _| values::boolean(text).map(drop)),
     served("enable-access-log", |_, text, _| match values::boolean(text)? {
         false => Ok(()),
@@ -187,6 +212,7 @@ pub(super) const TABLE: &[Annotation] = &[
         "certificates are verified up to one of the roots, however many are between",
     ),
     served("rewrite-target", |s, text, _| set(&mut s.paths.rewrite, values::path(text))),
+    served("satisfy", |s, text, _| put(&mut s.access.any, choice(text, &[("all", false), ("any", true)]))),
     served("server-alias", |s, text, _| put(&mut s.aliases, aliases(text))),
     unserved_because("server-snippet", SNIPPET),
     served("service-upstream", |s, text, _| put(&mut s.upstream.by_service_address, values::boolean(text))),
@@ -221,35 +247,28 @@ pub(super) const TABLE: &[Annotation] = &[
     served("upstream-vhost", |s, text, _| set(&mut s.upstream.host, Ok(text.into()))),
     served("use-port-in-redirects", |_, text, _| one_of(text, &["false"], &["true"])),
     served("use-regex", |s, text, _| put(&mut s.paths.regex, values::boolean(text))),
+    served("whitelist-source-range", |s, text, _| put(&mut s.access.allow, values::networks(text))).guard(),
     served("x-forwarded-prefix", |s, text, _| set(&mut s.forwarded_prefix, values::header_value(text))),
-    unserved_because("auth-always-set-cookie", LATER),
-    unserved_because("auth-cache-duration", LATER),
-    unserved_because("auth-cache-key", LATER),
-    unserved_because("auth-keepalive", LATER),
-    unserved_because("auth-keepalive-requests", LATER),
-    unserved_because("auth-keepalive-share-vars", LATER),
-    unserved_because("auth-keepalive-timeout", LATER),
-    unserved_because("auth-method", LATER),
-    unserved_because("auth-proxy-set-headers", LATER),
-    unserved_because("auth-request-redirect", LATER),
-    unserved_because("auth-response-headers", LATER),
-    unserved_because("auth-signin", LATER),
-    unserved_because("auth-signin-redirect-param", LATER),
-    unserved_because("global-rate-limit", LATER),
-    unserved_because("global-rate-limit-ignored-cidrs", LATER),
-    unserved_because("global-rate-limit-key", LATER),
-    unserved_because("global-rate-limit-window", LATER),
+    unserved_because("auth-always-set-cookie", EXTERNAL),
+    unserved_because("auth-cache-duration", CACHE),
+    unserved_because("auth-cache-key", CACHE),
+    unserved_because("auth-keepalive", EXTERNAL),
+    unserved_because("auth-keepalive-requests", EXTERNAL),
+    unserved_because("auth-keepalive-share-vars", EXTERNAL),
+    unserved_because("auth-keepalive-timeout", EXTERNAL),
+    unserved_because("auth-method", EXTERNAL),
+    unserved_because("auth-proxy-set-headers", EXTERNAL),
+    unserved_because("auth-request-redirect", EXTERNAL),
+    unserved_because("auth-response-headers", EXTERNAL),
+    unserved_because("auth-signin", EXTERNAL),
+    unserved_because("auth-signin-redirect-param", EXTERNAL),
+    unserved_because("global-rate-limit", GLOBAL),
+    unserved_because("global-rate-limit-ignored-cidrs", GLOBAL),
+    unserved_because("global-rate-limit-key", GLOBAL),
+    unserved_because("global-rate-limit-window", GLOBAL),
     unserved_because("auth-snippet", SNIPPET),
     // What keeps requests out.
-    unserved_because("allowlist-source-range", GUARD).guard(),
-    unserved_because("auth-realm", GUARD),
-    unserved_because("auth-secret", GUARD),
-    unserved_because("auth-secret-type", GUARD),
-    unserved_because("auth-type", GUARD).guard(),
     unserved_because("auth-url", GUARD).guard(),
-    unserved_because("denylist-source-range", GUARD).guard(),
-    unserved_because("satisfy", GUARD),
-    unserved_because("whitelist-source-range", GUARD).guard(),
 ];
 
 /// What only an IngressClass can say, besides what every annotation would be where an Ingress does not have it.
