@@ -1,5 +1,5 @@
 //! The CustomResourceDefinitions that gateway and mesh implement, installed at start: the Gateway API's, Envoy Gateway's
-//! policies, and those of Istio's that the mesh follows.
+//! kinds, those of Istio's that the mesh follows, and our own.
 //!
 //! On other clusters they come with those projects' releases; here they are part of the platform. They are packed by
 //! `scripts/embed-crds`.
@@ -11,10 +11,11 @@ use futures::future::try_join_all;
 use serde_json::Value;
 
 const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const PACKED: [&[u8]; 3] = [
+const PACKED: [&[u8]; 4] = [
     include_bytes!("../data/gateway-api-crds.json.gz"),
     include_bytes!("../data/envoy-gateway-crds.json.gz"),
     include_bytes!("../data/istio-crds.json.gz"),
+    include_bytes!("../data/keelson-crds.json.gz"),
 ];
 
 fn unpack() -> anyhow::Result<Vec<Value>> {
@@ -51,6 +52,19 @@ async fn create(client: &kube::Client, definition: &Value) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     #[test]
+    fn our_own_definitions_are_packed_as_they_are_written() {
+        let written =
+            serde_saphyr::from_multiple::<serde_json::Value>(include_str!("../data/keelson-crds.yaml")).unwrap();
+        let packed = super::unpack().unwrap();
+        let packed: Vec<_> = packed.iter().filter(|d| d["spec"]["group"] == "gateway.keelson.dev").collect();
+        assert_eq!(
+            packed,
+            written.iter().collect::<Vec<_>>(),
+            "scripts/embed-crds packs crates/keelson/data/keelson-crds.yaml"
+        );
+    }
+
+    #[test]
     fn the_packed_definitions_are_the_ones_we_implement() {
         let definitions = super::unpack().unwrap();
         let names: Vec<_> = definitions.iter().map(|d| d["spec"]["names"]["plural"].as_str().unwrap()).collect();
@@ -77,6 +91,7 @@ mod tests {
                 "authorizationpolicies",
                 "peerauthentications",
                 "requestauthentications",
+                "idempotencyfilters",
             ]
         );
     }

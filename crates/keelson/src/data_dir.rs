@@ -89,6 +89,10 @@ impl Layout {
     pub(crate) fn registry(&self) -> PathBuf {
         self.at("registry")
     }
+    /// Answers by idempotency key.
+    pub(crate) fn answers(&self) -> PathBuf {
+        self.at("answers")
+    }
     /// The administrator's kubeconfig.
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.at("admin.kubeconfig")

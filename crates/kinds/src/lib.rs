@@ -14,6 +14,7 @@ mod custom;
 pub mod demand;
 pub mod envoy_gateway;
 pub mod gateway;
+pub mod gateway_extensions;
 pub mod istio;
 pub mod matching;
 pub mod quantity;

@@ -4,7 +4,7 @@
 //! what it costs does not depend on how much else there is. Status follows in its own time. Endpoints change far more
 //! often than routes and take a shorter way: a change of an EndpointSlice only refills the backends of its Service.
 
-use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -118,11 +118,11 @@ enum Work {
 }
 
 impl Controller {
-    pub(crate) fn new(informers: &Informers, server: Server, pool: Option<Pool>) -> Arc<Self> {
+    pub(crate) fn new(informers: &Informers, server: Server, pool: Option<Pool>, answers: PathBuf) -> Arc<Self> {
         let addresses = Addresses::new(server.addresses().to_vec(), pool);
         Arc::new(Controller {
             server,
-            view: View::new(informers),
+            view: View::new(informers, answers),
             core: Mutex::new(Core::new(addresses)),
             work: Queue::new(),
             told: Queue::new(),

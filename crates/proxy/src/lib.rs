@@ -8,11 +8,12 @@
 //! Invariants: a request is served by one table from start to end; installing a table drops no connection and no
 //! request; no more is read from one side than the other takes; a request is sent again only where that is safe.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use reconcile::Informers;
 use tokio_util::sync::CancellationToken;
 
+mod answers;
 mod controller;
 pub mod mesh;
 pub mod routing;
@@ -31,6 +32,8 @@ pub struct GatewayConfig {
     pub addresses: Vec<IpAddr>,
     /// Addresses of this machine of which each Gateway gets one of its own.
     pub pool: Option<Pool>,
+    /// Where answers by idempotency key are kept on the disk.
+    pub answers: PathBuf,
     /// What is listened on, kept across restarts and given to the process that comes after this one.
     pub sockets: Sockets,
     /// The table that is made, by which the mesh serves too.
@@ -43,6 +46,6 @@ pub struct GatewayConfig {
 pub async fn run(informers: &Informers, config: GatewayConfig, settled: CancellationToken, stop: CancellationToken) {
     let serving = ServerConfig { addresses: config.addresses, ephemeral: false, sockets: config.sockets };
     let server = Server::by(serving, config.routes);
-    let controller = Controller::new(informers, server.clone(), config.pool);
+    let controller = Controller::new(informers, server.clone(), config.pool, config.answers);
     tokio::join!(server.run(stop), controller.run(settled));
 }

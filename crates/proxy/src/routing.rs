@@ -24,6 +24,7 @@ mod listener;
 mod matching;
 mod mirror;
 mod pages;
+mod once;
 pub(crate) mod path;
 mod ranges;
 mod redirect;
@@ -47,7 +48,7 @@ pub use client::{
 };
 pub use cookies::cookie;
 pub use cors::Cors;
-pub use decision::{Decision, Forward, Found};
+pub use decision::{Decision, Forward, Found, KeptForward};
 pub use direct::{Credential, Direct};
 pub use edit::HeaderEdits;
 pub use guards::{
@@ -64,6 +65,7 @@ pub use mirror::Mirror;
 pub use pages::ErrorPages;
 pub(crate) use ranges::own_range;
 pub(crate) use redirect::Origin;
+pub use once::Once;
 pub use redirect::{Captures, HostChange, PathChange, Redirect, Rewrite};
 pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
 pub use rules::Entry;

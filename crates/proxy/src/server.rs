@@ -37,6 +37,7 @@ mod health;
 pub(crate) mod hello;
 mod listener;
 mod mirror;
+mod once;
 mod origin;
 mod pace;
 mod pages;

@@ -98,7 +98,7 @@ pub(super) async fn start(
     let mut gateway_addresses = config.gateway_addresses.clone();
     gateway_addresses.push(IpAddr::V4(slot.bridge_ip()));
     let (addresses, sockets) = (gateway_addresses.clone(), listeners.gateway.clone());
-    let gateway = proxy::GatewayConfig { addresses, pool: None, sockets, routes };
+    let gateway = proxy::GatewayConfig { addresses, pool: None, answers: layout.answers(), sockets, routes };
     start_gateway(gateway, slot, &shared, supervisor.stop(), front);
     start_load_balancer(config, slot, api, server_id, informers, supervisor);
     Ok(Ports { registry, gateway_addresses })

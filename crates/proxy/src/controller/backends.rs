@@ -28,6 +28,11 @@ pub(crate) fn shares(
                 if !filtered.cookies.is_empty() {
                     return Err(filters::unsupported("a filter of a backendRef cannot have matches"));
                 }
+                if filtered.filters.once.is_some() {
+                    return Err(filters::unsupported(
+                        "an IdempotencyFilter must be a filter of a rule, not of a backendRef",
+                    ));
+                }
                 filtered.filters
             }
         };

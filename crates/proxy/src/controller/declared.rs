@@ -135,7 +135,7 @@ pub(crate) struct Shape {
 /// Judges an object.
 pub(crate) fn plan(seen: &Seen<'_>, object: Arc<envoy_gateway::Backend>) -> DeclaredPlan {
     let spec = &object.spec;
-    let shape = shape(spec);
+    let shape = shape(seen, spec);
     let security = match (&spec.tls, &shape) {
         (None, _) | (_, Err(_)) => Ok(Security::Plain),
         (Some(tls), Ok(shape)) => tls::security(seen, super::lookup::namespace(&object.metadata), tls, shape),
@@ -163,8 +163,8 @@ pub(super) fn resolve(
         return Err(Fault::new("RefNotPermitted", message));
     }
     let object = seen.declared(key).ok_or_else(|| Fault::new("BackendNotFound", format!("Backend {key} not found")))?;
-    let shape =
-        shape(&object.spec).map_err(|fault| Fault { message: format!("Backend {key}: {}", fault.message), ..fault })?;
+    let shape = shape(seen, &object.spec)
+        .map_err(|fault| Fault { message: format!("Backend {key}: {}", fault.message), ..fault })?;
     let told = |message: String| Err(Fault::new("UnsupportedProtocol", message));
     match kind {
         RouteKind::Grpc if shape.websocket => told(format!("Backend {key} speaks WebSocket, which a GRPCRoute cannot")),
@@ -181,7 +181,7 @@ fn address_fault(message: impl Into<String>) -> Fault {
     Fault::new("InvalidAddress", message)
 }
 
-fn shape(spec: &BackendSpec) -> Result<Shape, Fault> {
+fn shape(seen: &Seen<'_>, spec: &BackendSpec) -> Result<Shape, Fault> {
     if spec.type_.as_deref().is_some_and(|kind| kind != "Endpoints") {
         // To connect to whatever host a client names is an open proxy.
         return Err(invalid(format!("type {} is not served", spec.type_.as_deref().unwrap_or_default())));
@@ -192,7 +192,7 @@ fn shape(spec: &BackendSpec) -> Result<Shape, Fault> {
     };
     let mut shape = Shape { http2: speaks(&["h2c"]), websocket: speaks(&["ws", "wss"]), ..Shape::default() };
     for endpoint in &spec.endpoints {
-        add(&mut shape, endpoint)?;
+        add(seen, &mut shape, endpoint)?;
     }
     let host = |endpoint: &BackendEndpoint| {
         endpoint.fqdn.as_ref().map(|fqdn| fqdn.hostname.clone()).or_else(|| endpoint.hostname.clone())
@@ -206,7 +206,7 @@ fn shape(spec: &BackendSpec) -> Result<Shape, Fault> {
     Ok(shape)
 }
 
-fn add(shape: &mut Shape, endpoint: &BackendEndpoint) -> Result<(), Fault> {
+fn add(seen: &Seen<'_>, shape: &mut Shape, endpoint: &BackendEndpoint) -> Result<(), Fault> {
     if let Some(hostname) = &endpoint.hostname {
         check_name(hostname, "hostname")?;
     }
@@ -217,7 +217,11 @@ fn add(shape: &mut Shape, endpoint: &BackendEndpoint) -> Result<(), Fault> {
     match (&endpoint.fqdn, &endpoint.ip, &endpoint.unix) {
         (Some(fqdn), ..) => {
             check_name(&fqdn.hostname, "FQDN")?;
-            shape.names.push((fqdn.hostname.as_str().into(), port(fqdn.port)?));
+            let port = port(fqdn.port)?;
+            match service_address(seen, &fqdn.hostname) {
+                Some(address) => shape.addresses.push((address, port).into()),
+                None => shape.names.push((fqdn.hostname.as_str().into(), port)),
+            }
         }
         (_, Some(ip), _) => {
             let address: IpAddr =
@@ -241,6 +245,15 @@ fn add(shape: &mut Shape, endpoint: &BackendEndpoint) -> Result<(), Fault> {
         (None, None, None) => return Err(invalid("one of fqdn, ip or unix must be specified")),
     }
     Ok(())
+}
+
+/// The address of the Service that a name of the cluster stands for: the gateway is not a pod, and has the name servers of its
+/// machine.
+pub(super) fn service_address(seen: &Seen<'_>, name: &str) -> Option<IpAddr> {
+    let name = name.trim_end_matches('.');
+    let (service, namespace) =
+        name.strip_suffix(".svc.cluster.local").or(name.strip_suffix(".svc"))?.split_once('.')?;
+    seen.service(&Key::new(namespace, service))?.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()
 }
 
 fn check_name(name: &str, what: &str) -> Result<(), Fault> {

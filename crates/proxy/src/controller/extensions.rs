@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use kinds::{envoy_gateway, gateway::LocalReference};
+use kinds::{envoy_gateway, gateway::LocalReference, gateway_extensions};
 use reconcile::Key;
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::routing::Direct;
 
+mod idempotency;
 mod route_filter;
 
 /// The kinds that may be referred to.
@@ -26,16 +27,19 @@ mod route_filter;
 pub(crate) enum ExtensionKind {
     /// Envoy Gateway's.
     RouteFilter,
+    /// Ours.
+    Idempotency,
 }
 
 impl ExtensionKind {
     /// All of them.
-    const ALL: [ExtensionKind; 1] = [ExtensionKind::RouteFilter];
+    const ALL: [ExtensionKind; 2] = [ExtensionKind::RouteFilter, ExtensionKind::Idempotency];
 
     /// Group and kind.
     pub(crate) fn name(self) -> (&'static str, &'static str) {
         match self {
             ExtensionKind::RouteFilter => (envoy_gateway::GROUP, "HTTPRouteFilter"),
+            ExtensionKind::Idempotency => (gateway_extensions::GROUP, "IdempotencyFilter"),
         }
     }
 
@@ -48,6 +52,7 @@ impl ExtensionKind {
 #[derive(Clone, Debug)]
 pub(crate) enum Extension {
     RouteFilter(Arc<envoy_gateway::HTTPRouteFilter>),
+    Idempotency(Arc<gateway_extensions::IdempotencyFilter>),
 }
 
 /// Compiles what a reference leads to.
@@ -63,13 +68,14 @@ pub(crate) fn compile(
     let Some(extension) = kind.and_then(|kind| seen.extension(kind, &key)) else {
         broken.push(match kind {
             Some(ExtensionKind::RouteFilter) => unsupported(format!("Unable to translate HTTPRouteFilter: {key}")),
-            None => unsupported(format!("Reference {key} not found for filter type: {}", reference.kind)),
+            _ => unsupported(format!("Reference {key} not found for filter type: {}", reference.kind)),
         });
         into.filters.direct = Some(Arc::new(Direct::status(StatusCode::INTERNAL_SERVER_ERROR)));
         return Ok(());
     };
     let compiled = match &extension {
         Extension::RouteFilter(filter) => route_filter::compile(seen, filter, into),
+        Extension::Idempotency(filter) => idempotency::compile(seen, route, filter, into),
     };
     compiled
         .map_err(|fault| Fault { message: format!("invalid filter {}: {}", reference.kind, fault.message), ..fault })
@@ -93,6 +99,11 @@ impl Controller {
         };
         tokio::join!(
             declared,
+            self.changed(
+                &view.idempotency,
+                |old, new| old.spec == new.spec,
+                |key| Dependency::Extension(ExtensionKind::Idempotency, key),
+            ),
             self.changed(
                 &view.route_filters,
                 |old, new| old.spec == new.spec,

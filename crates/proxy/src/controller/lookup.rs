@@ -29,7 +29,10 @@ use super::{
     item::{Dependency, RouteKind},
     verdict::Fault,
 };
-use crate::routing::{Backend, Certificate, Rank, RemoteKeys, Wire};
+use crate::{
+    answers::Stores,
+    routing::{Backend, Certificate, Rank, RemoteKeys, Wire},
+};
 
 /// The cluster by name.
 pub(crate) trait Lookup {
@@ -63,6 +66,8 @@ pub(crate) trait Lookup {
     fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend>;
     /// What a rule refers to by `ExtensionRef`.
     fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension>;
+    /// Where answers by idempotency key are kept.
+    fn stores(&self) -> &Stores;
     /// A backend that is an object of its own.
     fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>>;
     /// Such backends as tables refer to them.
@@ -160,6 +165,10 @@ impl<'a> Seen<'a> {
     pub(crate) fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension> {
         self.note(Dependency::Extension(kind, key.clone()));
         self.cluster.extension(kind, key)
+    }
+
+    pub(crate) fn stores(&self) -> &Stores {
+        self.cluster.stores()
     }
 
     pub(crate) fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>> {

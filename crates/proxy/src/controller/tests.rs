@@ -22,6 +22,7 @@ use super::{
     *,
 };
 use crate::{
+    answers::Stores,
     routing::{Backend, Certificate, Decision, Guard, Place, RemoteKeys, RequestHead, Site, Target, Transport, Wire},
     server::{Bindings, certificate, roots},
 };
@@ -46,6 +47,7 @@ pub(super) struct Cluster {
     objects: BTreeMap<(String, Key), Value>,
     backends: Mutex<HashMap<(Key, i32), Arc<Backend>>>,
     declarations: Declared,
+    stores: Stores,
     certificate: Certificate,
     roots: Arc<RootCertStore>,
 }
@@ -59,6 +61,7 @@ impl Cluster {
             objects: BTreeMap::new(),
             backends: Mutex::default(),
             declarations: Declared::default(),
+            stores: Stores::new(PathBuf::new()),
             certificate,
             roots: Arc::new(roots(made.cert.pem().as_bytes()).unwrap()),
         };
@@ -229,7 +232,12 @@ impl Lookup for Cluster {
     fn extension(&self, kind: ExtensionKind, key: &Key) -> Option<Extension> {
         match kind {
             ExtensionKind::RouteFilter => self.get(kind.name().1, key).map(Extension::RouteFilter),
+            ExtensionKind::Idempotency => self.get(kind.name().1, key).map(Extension::Idempotency),
         }
+    }
+
+    fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     fn declared(&self, key: &Key) -> Option<Arc<kinds::envoy_gateway::Backend>> {

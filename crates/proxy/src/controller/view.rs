@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::{Arc, Weak},
 };
 
@@ -18,6 +19,7 @@ use kinds::{
         BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
         UDPRoute,
     },
+    gateway_extensions::IdempotencyFilter,
 };
 use kube::core::ApiResource;
 use parking_lot::Mutex;
@@ -37,6 +39,7 @@ use super::{
     versions,
 };
 use crate::{
+    answers::Stores,
     routing::{Backend, Certificate, RemoteKeys, Wire},
     server::{certificate, roots},
 };
@@ -58,6 +61,8 @@ pub(crate) struct View {
     pub(crate) attached: Vec<Box<dyn Source>>,
     pub(crate) declared: Informer<envoy_gateway::Backend>,
     pub(crate) declarations: Declared,
+    stores: Stores,
+    pub(crate) idempotency: Informer<IdempotencyFilter>,
     pub(crate) route_filters: Informer<envoy_gateway::HTTPRouteFilter>,
     pub(crate) ingresses: Informer<Ingress>,
     pub(crate) ingress_classes: Informer<IngressClass>,
@@ -75,7 +80,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn new(informers: &Informers) -> Self {
+    pub(crate) fn new(informers: &Informers, answers: PathBuf) -> Self {
         let (sets, policies) = (informers.of::<ListenerSet>(), informers.of::<BackendTLSPolicy>());
         let ingresses = informers.of::<Ingress>();
         View {
@@ -91,6 +96,8 @@ impl View {
             attached: KINDS.iter().map(|kind| (kind.open)(informers)).collect(),
             declared: informers.of(),
             declarations: Declared::default(),
+            stores: Stores::new(answers),
+            idempotency: informers.of(),
             route_filters: informers.of(),
             ingress_classes: informers.of(),
             secrets: informers.of(),
@@ -136,6 +143,7 @@ impl View {
         }
         self.declared.synced().await;
         self.route_filters.synced().await;
+        self.idempotency.synced().await;
         self.ingresses.synced().await;
         self.ingress_classes.synced().await;
         self.secrets.synced().await;
@@ -258,7 +266,12 @@ impl Lookup for View {
         let (namespace, name) = (&key.namespace, &key.name);
         match kind {
             ExtensionKind::RouteFilter => self.route_filters.get(namespace, name).map(Extension::RouteFilter),
+            ExtensionKind::Idempotency => self.idempotency.get(namespace, name).map(Extension::Idempotency),
         }
+    }
+
+    fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     fn declared(&self, key: &Key) -> Option<Arc<envoy_gateway::Backend>> {

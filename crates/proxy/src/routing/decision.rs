@@ -86,7 +86,7 @@ impl<'a> Found<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
     /// The rule.
-    pub rule: &'a Rule,
+    pub rule: &'a Arc<Rule>,
     /// The share that was drawn, with its own changes.
     pub share: &'a Share,
     /// Its backend.
@@ -118,6 +118,41 @@ impl<'a> Forward<'a> {
     }
 }
 
+/// A [`Forward`] that outlives the table it is from.
+#[derive(Clone, Debug)]
+pub struct KeptForward {
+    rule: Arc<Rule>,
+    share: usize,
+    matched: usize,
+    identity: Option<Arc<Identity>>,
+    traffic: Option<Arc<Traffic>>,
+}
+
+impl Forward<'_> {
+    /// The same, to be kept.
+    pub fn keep(&self) -> Option<KeptForward> {
+        let Action::Forward(shares) = &self.rule.action else { return None };
+        Some(KeptForward {
+            rule: Arc::clone(self.rule),
+            share: shares.iter().position(|share| std::ptr::eq(share, self.share))?,
+            matched: self.matched,
+            identity: self.identity.cloned(),
+            traffic: self.traffic.cloned(),
+        })
+    }
+}
+
+impl KeptForward {
+    /// What was kept.
+    pub fn forward(&self) -> Option<Forward<'_>> {
+        let Action::Forward(shares) = &self.rule.action else { return None };
+        let share = shares.get(self.share)?;
+        let Target::Service { backend, http2 } = &share.target else { return None };
+        let (identity, traffic) = (self.identity.as_ref(), self.traffic.as_ref());
+        Some(Forward { rule: &self.rule, share, backend, http2: *http2, matched: self.matched, identity, traffic })
+    }
+}
+
 fn decide<'a>(
     entry: &'a Entry,
     head: &RequestHead<'_>,
@@ -125,7 +160,7 @@ fn decide<'a>(
     (listener, inherited): (&'a ListenerConfig, Option<&'a Policies>),
     random: u64,
 ) -> Decision<'a> {
-    let (rule, matched) = (&*entry.rule, entry.condition.path.prefix_len());
+    let (rule, matched) = (&entry.rule, entry.condition.path.prefix_len());
     let preflight = |cors: Option<&Arc<Cors>>| cors.and_then(|cors| cors.preflight(head.method, head.headers));
     if let Some(answer) = preflight(rule.filters.cors.as_ref()) {
         return Decision::Preflight(answer);

@@ -12,6 +12,7 @@ use super::{
     guards::{Guards, Inherited},
     mirror::Mirror,
     pages::ErrorPages,
+    once::Once,
     redirect::{Redirect, Rewrite},
     template::Template,
     traffic::{Retry, Session, Traffic},
@@ -102,6 +103,8 @@ pub struct Filters {
     pub direct: Option<Arc<Direct>>,
     /// A credential that the backend gets.
     pub credential: Option<Credential>,
+    /// How requests with the same idempotency key are done once.
+    pub once: Option<Arc<Once>>,
     /// Which pages of other origins may read answers.
     pub cors: Option<Arc<Cors>>,
     /// Where copies go.

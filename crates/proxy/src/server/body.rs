@@ -390,6 +390,8 @@ pub(crate) enum ResponseBody {
     Backend(Box<BackendBody>),
     /// Another one, changed on its way.
     Changed(Box<through::Through>),
+    /// One of which the beginning was read.
+    Begun(Option<Bytes>, Box<ResponseBody>),
 }
 
 /// A backend's body and the connection it comes over, which goes back to the pool at its end; none for a shared one.
@@ -502,6 +504,10 @@ impl Body for ResponseBody {
             ResponseBody::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             ResponseBody::Backend(body) => body.poll(context),
             ResponseBody::Changed(body) => body.poll(context),
+            ResponseBody::Begun(begun, rest) => match begun.take() {
+                Some(begun) => Poll::Ready(Some(Ok(Frame::data(begun)))),
+                None => Pin::new(&mut **rest).poll_frame(context),
+            },
         }
     }
 
@@ -510,6 +516,7 @@ impl Body for ResponseBody {
             ResponseBody::Own(text) => text.is_none(),
             ResponseBody::Backend(body) => body.body.is_end_stream(),
             ResponseBody::Changed(body) => body.is_end_stream(),
+            ResponseBody::Begun(begun, rest) => begun.is_none() && rest.is_end_stream(),
         }
     }
 
@@ -518,6 +525,15 @@ impl Body for ResponseBody {
             ResponseBody::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
             ResponseBody::Backend(body) => body.body.size_hint(),
             ResponseBody::Changed(_) => SizeHint::default(),
+            ResponseBody::Begun(begun, rest) => {
+                let (read, rest) = (begun.as_ref().map_or(0, |begun| begun.len() as u64), rest.size_hint());
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(read));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
         }
     }
 }

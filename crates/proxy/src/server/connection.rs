@@ -53,6 +53,7 @@ const PING: Duration = Duration::from_secs(60);
 pub(crate) const BUFFER_MIN: usize = 8 << 10;
 
 /// Where a connection came in, and from whom.
+#[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     /// Who the client is, as far as the connection tells.

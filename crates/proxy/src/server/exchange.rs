@@ -20,9 +20,14 @@ use crate::routing::{Attempt, Backend, Failed, Group, Guest, Overflow, Permit, R
 /// that the backend is unavailable.
 const ATTEMPTS: usize = 3;
 
+/// Marks a request whose idempotency key is the gateway's business: the backend need not know what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Single;
+
 /// Whether sending a request twice does no more than sending it once.
-pub(crate) fn repeatable(method: &Method, headers: &HeaderMap) -> bool {
-    method.is_idempotent() || headers.contains_key(resilience::retry::IDEMPOTENCY_KEY)
+pub(crate) fn repeatable<B>(request: &Request<B>) -> bool {
+    let keyed = || request.headers().contains_key(resilience::retry::IDEMPOTENCY_KEY);
+    request.method().is_idempotent() || keyed() && request.extensions().get::<Single>().is_none()
 }
 
 /// How a request is sent to a backend. Without a plan it is tried on other endpoints where that does no harm, and nothing
@@ -405,13 +410,14 @@ struct Spare {
     uri: Uri,
     headers: HeaderMap,
     version: Version,
+    single: Option<Single>,
     body: RequestBody,
 }
 
 impl Spare {
     /// `None` for a request that must not be sent twice, unless `any` may, or that cannot be.
     fn of(request: &Request<RequestBody>, any: bool) -> Option<Spare> {
-        if !any && !repeatable(request.method(), request.headers()) {
+        if !any && !repeatable(request) {
             return None;
         }
         let body = request.body().again()?;
@@ -420,6 +426,7 @@ impl Spare {
             uri: request.uri().clone(),
             headers: request.headers().clone(),
             version: request.version(),
+            single: request.extensions().get().copied(),
             body,
         })
     }
@@ -431,6 +438,9 @@ impl Spare {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
+        if let Some(single) = self.single {
+            request.extensions_mut().insert(single);
+        }
         Some(request)
     }
 }

@@ -16,10 +16,10 @@ use super::{
     body::{BodyError, Ended, RequestBody, ResponseBody},
     compress,
     connection::Peer,
-    exchange::{Answered, Exchange, Held, Unanswered, repeatable},
+    exchange::{Answered, Exchange, Held, Single, Unanswered, repeatable},
     guards,
     headers::{self, Forwarded},
-    health, mirror,
+    health, mirror, once,
     pages::Wanted,
     traffic::{self, Course, Replacing},
     tunnel,
@@ -151,7 +151,7 @@ pub(crate) async fn act(
                 (Some(answer), _) => (way, None, answer),
                 (None, Err(barred)) => (way, Some(true), *barred),
                 (None, Ok(guest)) => {
-                    let (way, own, answer) = sent(peer, way, (request, guest), authority, grpc).await;
+                    let (way, own, answer) = passed(peer, way, (request, guest), authority, grpc).await;
                     (way, Some(own), answer)
                 }
             };
@@ -185,8 +185,25 @@ fn direct_answer(direct: &Direct) -> Answer {
     answer
 }
 
+/// Sends a request, unless that was done before; which way it went, and its answer with whether it is the gateway's own.
+pub(crate) async fn passed<'a>(
+    peer: &Peer,
+    way: Forward<'a>,
+    request: (Request<RequestBody>, Option<Guest>),
+    authority: HeaderValue,
+    grpc: bool,
+) -> (Forward<'a>, bool, Answer) {
+    match way.rule.filters.once.as_deref().filter(|_| !grpc) {
+        None => sent(peer, way, request, authority, grpc).await,
+        Some(once) => {
+            let (own, answer) = Box::pin(once::serve(peer, once, way, request, authority)).await;
+            (way, own, answer)
+        }
+    }
+}
+
 /// Sends a request; which way it went, and its answer with whether it is the gateway's own.
-async fn sent<'a>(
+pub(crate) async fn sent<'a>(
     peer: &Peer,
     way: Forward<'a>,
     (mut request, guest): (Request<RequestBody>, Option<Guest>),
@@ -326,7 +343,11 @@ fn outgoing(
     parts.version = if reach.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     // How names were written is kept there.
     if !reach.case {
+        let single: Option<Single> = parts.extensions.remove();
         parts.extensions.clear();
+        if let Some(single) = single {
+            parts.extensions.insert(single);
+        }
     }
     Some(Request::from_parts(parts, body))
 }
@@ -340,7 +361,7 @@ pub(crate) fn absolute(headers: &mut HeaderMap, scheme: Scheme, target: PathAndQ
 
 /// Reads a small body into memory when its request may be sent again.
 async fn keep_body(request: Request<RequestBody>) -> Result<Request<RequestBody>, BodyError> {
-    if !repeatable(request.method(), request.headers()) {
+    if !repeatable(&request) {
         return Ok(request);
     }
     let (parts, body) = request.into_parts();

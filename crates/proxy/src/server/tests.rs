@@ -36,6 +36,7 @@ mod guards;
 mod harness;
 mod limits;
 mod pages;
+mod once;
 mod protocols;
 mod traffic;
 mod upstreams;

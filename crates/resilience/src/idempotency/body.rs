@@ -26,6 +26,11 @@ impl<B> Buffered<B> {
         Self { read: Some(bytes), rest: None }
     }
 
+    /// What was read of it, and what is left.
+    pub fn into_parts(self) -> (Option<Bytes>, Option<B>) {
+        (self.read, self.rest)
+    }
+
     /// One of which nothing has been read.
     pub(super) fn unread(body: B) -> Self {
         Self { read: None, rest: Some(body) }

@@ -1,5 +1,7 @@
 //! What rules refer to by `ExtensionRef`, and Backends.
 
+use resilience::idempotency::{Duplicate, IdempotencyConfig};
+
 use super::*;
 use crate::routing::{HostChange, PathChange, Rule};
 
@@ -178,6 +180,72 @@ fn a_credential_comes_from_a_secret() {
             ("x-key", "secret", true)
         );
     }));
+}
+
+/// An IdempotencyFilter by its specification, for rule `shop/route`.
+fn with_idempotency(spec: Value) -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.listen(http());
+    let filter = json!({"group": "gateway.keelson.dev", "kind": "IdempotencyFilter", "name": "i"});
+    cluster.http_route(json!({"rules": [{"filters": [{"type": "ExtensionRef", "extensionRef": filter}],
+        "backendRefs": [{"name": "web", "port": 80}]}]}));
+    cluster.put("IdempotencyFilter", "shop", "i", json!({"spec": spec}));
+    cluster
+}
+
+#[test]
+fn requests_are_done_once_as_a_filter_says() {
+    let full = json!({"required": true, "methods": ["POST", "PUT"], "keepFor": "1h", "timeout": "5s",
+        "concurrent": {"type": "Wait", "timeout": "3s"}, "callerHeaders": ["X-Tenant"],
+        "maxRequestBytes": 10, "maxResponseBytes": 20});
+    assert!(found(&with_idempotency(full).compile(), "", |rule| {
+        let once = rule.filters.once.as_ref().unwrap();
+        let config = once.keeper.config();
+        assert_eq!((config.required, &*config.methods), (true, &[Method::POST, Method::PUT][..]));
+        assert_eq!((config.keep, config.lease), (Duration::from_secs(3600), Duration::from_secs(5)));
+        assert_eq!(config.duplicate, Duplicate::Wait(Duration::from_secs(3)));
+        assert_eq!((config.request_bytes_max, config.answer_bytes_max), (10, 20));
+        assert_eq!((&*once.owner.name, once.callers[0].as_str()), ("shop/route", "x-tenant"));
+    }));
+    assert!(found(&with_idempotency(json!({"concurrent": {"type": "Conflict"}})).compile(), "", |rule| {
+        let once = rule.filters.once.as_ref().unwrap();
+        let expected = IdempotencyConfig { duplicate: Duplicate::Conflict, ..IdempotencyConfig::default() };
+        assert_eq!((once.keeper.config(), once.callers[0].as_str()), (&expected, "authorization"));
+    }));
+    let redis = |redis: Value| json!({"store": {"type": "Redis", "redis": redis}});
+    for (spec, told) in [
+        (redis(json!({"url": "redis://redis.example.com"})), ""),
+        (redis(json!({"url": "http://x"})), "store.redis.url: must begin with redis:// or rediss://"),
+        (redis(json!({"url": "redis://x", "credentials": {"name": "none"}})), "Secret shop/none not found"),
+        (redis(json!({"url": "redis://x", "credentials": {"name": "cert"}})), "Secret shop/cert has no password"),
+        (
+            redis(
+                json!({"url": "rediss://x", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "none"}]}),
+            ),
+            "ConfigMap shop/none: not found",
+        ),
+        (json!({"store": {"type": "Redis"}}), "redis must be set with type Redis, and only then"),
+        (json!({"keepFor": "soon"}), "\"soon\" is no duration"),
+        (json!({"keepFor": "10000h"}), "keep: "),
+    ] {
+        let core = with_idempotency(spec.clone()).compile();
+        let accepted = if told.is_empty() { "Accepted" } else { "UnsupportedValue" };
+        assert_eq!(reasons(&core, RouteKind::Http), [accepted, "ResolvedRefs"], "{spec}");
+        assert!(message(&core).contains(told), "{spec}: {}", message(&core));
+    }
+    let mut cluster = with_idempotency(json!({}));
+    let filter = json!({"group": "gateway.keelson.dev", "kind": "IdempotencyFilter", "name": "i"});
+    let filter = json!([{"type": "ExtensionRef", "extensionRef": filter}]);
+    cluster.put(
+        "GRPCRoute",
+        "shop",
+        "route",
+        json!({"spec": {"parentRefs": [{"name": "edge"}],
+        "rules": [{"filters": filter, "backendRefs": [{"name": "web", "port": 80}]}]}}),
+    );
+    assert_eq!(reasons(&cluster.compile(), RouteKind::Grpc)[0], "UnsupportedValue");
+    cluster.http_route(json!({"rules": [{"backendRefs": [{"name": "web", "port": 80, "filters": filter}]}]}));
+    assert_eq!(reasons(&cluster.compile(), RouteKind::Http)[0], "UnsupportedValue");
 }
 
 fn with_backend(spec: Value) -> Cluster {

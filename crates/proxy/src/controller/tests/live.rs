@@ -116,7 +116,7 @@ async fn objects_become_a_table_and_their_status() {
     let stop = CancellationToken::new();
     let addresses = vec![Ipv4Addr::LOCALHOST.into()];
     let server = Server::new(ServerConfig { addresses, ephemeral: true, sockets: Sockets::default() });
-    let controller = Controller::new(&informers, server.clone(), None);
+    let controller = Controller::new(&informers, server.clone(), None, PathBuf::new());
     let mut bindings = server.bindings();
     let (running, stopped) = (server.clone(), stop.clone());
     tasks.spawn(async move { running.run(stopped).await });

@@ -1,16 +1,28 @@
-use std::{collections::HashMap, process::Stdio};
+use std::{
+    collections::HashMap,
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use tokio::{
     io::{DuplexStream, duplex},
     net::UnixStream,
     task::JoinSet,
     time::Instant,
 };
+use tower::{ServiceBuilder, ServiceExt as _};
 
 use super::*;
 use crate::{
-    idempotency::store::contract::{self, LEASE, answer, begin, claim, holds, id, keep, print},
+    idempotency::{
+        Buffered, ByAuthorization, IdempotencyConfig, IdempotencyLayer,
+        store::contract::{self, LEASE, answer, begin, claim, holds, id, keep, print},
+    },
     moment::now,
+    retry::IDEMPOTENCY_KEY,
 };
 
 /// Values by key, and when their time is over.
@@ -143,6 +155,31 @@ async fn a_connection_that_is_closed_is_replaced_and_a_claim_found_again_is_ours
     let lease = claim(&store, 2).await;
     store.give_up(id(2), lease);
     claim(&store, 2).await;
+}
+
+#[tokio::test]
+async fn several_instances_do_a_request_once() {
+    let (fake, calls) = (Fake::default(), Arc::new(AtomicU32::new(0)));
+    let mut tasks = JoinSet::new();
+    for number in 0..40 {
+        let layer = IdempotencyLayer::new(IdempotencyConfig::default(), store(fake.dial()), ByAuthorization).unwrap();
+        let counted = Arc::clone(&calls);
+        let service = tower::service_fn(move |_: Request<Buffered<Full<Bytes>>>| {
+            let call = counted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(format!("call {call}"))))
+            }
+        });
+        let service = ServiceBuilder::new().layer(layer).service(service);
+        // two keys, and all instances at once
+        let request = Request::post("http://orders/").header(IDEMPOTENCY_KEY, format!("k{}", number % 2));
+        tasks.spawn(service.oneshot(request.body(Full::<Bytes>::from("order")).unwrap()));
+    }
+    for answer in tasks.join_all().await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
