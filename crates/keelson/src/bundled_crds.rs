@@ -92,6 +92,7 @@ mod tests {
                 "peerauthentications",
                 "requestauthentications",
                 "idempotencyfilters",
+                "apiversionfilters",
             ]
         );
     }

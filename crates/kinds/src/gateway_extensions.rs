@@ -99,3 +99,85 @@ pub struct LocalName {
     /// Name.
     pub name: String,
 }
+
+kind!(
+    /// One service in several versions of its API.
+    ApiVersionFilter, "ApiVersionFilterList", "apiversionfilters", NamespaceResourceScope, ApiVersionFilterSpec
+);
+
+/// Desired state of an `ApiVersionFilter`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiVersionFilterSpec {
+    /// Where a request may name its version; the first place where it does counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locations: Vec<VersionLocation>,
+    /// The version of requests that name none; without it they are refused.
+    #[serde(rename = "default", default, skip_serializing_if = "Option::is_none")]
+    pub default_: Option<String>,
+    /// The header by which the backend is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_header: Option<String>,
+    /// The versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<ApiVersion>,
+}
+
+/// Where a request may name its version.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionLocation {
+    /// `Path`, `Header` or `MediaType`.
+    #[serde(rename = "type", default)]
+    pub type_: String,
+    /// With `Path`: what comes before the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// With `Header`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// With `MediaType`: the type, with `{version}` in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// With `MediaType`: a parameter of any type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
+}
+
+/// A version.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiVersion {
+    /// What it is called.
+    pub name: String,
+    /// What else it is called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The backends of the rule that serve it; all when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
+    /// Since when, or from when on, it is deprecated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated_at: Option<String>,
+    /// When it is no longer served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sunset_at: Option<String>,
+    /// `Serve` or `Gone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_sunset: Option<String>,
+    /// What there is to read about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<VersionLink>,
+}
+
+/// Something to read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VersionLink {
+    /// How it is related: `deprecation`, `sunset`, `successor-version`, ….
+    pub rel: String,
+    /// Where it is.
+    pub href: String,
+    /// Its media type.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub type_: Option<String>,
+}

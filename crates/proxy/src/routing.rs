@@ -23,8 +23,8 @@ mod hosts;
 mod listener;
 mod matching;
 mod mirror;
-mod pages;
 mod once;
+mod pages;
 pub(crate) mod path;
 mod ranges;
 mod redirect;
@@ -38,6 +38,7 @@ mod template;
 mod tests;
 mod text;
 mod traffic;
+mod versions;
 
 pub(crate) use backend::choose;
 pub use backend::{Backend, Security, Share, Target, Wire};
@@ -62,10 +63,10 @@ pub(crate) use hosts::{covers, overlap, shared};
 pub use listener::{Identity, Listener, ListenerConfig, Mode, PortTable, Protocol};
 pub use matching::{PathMatch, Rank, RequestHead, RequestMatch, ValueMatch};
 pub use mirror::Mirror;
+pub use once::Once;
 pub use pages::ErrorPages;
 pub(crate) use ranges::own_range;
 pub(crate) use redirect::Origin;
-pub use once::Once;
 pub use redirect::{Captures, HostChange, PathChange, Redirect, Rewrite};
 pub use rule::{Action, Filters, Owner, Rule, StreamRule, Timeouts};
 pub use rules::Entry;
@@ -80,6 +81,8 @@ pub use traffic::{
     ProxyVersion, Question, RateRule, Rates, Reply, Retry, Session, Token, Traffic, Trigger, Upstream, UpstreamConfig,
     Want, What, Whose, head_in_gzip, takes_gzip, vary,
 };
+pub(crate) use versions::without;
+pub use versions::{Picked, Version, VersionPlace, Versions};
 
 /// A certificate and its key.
 pub type Certificate = std::sync::Arc<rustls::sign::CertifiedKey>;

@@ -101,7 +101,7 @@ const ROLES: &[RoleRow] = &[
                 "gateway.envoyproxy.io",
                 "backends/status backendtrafficpolicies/status clienttrafficpolicies/status securitypolicies/status",
             ),
-            on(READ, "gateway.keelson.dev", "idempotencyfilters"),
+            on(READ, "gateway.keelson.dev", "apiversionfilters idempotencyfilters"),
             on(READ, "networking.istio.io", "destinationrules virtualservices"),
             on("patch update", "networking.istio.io", "destinationrules/status virtualservices/status"),
             on(READ, "security.istio.io", "authorizationpolicies peerauthentications requestauthentications"),

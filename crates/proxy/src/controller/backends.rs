@@ -28,10 +28,10 @@ pub(crate) fn shares(
                 if !filtered.cookies.is_empty() {
                     return Err(filters::unsupported("a filter of a backendRef cannot have matches"));
                 }
-                if filtered.filters.once.is_some() {
-                    return Err(filters::unsupported(
-                        "an IdempotencyFilter must be a filter of a rule, not of a backendRef",
-                    ));
+                if filtered.filters.once.is_some() || filtered.versions.is_some() {
+                    let message =
+                        "an IdempotencyFilter or ApiVersionFilter must be a filter of a rule, not of a backendRef";
+                    return Err(filters::unsupported(message));
                 }
                 filtered.filters
             }

@@ -19,8 +19,11 @@ use super::{
 };
 use crate::routing::Direct;
 
+mod api_version;
 mod idempotency;
 mod route_filter;
+
+pub(super) use api_version::versions;
 
 /// The kinds that may be referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,17 +32,20 @@ pub(crate) enum ExtensionKind {
     RouteFilter,
     /// Ours.
     Idempotency,
+    /// Ours.
+    ApiVersion,
 }
 
 impl ExtensionKind {
     /// All of them.
-    const ALL: [ExtensionKind; 2] = [ExtensionKind::RouteFilter, ExtensionKind::Idempotency];
+    const ALL: [ExtensionKind; 3] = [ExtensionKind::RouteFilter, ExtensionKind::Idempotency, ExtensionKind::ApiVersion];
 
     /// Group and kind.
     pub(crate) fn name(self) -> (&'static str, &'static str) {
         match self {
             ExtensionKind::RouteFilter => (envoy_gateway::GROUP, "HTTPRouteFilter"),
             ExtensionKind::Idempotency => (gateway_extensions::GROUP, "IdempotencyFilter"),
+            ExtensionKind::ApiVersion => (gateway_extensions::GROUP, "ApiVersionFilter"),
         }
     }
 
@@ -53,6 +59,7 @@ impl ExtensionKind {
 pub(crate) enum Extension {
     RouteFilter(Arc<envoy_gateway::HTTPRouteFilter>),
     Idempotency(Arc<gateway_extensions::IdempotencyFilter>),
+    ApiVersion(Arc<gateway_extensions::ApiVersionFilter>),
 }
 
 /// Compiles what a reference leads to.
@@ -76,6 +83,7 @@ pub(crate) fn compile(
     let compiled = match &extension {
         Extension::RouteFilter(filter) => route_filter::compile(seen, filter, into),
         Extension::Idempotency(filter) => idempotency::compile(seen, route, filter, into),
+        Extension::ApiVersion(filter) => api_version::compile(filter, into),
     };
     compiled
         .map_err(|fault| Fault { message: format!("invalid filter {}: {}", reference.kind, fault.message), ..fault })
@@ -99,6 +107,11 @@ impl Controller {
         };
         tokio::join!(
             declared,
+            self.changed(
+                &view.versions,
+                |old, new| old.spec == new.spec,
+                |key| Dependency::Extension(ExtensionKind::ApiVersion, key),
+            ),
             self.changed(
                 &view.idempotency,
                 |old, new| old.spec == new.spec,

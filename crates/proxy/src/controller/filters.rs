@@ -1,6 +1,9 @@
 //! From the filters of a rule or a backendRef to what is changed on the way. One file per filter.
 
-use kinds::gateway::{FilterType, HTTPRouteFilter};
+use kinds::{
+    gateway::{FilterType, HTTPRouteFilter},
+    gateway_extensions::ApiVersionFilterSpec,
+};
 
 use super::{
     extensions,
@@ -24,6 +27,8 @@ pub(crate) struct Filtered {
     pub(crate) filters: Filters,
     /// Conditions on cookies that the requests must fulfil besides: all of one of these.
     pub(crate) cookies: Vec<Vec<(Box<str>, ValueMatch)>>,
+    /// The versions among which requests choose.
+    pub(crate) versions: Option<ApiVersionFilterSpec>,
     /// A rewrite that an extension asks for.
     pub(crate) rewrite: Option<Rewrite>,
 }
@@ -73,6 +78,10 @@ impl Filtered {
         let compiled = &mut self.filters;
         if let Some(more) = self.rewrite.take() {
             join(&mut compiled.rewrite, more)?;
+        }
+        if self.versions.is_some() && compiled.rewrite.as_ref().is_some_and(|rewrite| rewrite.path.is_some()) {
+            let message = "an ApiVersionFilter and a rewrite of the path exclude each other";
+            return Err(Fault::new("IncompatibleFilters", message));
         }
         if compiled.redirect.is_some() && compiled.rewrite.is_some() {
             let message = "a redirect and a rewrite exclude each other";

@@ -8,7 +8,7 @@ use kinds::gateway::{HTTPBackendRef, HTTPRouteFilter, HTTPRouteRetry, HTTPRouteT
 use super::{
     backends,
     compiled::{Compiled, Rules, first},
-    duration,
+    duration, extensions,
     filters::{self, Filtered},
     forwarding,
     lookup::{Route, Seen, key_of},
@@ -79,7 +79,9 @@ fn compile_rule(
     from: &RequestRule<'_>,
     broken: &mut Vec<Fault>,
 ) -> Result<(Rule, Vec<Cookies>), Fault> {
-    let Filtered { filters, cookies, .. } = filters::compile(seen, route, from.filters, broken)?;
+    let Filtered { mut filters, cookies, versions, .. } = filters::compile(seen, route, from.filters, broken)?;
+    let versions = versions.map(|spec| extensions::versions(&spec, from.backends)).transpose()?;
+    filters.versions = versions.map(Arc::new);
     let shares = backends::shares(seen, route, from.backends, broken)?;
     let timeouts = from.timeouts.map_or(Ok(Timeouts::default()), timeouts)?;
     let retry = from.retry.map(forwarding::retry).transpose()?.map(Arc::new);

@@ -233,6 +233,7 @@ impl Lookup for Cluster {
         match kind {
             ExtensionKind::RouteFilter => self.get(kind.name().1, key).map(Extension::RouteFilter),
             ExtensionKind::Idempotency => self.get(kind.name().1, key).map(Extension::Idempotency),
+            ExtensionKind::ApiVersion => self.get(kind.name().1, key).map(Extension::ApiVersion),
         }
     }
 

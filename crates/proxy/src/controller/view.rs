@@ -19,7 +19,7 @@ use kinds::{
         BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
         UDPRoute,
     },
-    gateway_extensions::IdempotencyFilter,
+    gateway_extensions::{ApiVersionFilter, IdempotencyFilter},
 };
 use kube::core::ApiResource;
 use parking_lot::Mutex;
@@ -63,6 +63,7 @@ pub(crate) struct View {
     pub(crate) declarations: Declared,
     stores: Stores,
     pub(crate) idempotency: Informer<IdempotencyFilter>,
+    pub(crate) versions: Informer<ApiVersionFilter>,
     pub(crate) route_filters: Informer<envoy_gateway::HTTPRouteFilter>,
     pub(crate) ingresses: Informer<Ingress>,
     pub(crate) ingress_classes: Informer<IngressClass>,
@@ -98,6 +99,7 @@ impl View {
             declarations: Declared::default(),
             stores: Stores::new(answers),
             idempotency: informers.of(),
+            versions: informers.of(),
             route_filters: informers.of(),
             ingress_classes: informers.of(),
             secrets: informers.of(),
@@ -144,6 +146,7 @@ impl View {
         self.declared.synced().await;
         self.route_filters.synced().await;
         self.idempotency.synced().await;
+        self.versions.synced().await;
         self.ingresses.synced().await;
         self.ingress_classes.synced().await;
         self.secrets.synced().await;
@@ -267,6 +270,7 @@ impl Lookup for View {
         match kind {
             ExtensionKind::RouteFilter => self.route_filters.get(namespace, name).map(Extension::RouteFilter),
             ExtensionKind::Idempotency => self.idempotency.get(namespace, name).map(Extension::Idempotency),
+            ExtensionKind::ApiVersion => self.versions.get(namespace, name).map(Extension::ApiVersion),
         }
     }
 

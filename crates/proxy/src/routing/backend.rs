@@ -244,16 +244,23 @@ impl Share {
 /// The share that a random number falls on; `None` when all weights are zero. Fallbacks count only while none of the others
 /// can be used.
 pub(crate) fn choose(shares: &[Share], random: u64) -> Option<&Share> {
+    choose_among(shares, None, random)
+}
+
+/// The same, among those that are `serving` where not all are.
+pub(crate) fn choose_among<'a>(shares: &'a [Share], serving: Option<&[bool]>, random: u64) -> Option<&'a Share> {
+    let serves = |index: usize| serving.is_none_or(|serving| serving.get(index).copied().unwrap_or(false));
+    let all = shares.iter().enumerate().filter(|(index, _)| serves(*index)).map(|(_, share)| share);
     if !shares.iter().any(Share::is_fallback) {
-        return draw(shares.iter(), random);
+        return draw(all, random);
     }
     let now = now();
     let usable = |share: &&Share| share.backend().is_some_and(|backend| backend.is_usable(now));
-    let first = shares.iter().filter(|share| !share.is_fallback());
+    let first = all.clone().filter(|share| !share.is_fallback());
     draw(first.clone().filter(usable), random)
-        .or_else(|| draw(shares.iter().filter(|share| share.is_fallback()).filter(usable), random))
+        .or_else(|| draw(all.clone().filter(|share| share.is_fallback()).filter(usable), random))
         .or_else(|| draw(first, random))
-        .or_else(|| draw(shares.iter(), random))
+        .or_else(|| draw(all, random))
 }
 
 fn draw<'a>(mut shares: impl Iterator<Item = &'a Share> + Clone, random: u64) -> Option<&'a Share> {

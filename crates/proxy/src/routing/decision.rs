@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use super::{
-    backend::{Backend, Share, Target, choose},
+    backend::{Backend, Share, Target, choose_among},
     cors::Cors,
     direct::Direct,
     guards::{Guards, Policies},
@@ -15,6 +15,7 @@ use super::{
     rule::{Action, Rule},
     rules::Entry,
     traffic::{Retry, Session, Traffic},
+    versions::Picked,
 };
 
 /// What to do with a request.
@@ -99,6 +100,8 @@ pub struct Forward<'a> {
     pub identity: Option<&'a Arc<Identity>>,
     /// What a policy says of how it is forwarded.
     pub traffic: Option<&'a Arc<Traffic>>,
+    /// Which version of the service's API it is for.
+    pub version: Option<Picked>,
 }
 
 impl<'a> Forward<'a> {
@@ -126,9 +129,17 @@ pub struct KeptForward {
     matched: usize,
     identity: Option<Arc<Identity>>,
     traffic: Option<Arc<Traffic>>,
+    version: Option<Picked>,
 }
 
 impl Forward<'_> {
+    /// Whether a share of the rule may be sent the request.
+    pub fn serves(&self, share: usize) -> bool {
+        let serving = self.rule.filters.versions.as_ref().zip(self.version);
+        let serving = serving.and_then(|(versions, picked)| versions.shares(picked));
+        serving.is_none_or(|serving| serving.get(share).copied().unwrap_or(false))
+    }
+
     /// The same, to be kept.
     pub fn keep(&self) -> Option<KeptForward> {
         let Action::Forward(shares) = &self.rule.action else { return None };
@@ -138,6 +149,7 @@ impl Forward<'_> {
             matched: self.matched,
             identity: self.identity.cloned(),
             traffic: self.traffic.cloned(),
+            version: self.version,
         })
     }
 }
@@ -149,7 +161,8 @@ impl KeptForward {
         let share = shares.get(self.share)?;
         let Target::Service { backend, http2 } = &share.target else { return None };
         let (identity, traffic) = (self.identity.as_ref(), self.traffic.as_ref());
-        Some(Forward { rule: &self.rule, share, backend, http2: *http2, matched: self.matched, identity, traffic })
+        let (rule, http2, matched, version) = (&self.rule, *http2, self.matched, self.version);
+        Some(Forward { rule, share, backend, http2, matched, identity, traffic, version })
     }
 }
 
@@ -176,12 +189,19 @@ fn decide<'a>(
     if let Some(direct) = &rule.filters.direct {
         return Decision::Answer { rule, direct };
     }
+    let (version, serving) = match &rule.filters.versions {
+        None => (None, None),
+        Some(versions) => match versions.pick(head) {
+            Ok(picked) => (Some(picked), versions.shares(picked)),
+            Err(direct) => return Decision::Answer { rule, direct },
+        },
+    };
     match &rule.action {
         Action::Redirect { status, to } => {
             Decision::Redirect { rule, status: *status, location: to.render(head, origin) }
         }
         Action::Fail(status) => Decision::Fail(*status),
-        Action::Forward(shares) => match choose(shares, random) {
+        Action::Forward(shares) => match choose_among(shares, serving, random) {
             Some(share) => match &share.target {
                 Target::Service { backend, http2 } => {
                     if let Some(answer) = preflight(share.filters.cors.as_ref()) {
@@ -193,7 +213,16 @@ fn decide<'a>(
                         (None, None) => {
                             let (http2, identity) = (*http2, listener.identity.as_ref());
                             let traffic = rule.traffic.as_ref().or_else(|| inherited?.traffic.as_ref());
-                            Decision::Forward(Forward { rule, share, backend, http2, matched, identity, traffic })
+                            Decision::Forward(Forward {
+                                rule,
+                                share,
+                                backend,
+                                http2,
+                                matched,
+                                identity,
+                                traffic,
+                                version,
+                            })
                         }
                     }
                 }

@@ -11,11 +11,12 @@ use super::{
     edit::HeaderEdits,
     guards::{Guards, Inherited},
     mirror::Mirror,
-    pages::ErrorPages,
     once::Once,
+    pages::ErrorPages,
     redirect::{Redirect, Rewrite},
     template::Template,
     traffic::{Retry, Session, Traffic},
+    versions::Versions,
 };
 
 /// The object that a rule comes from: its kind, and `namespace/name`.
@@ -105,6 +106,8 @@ pub struct Filters {
     pub credential: Option<Credential>,
     /// How requests with the same idempotency key are done once.
     pub once: Option<Arc<Once>>,
+    /// The versions of the service's API.
+    pub versions: Option<Arc<Versions>>,
     /// Which pages of other origins may read answers.
     pub cors: Option<Arc<Cors>>,
     /// Where copies go.

@@ -25,7 +25,7 @@ use super::{
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead};
+use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead, without};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
@@ -163,6 +163,9 @@ pub(crate) async fn act(
             }
             if let Some(cors) = way.cors() {
                 cors.apply(origin.as_ref(), answer.headers_mut());
+            }
+            if let Some((versions, picked)) = way.rule.filters.versions.as_ref().zip(way.version) {
+                versions.tell(picked, answer.headers_mut());
             }
             way.rule.filters.response.apply(answer.headers_mut());
             way.share.filters.response.apply(answer.headers_mut());
@@ -319,6 +322,10 @@ fn outgoing(
     for filters in filters {
         filters.request.apply(&mut parts.headers);
     }
+    let version = way.rule.filters.versions.as_ref().zip(way.version);
+    if let Some((versions, picked)) = version {
+        versions.ask(picked, &mut parts.headers);
+    }
     for credential in filters.iter().filter_map(|filters| filters.credential.as_ref()) {
         credential.apply(&mut parts.headers);
     }
@@ -329,7 +336,16 @@ fn outgoing(
         }
     }
     let target = match rewrites().find_map(|rewrite| rewrite.path.as_ref()) {
-        None => parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+        None => {
+            let known = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+            match version.and_then(|(_, picked)| picked.cut) {
+                None => known,
+                Some(cut) => {
+                    let query = known.query().map_or(String::new(), |query| format!("?{query}"));
+                    PathAndQuery::try_from(without(known.path(), cut) + &query).ok()?
+                }
+            }
+        }
         Some(change) => {
             let mut path = change.apply(parts.uri.path(), way.matched);
             if let Some(query) = parts.uri.query() {

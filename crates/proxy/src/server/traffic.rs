@@ -223,7 +223,8 @@ fn pin(way: &mut Forward<'_>, token: Token) -> Option<SocketAddr> {
         let endpoints = backend.current();
         endpoints.iter().copied().find(|address| Token::endpoint(backend.name(), *address) == token.endpoint)
     };
-    shares.iter().find_map(|share| {
+    let serving: Vec<_> = shares.iter().enumerate().filter(|(index, _)| way.serves(*index)).collect();
+    serving.into_iter().find_map(|(_, share)| {
         let Target::Service { backend, http2 } = &share.target else { return None };
         let found = endpoint(backend)?;
         (way.share, way.backend, way.http2) = (share, backend, *http2);

@@ -357,3 +357,69 @@ fn a_backend_says_whether_it_can_be_followed() {
     let verdicts = core.declared(&Key::new("shop", "b")).unwrap().verdicts();
     assert_eq!((verdicts[1].type_, &*verdicts[1].message), ("Warning", "spec.tls.ciphers is not followed"));
 }
+
+/// An ApiVersionFilter for rule `shop/route` with backends `web` and `api`.
+fn with_versions(spec: Value) -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.listen(http());
+    let filter = json!({"group": "gateway.keelson.dev", "kind": "ApiVersionFilter", "name": "v"});
+    cluster.http_route(json!({"rules": [{"filters": [{"type": "ExtensionRef", "extensionRef": filter}],
+        "backendRefs": [{"name": "web", "port": 80}, {"name": "api", "port": 80}]}]}));
+    cluster.put("ApiVersionFilter", "shop", "v", json!({"spec": spec}));
+    cluster
+}
+
+#[test]
+fn versions_have_backends_and_dates() {
+    let old = json!({"name": "v1", "aliases": ["1"], "backends": ["web"], "deprecatedAt": "2026-01-01T00:00:00Z",
+        "sunsetAt": "2099-01-01T00:00:00Z", "afterSunset": "Gone",
+        "links": [{"rel": "deprecation", "href": "https://shop.test/v1", "type": "text/html"}]});
+    let gone = json!({"name": "v0", "sunsetAt": "2020-01-01T00:00:00Z", "afterSunset": "Gone"});
+    let spec = json!({"locations": [{"type": "Path"}, {"type": "Header", "header": "Api-Version"}], "default": "v2",
+        "versions": [old, {"name": "v2", "backends": ["api"]}, gone]});
+    let core = with_versions(spec.clone()).compile();
+    for (path, expected) in [
+        ("/v1/orders", "shop/web:80"),
+        ("/1/orders", "shop/web:80"),
+        ("/orders", "shop/api:80"),
+        ("/v0/orders", "answer 410"),
+    ] {
+        assert_eq!(taken(&core, 80, "h", path), expected, "{path}");
+    }
+    assert!(found(&core, "", |rule| {
+        let headers = &rule.filters.versions.as_ref().unwrap().all[0].headers;
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        assert_eq!(
+            headers,
+            [
+                "deprecation: @1767225600",
+                "sunset: Thu, 01 Jan 2099 00:00:00 GMT",
+                "link: <https://shop.test/v1>; rel=\"deprecation\"; type=\"text/html\"",
+            ]
+        );
+    }));
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        let core = with_versions(spec).compile();
+        (reasons(&core, RouteKind::Http)[0], message(&core))
+    };
+    for (change, told) in [
+        (
+            &(|spec: &mut Value| spec["default"] = "v9".into()) as &dyn Fn(&mut Value),
+            "\"v9\" is the name of no version",
+        ),
+        (&|spec| spec["versions"][1]["aliases"] = json!(["v1"]), "\"v1\" is the name of two"),
+        (&|spec| spec["versions"][1]["backends"] = json!(["none"]), "the rule has no backendRef \"none\""),
+        (&|spec| spec["versions"][0]["sunsetAt"] = "soon".into(), "\"soon\" is no time"),
+        (
+            &|spec| spec["locations"][0] = json!({"type": "MediaType", "mediaType": "a/b"}),
+            "no media type with {version} in it",
+        ),
+        (&|spec| spec["locations"][0] = json!({"type": "Header"}), "lacks what belongs to it"),
+    ] {
+        let (reason, message) = with(change);
+        assert!(reason == "UnsupportedValue" && message.contains(told), "{reason} {message}");
+    }
+}

@@ -1,7 +1,7 @@
 //! What filters of other APIs change, and backends that are no Services.
 
 use super::*;
-use crate::routing::{Backend, Credential, Direct, Security, Substitution, Wire};
+use crate::routing::{Backend, Credential, Direct, Security, Substitution, Version, VersionPlace, Versions, Wire};
 
 fn answering(direct: Direct) -> Filters {
     Filters { direct: Some(Arc::new(direct)), ..Filters::default() }
@@ -106,4 +106,36 @@ async fn a_fallback_is_used_while_the_others_have_no_endpoint() {
     primary.set_endpoints(Vec::new());
     fallback.set_endpoints(Vec::new());
     assert_eq!(client.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_version_is_told_to_both_sides() {
+    let echo = echo().await;
+    let version = |name: &'static str| Version {
+        names: vec![name.into()],
+        told: value(name),
+        shares: None,
+        headers: vec![(http::header::LINK, value("<https://shop.test/next>; rel=\"successor-version\""))],
+        gone: None,
+    };
+    let versions = Versions {
+        places: vec![VersionPlace::Path("".into()), VersionPlace::Header(name("api-version"))],
+        default: None,
+        header: name("api-version"),
+        all: vec![version("v1"), version("v2")],
+        unknown: Arc::new(Direct::status(StatusCode::BAD_REQUEST)),
+    };
+    let filters = Filters { versions: Some(Arc::new(versions)), ..Filters::default() };
+    let gateway = Gateway::start(table(rule(vec![share(&backend(&[echo.address]), 1)], filters))).await;
+    let mut client = gateway.connect().await;
+    for (target, sent, expected) in
+        [("/v1/orders?q=1", "v2", "GET /orders?q=1\n"), ("/v1", "v2", "GET /\n"), ("/orders", "v1", "GET /orders\n")]
+    {
+        let request = Request::get(target).header("host", "h").header("api-version", sent);
+        let answer = client.send(request.body(Full::default()).unwrap()).await.unwrap();
+        assert!(answer.body.starts_with(expected) && answer.body.contains("api-version: v1\n"), "{}", answer.body);
+        assert_eq!(answer.headers["vary"], "api-version");
+        assert_eq!(answer.headers["link"], "<https://shop.test/next>; rel=\"successor-version\"");
+    }
+    assert_eq!(client.get("/orders").await.status, StatusCode::BAD_REQUEST);
 }

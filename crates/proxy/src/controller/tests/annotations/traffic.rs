@@ -10,7 +10,7 @@ pub(super) fn rule_of(core: &Core, asked: Asked<'_>) -> Rule {
         RequestHead { host: asked.host, method: &Method::GET, path: asked.target, query: None, headers: &headers };
     let table = core.table();
     match table.port(shared(80)).unwrap().route(80, None, &head, 0) {
-        Decision::Forward(way) => way.rule.clone(),
+        Decision::Forward(way) => Rule::clone(way.rule),
         other => panic!("{other:?}"),
     }
 }
