@@ -16,7 +16,7 @@ use k8s_openapi::{
         networking::v1::Ingress,
     },
 };
-use kinds::gateway::Gateway;
+use kinds::{gateway::Gateway, istio::IstioStatus};
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
@@ -36,7 +36,7 @@ use self::{
     lookup::{Lookup as _, Route},
     view::{View, gateway_of, release_of},
 };
-use crate::server::Server;
+use crate::{mesh, server::Server};
 
 mod addresses;
 mod attach;
@@ -56,6 +56,7 @@ mod grpc;
 mod http;
 mod infrastructure;
 mod ingresses;
+mod istio;
 mod item;
 mod listeners;
 pub(crate) mod lookup;
@@ -173,6 +174,8 @@ impl Controller {
         items.extend(self.view.declared.list().iter().map(|o| Item::Declared(Key::of(&**o))));
         items.extend(self.view.attached.iter().flat_map(|source| source.ids()).map(Item::Attached));
         items.extend(self.view.ingresses.list().iter().map(|o| Item::Ingress(Key::of(&**o))));
+        items.extend(self.view.virtual_services.list().iter().map(|o| Item::Virtual(Key::of(&**o))));
+        items.extend(self.view.destination_rules.list().iter().map(|o| Item::Destination(Key::of(&**o))));
         let mut core = self.core.lock();
         for gateway in self.view.gateways.list() {
             core.reserve(&gateway);
@@ -285,6 +288,8 @@ impl Controller {
                 |old, new| old.spec == new.spec && same_labels(old, new)
             ),
             self.watch_ingresses(),
+            self.items(&view.virtual_services, Item::Virtual, |old, new| old.spec == new.spec),
+            self.items(&view.destination_rules, Item::Destination, |old, new| old.spec == new.spec),
         );
     }
 
@@ -437,8 +442,33 @@ impl Controller {
                 policy.write(&self.client, &status).await
             }
             Item::Declared(key) => self.tell_declared(key, now).await,
+            Item::Virtual(key) => {
+                let wrong = self.core.lock().virtual_service(key).map(|plan| plan.wrong.clone());
+                self.tell_istio(&self.view.virtual_services, key, wrong, |object| object.status.as_ref()).await
+            }
+            Item::Destination(key) => {
+                let wrong = self.core.lock().destination_rule(key).map(|plan| plan.wrong.clone());
+                self.tell_istio(&self.view.destination_rules, key, wrong, |object| object.status.as_ref()).await
+            }
             Item::Service(_) => Ok(()),
         }
+    }
+
+    /// Writes into the status of a kind of Istio's what of it is not followed.
+    async fn tell_istio<K>(
+        &self,
+        informer: &Informer<K>,
+        key: &Key,
+        wrong: Option<Vec<String>>,
+        status_of: fn(&K) -> Option<&IstioStatus>,
+    ) -> Result<(), kube::Error>
+    where
+        K: Object + Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let (Some(wrong), Some(object)) = (wrong, informer.get(&key.namespace, &key.name)) else { return Ok(()) };
+        let known = status_of(&object);
+        let status = mesh::status::of(known, &wrong, object.meta().generation, Timestamp::now());
+        mesh::status::write(&Api::namespaced(self.client.clone(), &key.namespace), &*object, known, &status).await
     }
 
     async fn tell_ingress(&self, key: &Key) -> Result<(), kube::Error> {

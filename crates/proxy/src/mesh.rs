@@ -44,7 +44,7 @@ mod outbound;
 pub mod policy;
 mod sniff;
 mod sockets;
-mod status;
+pub(crate) mod status;
 mod unserved;
 
 pub use hbone::PORT as TUNNEL_PORT;

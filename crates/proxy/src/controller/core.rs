@@ -19,6 +19,7 @@ use super::{
     attachment::{self, Attachments, PolicyId, Target, TargetKind},
     declared::{self, DeclaredPlan},
     ingresses::{self, IngressPlan},
+    istio::{self, DestinationPlan, VirtualPlan},
     item::{Dependency, Item, RouteKind},
     listeners::{self, GatewayPlan, ListenerId, Offer, Source},
     lookup::{Lookup, Seen, key_of, namespace, rank},
@@ -50,6 +51,10 @@ pub(crate) struct Core {
     spoken: HashMap<Key, Vec<(i32, Spoken)>>,
     /// The Gateways that lead to each Service, and through how many routes.
     users: HashMap<Key, BTreeMap<Key, usize>>,
+    virtual_services: HashMap<Key, VirtualPlan>,
+    destination_rules: HashMap<Key, DestinationPlan>,
+    /// Where requests to Services go that no route says anything of, but a DestinationRule does.
+    destined: HashMap<Key, Vec<Placement>>,
     dependencies: HashMap<Item, BTreeSet<Dependency>>,
     dependents: HashMap<Dependency, BTreeSet<Item>>,
     /// Items whose status may have changed.
@@ -74,6 +79,9 @@ impl Core {
             attached: HashMap::new(),
             spoken: HashMap::new(),
             users: HashMap::new(),
+            virtual_services: HashMap::new(),
+            destination_rules: HashMap::new(),
+            destined: HashMap::new(),
             dependencies: HashMap::new(),
             dependents: HashMap::new(),
             told: BTreeSet::new(),
@@ -137,6 +145,14 @@ impl Core {
         self.ingresses.get(key)
     }
 
+    pub(crate) fn virtual_service(&self, key: &Key) -> Option<&VirtualPlan> {
+        self.virtual_services.get(key)
+    }
+
+    pub(crate) fn destination_rule(&self, key: &Key) -> Option<&DestinationPlan> {
+        self.destination_rules.get(key)
+    }
+
     /// How many routes a listener has.
     pub(crate) fn attached(&self, id: &ListenerId) -> usize {
         self.attached.get(id).copied().unwrap_or(0)
@@ -163,6 +179,8 @@ impl Core {
                 Item::Service(key) => self.apply_service(key, &seen, cluster),
                 Item::Policy(key) => self.apply_policy(key, &seen, cluster),
                 Item::Ingress(key) => self.apply_ingress(key, &seen, cluster),
+                Item::Virtual(key) => self.apply_virtual(key, &seen, cluster),
+                Item::Destination(key) => self.apply_destination(key, cluster),
             };
             self.depend(&item, seen.dependencies());
             self.told.insert(item);
@@ -335,12 +353,25 @@ impl Core {
     }
 
     fn apply_service(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        if let Some(before) = self.destined.remove(key) {
+            remove(&mut self.table, &before, &istio::otherwise_owner(key));
+        }
+        let destined = istio::otherwise(seen, key);
+        if !destined.is_empty() {
+            insert(&mut self.table, &destined);
+            self.destined.insert(key.clone(), destined);
+        }
         let backends = cluster.backends(key);
         if backends.is_empty() {
             self.spoken.remove(key);
             return Vec::new();
         }
         let numbers: Vec<_> = backends.iter().map(|(number, _)| *number).collect();
+        let upstreams = istio::upstreams(seen, key, &numbers).unwrap_or_default();
+        for (number, backend) in &backends {
+            let upstream = upstreams.iter().find(|(of, _)| of == number);
+            backend.set_upstream(upstream.map(|(_, upstream)| Arc::clone(upstream)));
+        }
         let spoken = policies::spoken(seen, key, &numbers);
         let before = self.spoken.insert(key.clone(), spoken.clone()).unwrap_or_default();
         for (number, spoken) in spoken {
@@ -402,6 +433,32 @@ impl Core {
             TargetKind::Route(kind) => Some(Item::Route(kind, key)),
         });
         again.chain(seen.services().into_iter().map(Item::Service)).collect()
+    }
+
+    fn apply_virtual(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {
+        let before = self.virtual_services.remove(key);
+        if let Some(before) = &before {
+            remove(&mut self.table, &before.placements, &istio::owner(key));
+        }
+        let mut services: BTreeSet<_> = before.into_iter().flat_map(|before| before.services).collect();
+        if let Some(object) = cluster.virtual_service(key) {
+            let plan = istio::plan(seen, &object);
+            insert(&mut self.table, &plan.placements);
+            services.extend(plan.services.iter().cloned());
+            self.virtual_services.insert(key.clone(), plan);
+        }
+        services.into_iter().map(Item::Service).collect()
+    }
+
+    fn apply_destination(&mut self, key: &Key, cluster: &dyn Lookup) -> Vec<Item> {
+        let plan = cluster.destination_rule(key).map(|rule| DestinationPlan::of(&rule));
+        let now = plan.as_ref().and_then(|plan| plan.service.clone());
+        let before = match plan {
+            Some(plan) => self.destination_rules.insert(key.clone(), plan),
+            None => self.destination_rules.remove(key),
+        };
+        let services: BTreeSet<_> = before.and_then(|before| before.service).into_iter().chain(now).collect();
+        services.into_iter().map(Item::Service).collect()
     }
 
     fn apply_ingress(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {

@@ -19,6 +19,10 @@ pub(crate) enum Item {
     Service(Key),
     Policy(Key),
     Ingress(Key),
+    /// A VirtualService.
+    Virtual(Key),
+    /// A DestinationRule.
+    Destination(Key),
 }
 
 /// What an item was compiled from besides its own object. A change of it compiles the item again.
@@ -48,6 +52,8 @@ pub(crate) enum Dependency {
     /// What the rules behind the listeners of a Gateway inherit.
     Inherited(Key),
     IngressClasses,
+    /// The DestinationRules about a Service.
+    Destinations(Key),
 }
 
 /// The kinds of routes.

@@ -17,6 +17,7 @@ use kinds::gateway::{
     self, BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ParentReference, ReferenceGrant,
     RouteStatus, TCPRoute, TLSRoute, UDPRoute,
 };
+use kinds::istio::{DestinationRule, VirtualService};
 use kube::Resource;
 use reconcile::Key;
 use rustls::RootCertStore;
@@ -60,6 +61,10 @@ pub(crate) trait Lookup {
     fn secret(&self, key: &Key) -> Option<Arc<Secret>>;
     fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>>;
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>>;
+    fn virtual_service(&self, key: &Key) -> Option<Arc<VirtualService>>;
+    fn destination_rule(&self, key: &Key) -> Option<Arc<DestinationRule>>;
+    /// The DestinationRules about a Service.
+    fn destinations(&self, service: &Key) -> Vec<Arc<DestinationRule>>;
     /// The shared backend for a port of a Service.
     fn backend(&self, service: &Key, port: i32) -> Arc<Backend>;
     /// The same, spoken to in another way than the Service says.
@@ -145,6 +150,11 @@ impl<'a> Seen<'a> {
     pub(crate) fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {
         self.note(Dependency::IngressClasses);
         self.cluster.ingress_classes()
+    }
+
+    pub(crate) fn destinations(&self, service: &Key) -> Vec<Arc<DestinationRule>> {
+        self.note(Dependency::Destinations(service.clone()));
+        self.cluster.destinations(service)
     }
 
     /// Who compiles by what is found has to see to it that it is compiled again.

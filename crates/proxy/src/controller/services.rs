@@ -68,7 +68,7 @@ pub(crate) fn frontends(
 }
 
 /// Whether a port says that it carries something else than clear HTTP.
-fn is_opaque(port: &ServicePort) -> bool {
+pub(crate) fn is_opaque(port: &ServicePort) -> bool {
     let name = port.name.as_deref().unwrap_or_default();
     let said = port.app_protocol.as_deref().unwrap_or_else(|| name.split('-').next().unwrap_or_default());
     ["tcp", "tls", "https", "udp", "mongo", "mysql", "redis", "postgres", "kubernetes.io/wss"].contains(&said)

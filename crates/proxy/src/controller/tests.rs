@@ -9,6 +9,7 @@ use ::http::{HeaderMap, Method};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::{api::networking::v1::IngressClass, apimachinery::pkg::apis::meta::v1::Condition};
 use kinds::gateway::{BackendTLSPolicy, Gateway, GatewayClass, ListenerSet, ListenerSetStatus, ReferenceGrant};
+use kinds::istio::{DestinationRule, VirtualService};
 use rustls::RootCertStore;
 use serde_json::json;
 
@@ -34,6 +35,7 @@ mod cost;
 mod extensions;
 mod gateways;
 mod ingress;
+mod istio_kinds;
 mod live;
 mod policies;
 mod routes;
@@ -129,6 +131,8 @@ impl Cluster {
             "BackendTLSPolicy" => Some(Item::Policy(key.clone())),
             "Backend" => Some(Item::Declared(key.clone())),
             "Ingress" => Some(Item::Ingress(key.clone())),
+            "VirtualService" => Some(Item::Virtual(key.clone())),
+            "DestinationRule" => Some(Item::Destination(key.clone())),
             kind => match KINDS.iter().find(|known| known.name == kind) {
                 Some(known) => Some(Item::Attached(PolicyId { kind: known.name, key: key.clone() })),
                 None => RouteKind::of(kind).map(|kind| Item::Route(kind, key.clone())),
@@ -254,6 +258,19 @@ impl Lookup for Cluster {
             Backend::new(format!("{service}:{port} {}", if variant.by_service_address { "itself" } else { "" }));
         backend.set_wire(wire());
         backend
+    }
+
+    fn virtual_service(&self, key: &Key) -> Option<Arc<VirtualService>> {
+        self.get("VirtualService", key)
+    }
+
+    fn destination_rule(&self, key: &Key) -> Option<Arc<DestinationRule>> {
+        self.get("DestinationRule", key)
+    }
+
+    fn destinations(&self, service: &Key) -> Vec<Arc<DestinationRule>> {
+        let rules = self.all::<DestinationRule>("DestinationRule").into_iter();
+        rules.filter(|rule| istio::about(rule).as_ref() == Some(service)).collect()
     }
 
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {

@@ -13,6 +13,7 @@ use k8s_openapi::{
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
+use kinds::istio::{DestinationRule, VirtualService};
 use kinds::{
     envoy_gateway,
     gateway::{
@@ -31,7 +32,7 @@ use super::{
     declared::Declared,
     endpoints::{Endpoints, Variant},
     extensions::{Extension, ExtensionKind},
-    ingresses,
+    ingresses, istio,
     item::RouteKind,
     lookup::{Lookup, Route, namespace},
     policies,
@@ -71,6 +72,9 @@ pub(crate) struct View {
     pub(crate) config_maps: Informer<ConfigMap>,
     pub(crate) namespaces: Informer<Namespace>,
     pub(crate) definitions: Informer<Metadata>,
+    pub(crate) virtual_services: Informer<VirtualService>,
+    pub(crate) destination_rules: Informer<DestinationRule>,
+    destinations_by_service: Index<DestinationRule>,
     ingresses_by_path: Index<Ingress>,
     sets_by_gateway: Index<ListenerSet>,
     policies_by_service: Index<BackendTLSPolicy>,
@@ -84,6 +88,8 @@ impl View {
     pub(crate) fn new(informers: &Informers, answers: PathBuf) -> Self {
         let (sets, policies) = (informers.of::<ListenerSet>(), informers.of::<BackendTLSPolicy>());
         let ingresses = informers.of::<Ingress>();
+        let destination_rules = informers.of::<DestinationRule>();
+        let service = |rule: &DestinationRule| istio::about(rule).map(|service| service.to_string());
         View {
             endpoints: Endpoints::new(informers),
             classes: informers.of(),
@@ -106,6 +112,10 @@ impl View {
             config_maps: informers.of(),
             namespaces: informers.of(),
             definitions: informers.metadata(&ApiResource::erase::<CustomResourceDefinition>(&())),
+            virtual_services: informers.of(),
+            destinations_by_service: destination_rules
+                .index("proxy/service", move |rule| service(rule).into_iter().collect()),
+            destination_rules,
             sets_by_gateway: sets.index("proxy/gateway", |set| vec![gateway_of(set).to_string()]),
             policies_by_service: policies
                 .index("proxy/service", |policy| policies::services(policy).iter().map(Key::to_string).collect()),
@@ -147,6 +157,8 @@ impl View {
         self.route_filters.synced().await;
         self.idempotency.synced().await;
         self.versions.synced().await;
+        self.virtual_services.synced().await;
+        self.destination_rules.synced().await;
         self.ingresses.synced().await;
         self.ingress_classes.synced().await;
         self.secrets.synced().await;
@@ -259,6 +271,18 @@ impl Lookup for View {
 
     fn config_map(&self, key: &Key) -> Option<Arc<ConfigMap>> {
         self.config_maps.get(&key.namespace, &key.name)
+    }
+
+    fn virtual_service(&self, key: &Key) -> Option<Arc<VirtualService>> {
+        self.virtual_services.get(&key.namespace, &key.name)
+    }
+
+    fn destination_rule(&self, key: &Key) -> Option<Arc<DestinationRule>> {
+        self.destination_rules.get(&key.namespace, &key.name)
+    }
+
+    fn destinations(&self, service: &Key) -> Vec<Arc<DestinationRule>> {
+        self.destinations_by_service.get(&service.to_string())
     }
 
     fn ingress_classes(&self) -> Vec<Arc<IngressClass>> {

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use kinds::istio::{DestinationRule, IstioStatus, RequestAuthentication, VirtualService};
+use kinds::istio::{IstioStatus, RequestAuthentication};
 use kube::{Api, Resource};
 use reconcile::{Change, Informers, Key, Object};
 use serde::de::DeserializeOwned;
@@ -14,11 +14,7 @@ use super::status;
 
 /// Tells of every object, until it is dropped or the informers stop.
 pub(crate) async fn run(informers: &Informers) {
-    tokio::join!(
-        tell::<RequestAuthentication>(informers, |object| object.status.as_ref()),
-        tell::<DestinationRule>(informers, |object| object.status.as_ref()),
-        tell::<VirtualService>(informers, |object| object.status.as_ref()),
-    );
+    tell::<RequestAuthentication>(informers, |object| object.status.as_ref()).await;
 }
 
 async fn tell<K>(informers: &Informers, status_of: fn(&K) -> Option<&IstioStatus>)

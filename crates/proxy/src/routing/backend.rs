@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use http::HeaderValue;
 use resilience::{
     Moment, now,
@@ -30,6 +30,8 @@ pub struct Backend {
     endpoints: ArcSwap<Vec<SocketAddr>>,
     next: AtomicUsize,
     wire: ArcSwap<Wire>,
+    /// How the endpoints are used where a request's own policy does not say it.
+    upstream: ArcSwapOption<Upstream>,
     /// One for each way in which traffic policies use the endpoints: a few at most.
     groups: ArcSwap<Vec<Arc<Group>>>,
     budget: OnceLock<Option<Budget>>,
@@ -105,6 +107,7 @@ impl Backend {
             endpoints: ArcSwap::default(),
             next: AtomicUsize::new(0),
             wire: ArcSwap::from_pointee(Wire::new(false, Security::Plain)),
+            upstream: ArcSwapOption::empty(),
             groups: ArcSwap::default(),
             budget: OnceLock::new(),
             fallback: AtomicBool::new(false),
@@ -138,6 +141,28 @@ impl Backend {
     /// Whether there is an endpoint that nobody has taken out of use.
     fn is_usable(&self, now: Moment) -> bool {
         !self.current().is_empty() && !self.groups.load().iter().any(|group| group.is_spent(now))
+    }
+
+    /// How the endpoints are used where a request's own policy does not say it.
+    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.upstream.load_full()
+    }
+
+    /// Whether that is said: it mostly is not.
+    pub(crate) fn has_upstream(&self) -> bool {
+        self.upstream.load().is_some()
+    }
+
+    /// Changes how the endpoints are used; what is known of them stays where that is as before.
+    pub fn set_upstream(&self, upstream: Option<Arc<Upstream>>) {
+        let same = match (&*self.upstream.load(), &upstream) {
+            (Some(before), Some(now)) => before.config == now.config,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !same {
+            self.upstream.store(upstream);
+        }
     }
 
     /// Replaces the ready endpoints; says whether they differ from those before.

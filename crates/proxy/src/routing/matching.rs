@@ -39,6 +39,13 @@ pub enum PathMatch {
         /// Length of its text.
         length: usize,
     },
+    /// A pattern for the whole path, in a list that is tried in its own order whatever else its conditions say.
+    InOrder {
+        /// The pattern.
+        pattern: Regex,
+        /// Length of the prefix that a rewrite replaces.
+        prefix: usize,
+    },
 }
 
 impl PathMatch {
@@ -60,13 +67,20 @@ impl PathMatch {
         Ok(PathMatch::Location { pattern: Regex::new(&format!("(?i)^(?:{pattern})"))?, length })
     }
 
+    /// A pattern for the whole path in a list with its own order; a rewrite replaces so much of the path.
+    pub fn in_order(pattern: &str, prefix: usize) -> Result<Self, regex::Error> {
+        Ok(PathMatch::InOrder { pattern: whole(pattern)?, prefix })
+    }
+
     pub(super) fn takes(&self, path: &str) -> bool {
         match self {
             PathMatch::Exact(exact) => **exact == *path,
             PathMatch::Prefix(prefix) => {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
-            PathMatch::Pattern(pattern) | PathMatch::Location { pattern, .. } => pattern.is_match(path),
+            PathMatch::Pattern(pattern) | PathMatch::Location { pattern, .. } | PathMatch::InOrder { pattern, .. } => {
+                pattern.is_match(path)
+            }
         }
     }
 
@@ -74,6 +88,7 @@ impl PathMatch {
     pub(crate) fn prefix_len(&self) -> usize {
         match self {
             PathMatch::Prefix(prefix) => prefix.len(),
+            PathMatch::InOrder { prefix, .. } => *prefix,
             PathMatch::Exact(_) | PathMatch::Pattern(_) | PathMatch::Location { .. } => 0,
         }
     }
@@ -81,7 +96,7 @@ impl PathMatch {
     /// Length of the longest prefix that comes after it.
     pub(super) fn outranks(&self) -> usize {
         match self {
-            PathMatch::Exact(_) | PathMatch::Pattern(_) => usize::MAX,
+            PathMatch::Exact(_) | PathMatch::Pattern(_) | PathMatch::InOrder { .. } => usize::MAX,
             PathMatch::Location { length, .. } => *length,
             PathMatch::Prefix(prefix) => prefix.len(),
         }

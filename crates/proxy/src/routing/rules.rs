@@ -104,7 +104,7 @@ impl HostRules {
         match path {
             PathMatch::Exact(path) => self.exact.change(path, change),
             PathMatch::Prefix(prefix) => self.prefixes.change(prefix, change),
-            PathMatch::Pattern(_) | PathMatch::Location { .. } => {
+            PathMatch::Pattern(_) | PathMatch::Location { .. } | PathMatch::InOrder { .. } => {
                 let mut patterns = Some(std::mem::take(&mut self.patterns));
                 change(&mut patterns);
                 self.patterns = patterns.unwrap_or_default();
@@ -121,12 +121,15 @@ fn take<'a>(entries: Option<&'a Entries>, head: &RequestHead<'_>, random: u64) -
 /// parameters; among patterns those for whole paths, then the longest; a canary comes before what it stands beside.
 fn order(entry: &Entry) -> impl Ord + use<'_> {
     let condition = &entry.condition;
+    let (first, none) = (Reverse((true, usize::MAX)), (Reverse(0), Reverse(0), Reverse(0)));
     let pattern = match &condition.path {
+        // Those that have an order of their own come first, and only that counts among them.
+        PathMatch::InOrder { .. } => return (first, false, none, true, &entry.rank),
         PathMatch::Pattern(pattern) => (true, pattern.as_str().len()),
         PathMatch::Location { length, .. } => (false, *length),
         PathMatch::Exact(_) | PathMatch::Prefix(_) => (false, 0),
     };
     let (headers, query) = (Reverse(condition.headers.len()), Reverse(condition.query.len()));
-    let cookies = Reverse(condition.cookies.len());
-    (Reverse(pattern), condition.method.is_none(), headers, cookies, query, condition.canary.is_none(), &entry.rank)
+    let more = (headers, Reverse(condition.cookies.len()), query);
+    (Reverse(pattern), condition.method.is_none(), more, condition.canary.is_none(), &entry.rank)
 }

@@ -26,6 +26,16 @@ impl Frontend {
         };
         Frontend { key: key.into() }
     }
+
+    /// The same for rules that are tried in their own order, in place of the others.
+    pub fn in_order(self) -> Self {
+        Frontend { key: format!("{}#", self.key).into() }
+    }
+
+    /// The port of a Service, for what counts while nothing else is said.
+    pub fn otherwise(service: &str, port: u16) -> Self {
+        Frontend { key: format!("{service}:{port}*").into() }
+    }
 }
 
 /// Where a client in the mesh wants to go.
@@ -34,16 +44,15 @@ pub struct Destination {
     /// The port of the Service.
     pub port: u16,
     /// What is said for clients of its namespace counts before what is said for all.
-    frontends: [Frontend; 2],
+    frontends: [Frontend; 5],
 }
 
 impl Destination {
     /// The port of a Service (`namespace/name`), seen from a namespace.
     pub fn new(service: &str, port: u16, namespace: &str) -> Self {
-        Destination {
-            port,
-            frontends: [Frontend::new(service, port, Some(namespace)), Frontend::new(service, port, None)],
-        }
+        let (own, all) = (Frontend::new(service, port, Some(namespace)), Frontend::new(service, port, None));
+        let (own_first, all_first) = (own.clone().in_order(), all.clone().in_order());
+        Destination { port, frontends: [own_first, own, all_first, all, Frontend::otherwise(service, port)] }
     }
 }
 

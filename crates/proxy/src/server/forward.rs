@@ -25,7 +25,7 @@ use super::{
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead, without};
+use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead, without, Upstream};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.
@@ -392,11 +392,17 @@ fn reach(peer: &Peer, way: &Forward<'_>, request: &Request<RequestBody>) -> Way 
         // A client that speaks HTTP/2 without being asked to knows that the Service does.
         reach.http2 |= request.version() == Version::HTTP_2;
     }
+    let stands_out = |upstream: &Arc<Upstream>| !upstream.config.line.is_default();
+    if way.traffic.is_none_or(|traffic| traffic.upstream.is_none()) {
+        reach.terms = way.backend.upstream().filter(stands_out);
+    }
     let Some(traffic) = way.traffic else { return reach };
     if traffic.as_client {
         reach.http2 = way.http2 || request.version() == Version::HTTP_2;
     }
-    reach.terms = traffic.upstream.as_ref().filter(|upstream| !upstream.config.line.is_default()).cloned();
+    if let Some(upstream) = &traffic.upstream {
+        reach.terms = Some(Arc::clone(upstream)).filter(stands_out);
+    }
     if reach.terms.as_ref().is_some_and(|terms| terms.config.line.proxy.is_some()) {
         let known = arrival::client(peer, request);
         let port = if known == peer.address.ip().to_canonical() { peer.address.port() } else { 0 };

@@ -158,8 +158,8 @@ impl<'a> Course<'a> {
             timeouts.request = timeouts.request.or(traffic.timeouts.request);
             timeouts.backend = timeouts.backend.or(traffic.timeouts.backend);
         }
-        let upstream = traffic.and_then(|traffic| traffic.upstream.as_ref());
-        if upstream.is_none() && retry.is_none() && session.is_none() {
+        let said = traffic.and_then(|traffic| traffic.upstream.as_ref());
+        if said.is_none() && retry.is_none() && session.is_none() && !way.backend.has_upstream() {
             let deadline = timeouts.request.map(|limit| Instant::now() + limit);
             return Course { way, plan: None, timeouts, deadline, silence: None, session: None };
         }
@@ -172,6 +172,8 @@ impl<'a> Course<'a> {
             }
             None => (None, None),
         };
+        let own = way.backend.upstream();
+        let upstream = said.or(own.as_ref());
         timeouts.backend = timeouts.backend.or(retry.and_then(|retry| retry.attempt));
         let deadline = timeouts.request.map(|limit| Instant::now() + limit);
         let key = upstream.and_then(|upstream| upstream.config.balance.key(keyed, rand::random()));

@@ -277,8 +277,9 @@ fn retry(from: &TrafficRetry, warnings: &mut Vec<String>) -> Result<Retry, Fault
     for name in &names {
         // Whether statuses count is said by naming some.
         if name != "retriable-status-codes" {
-            triggers
-                .push(trigger(name).ok_or_else(|| invalid(format!("spec.retry.retryOn: {name} is not supported")))?);
+            triggers.push(
+                Trigger::of(name).ok_or_else(|| invalid(format!("spec.retry.retryOn: {name} is not supported")))?,
+            );
         }
     }
     let codes = on.http_status_codes.unwrap_or_default();
@@ -291,7 +292,7 @@ fn retry(from: &TrafficRetry, warnings: &mut Vec<String>) -> Result<Retry, Fault
         // What Envoy Gateway retries when nothing is named.
         triggers = ["connect-failure", "refused-stream", "unavailable", "cancelled"]
             .iter()
-            .filter_map(|n| trigger(n))
+            .filter_map(|name| Trigger::of(name))
             .collect();
         statuses = vec![StatusCode::SERVICE_UNAVAILABLE];
     }
@@ -312,25 +313,6 @@ fn retry(from: &TrafficRetry, warnings: &mut Vec<String>) -> Result<Retry, Fault
     };
     retry.validate().map_err(|error| invalid(format!("spec.retry: {error}")))?;
     Ok(retry)
-}
-
-/// A trigger by Envoy's name; codes of gRPC by theirs.
-fn trigger(name: &str) -> Option<Trigger> {
-    Some(match name {
-        "5xx" => Trigger::ServerError,
-        "gateway-error" => Trigger::GatewayError,
-        "reset" => Trigger::Reset,
-        "reset-before-request" => Trigger::ResetBeforeRequest,
-        "connect-failure" => Trigger::ConnectFailure,
-        "retriable-4xx" => Trigger::Conflict,
-        "refused-stream" => Trigger::Refused,
-        "cancelled" => Trigger::Call(1),
-        "deadline-exceeded" => Trigger::Call(4),
-        "resource-exhausted" => Trigger::Call(8),
-        "internal" => Trigger::Call(13),
-        "unavailable" => Trigger::Call(14),
-        _ => return None,
-    })
 }
 
 fn disturbance(from: &FaultInjection, warnings: &mut Vec<String>) -> Result<Disturbance, Fault> {

@@ -53,6 +53,27 @@ pub enum Trigger {
     Call(u16),
 }
 
+impl Trigger {
+    /// A trigger by Envoy's name; codes of gRPC by theirs.
+    pub fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "5xx" => Trigger::ServerError,
+            "gateway-error" => Trigger::GatewayError,
+            "reset" => Trigger::Reset,
+            "reset-before-request" => Trigger::ResetBeforeRequest,
+            "connect-failure" => Trigger::ConnectFailure,
+            "retriable-4xx" => Trigger::Conflict,
+            "refused-stream" => Trigger::Refused,
+            "cancelled" => Trigger::Call(1),
+            "deadline-exceeded" => Trigger::Call(4),
+            "resource-exhausted" => Trigger::Call(8),
+            "internal" => Trigger::Call(13),
+            "unavailable" => Trigger::Call(14),
+            _ => return None,
+        })
+    }
+}
+
 /// When a request is tried again, how often, and how soon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
