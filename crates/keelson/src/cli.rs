@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Backup(BackupCommand),
     /// Show what this machine lacks, and the fix
     Check,
+    /// Look at the mesh between pods
+    #[command(subcommand)]
+    Mesh(MeshCommand),
     /// Build and manage images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -102,6 +105,34 @@ pub(crate) struct Down {
     /// Remove the data directory too
     #[arg(long)]
     pub purge: bool,
+}
+
+/// `keelson mesh …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum MeshCommand {
+    /// Show what takes part, and what of routes and policies cannot be followed
+    Check {
+        /// Where settings come from.
+        #[command(flatten)]
+        at: At,
+        /// Ask the API that this kubeconfig names instead of the instance of the data directory
+        #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+        kubeconfig: Option<PathBuf>,
+    },
+    /// Show where requests to a Service go
+    Routes {
+        /// The Service
+        service: String,
+        /// Its namespace
+        #[arg(long, short, default_value = "default")]
+        namespace: String,
+        /// Where settings come from.
+        #[command(flatten)]
+        at: At,
+        /// Ask the API that this kubeconfig names instead of the instance of the data directory
+        #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+        kubeconfig: Option<PathBuf>,
+    },
 }
 
 /// `keelson config …`

@@ -7,6 +7,7 @@ pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
+pub(crate) mod mesh;
 pub(crate) mod simulate;
 pub(crate) mod status;
 

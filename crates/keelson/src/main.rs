@@ -48,6 +48,7 @@ fn dispatch(command: Command) -> Result<ExitCode, exit::Failure> {
         }
         Command::Backup(command) => commands::backup::main(command).map(done),
         Command::Check => commands::check::main(),
+        Command::Mesh(command) => commands::mesh::main(&command).map(done),
         Command::Image(command) => commands::image::main(command).map(done),
         Command::Gateway(command) => commands::gateway::main(&command).map(done),
         Command::Completions { shell } => {
