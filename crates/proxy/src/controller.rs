@@ -251,6 +251,7 @@ impl Controller {
             self.changed(&view.config_maps, |old: &ConfigMap, new| old.data == new.data, Dependency::ConfigMap),
             self.changed(&view.namespaces, same_labels, |key| Dependency::Namespace(key.name)),
             self.watch_definitions(),
+            view.endpoints.follow_pods(),
             self.watch_services(),
             self.watch_attached(),
             self.watch_extensions(),

@@ -458,7 +458,12 @@ impl Core {
             None => self.destination_rules.remove(key),
         };
         let services: BTreeSet<_> = before.and_then(|before| before.service).into_iter().chain(now).collect();
-        services.into_iter().map(Item::Service).collect()
+        let mut again = Vec::new();
+        for service in services {
+            again.extend(self.dependents(&Dependency::Destinations(service.clone())));
+            again.push(Item::Service(service));
+        }
+        again
     }
 
     fn apply_ingress(&mut self, key: &Key, seen: &Seen<'_>, cluster: &dyn Lookup) -> Vec<Item> {

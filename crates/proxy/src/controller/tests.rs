@@ -254,8 +254,16 @@ impl Lookup for Cluster {
     }
 
     fn variant(&self, service: &Key, port: i32, variant: &Variant, wire: &dyn Fn() -> Wire) -> Arc<Backend> {
-        let backend =
-            Backend::new(format!("{service}:{port} {}", if variant.by_service_address { "itself" } else { "" }));
+        let backend = Backend::new(format!(
+            "{service}:{port} {}",
+            if variant.by_service_address {
+                "itself"
+            } else if variant.labels.is_empty() {
+                ""
+            } else {
+                &*variant.name
+            }
+        ));
         backend.set_wire(wire());
         backend
     }

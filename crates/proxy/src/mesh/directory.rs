@@ -18,6 +18,10 @@ use reconcile::Key;
 const CANONICAL_NAME: [&str; 4] =
     ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app", "service.istio.io/workload-name"];
 
+/// The label by which a Service asks for a proxy that looks at requests, as Istio's ambient mode reads it. Here every pod's
+/// own does.
+const WAYPOINT: &str = "istio.io/use-waypoint";
+
 /// A pod, as the mesh knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
@@ -81,6 +85,8 @@ pub struct ServiceEntry {
     pub key: Key,
     /// Whether a client keeps its endpoint.
     pub sticky: bool,
+    /// Whether requests to it are looked at, whatever routes say.
+    pub requests: bool,
 }
 
 /// Pods and Services by address.
@@ -164,7 +170,9 @@ impl Directory {
             services.selectors.entry(key.namespace.clone()).or_default().insert(key.name.clone(), selector);
         }
         if !addresses.is_empty() {
-            let entry = Arc::new(ServiceEntry { key: key.clone(), sticky });
+            let waypoint = service.metadata.labels.as_ref().and_then(|labels| labels.get(WAYPOINT));
+            let requests = waypoint.is_some_and(|name| name != "none");
+            let entry = Arc::new(ServiceEntry { key: key.clone(), sticky, requests });
             for address in &addresses {
                 services.by_address.insert(*address, Arc::clone(&entry));
             }
@@ -309,7 +317,13 @@ mod tests {
         directory.put_service(&web);
         directory.put_service(&service("headless", json!({"clusterIPs": ["None"]})));
         let found = directory.service(at("10.1.0.1")).unwrap();
-        assert_eq!((found.key.to_string().as_str(), found.sticky), ("shop/web", true));
+        assert_eq!((found.key.to_string().as_str(), found.sticky, found.requests), ("shop/web", true, false));
+        for (waypoint, expected) in [("any", true), ("none", false)] {
+            let mut labelled = web.clone();
+            labelled.metadata.labels = Some([(WAYPOINT.to_owned(), waypoint.to_owned())].into());
+            directory.put_service(&labelled);
+            assert_eq!(directory.service(at("10.1.0.1")).unwrap().requests, expected, "{waypoint}");
+        }
         assert_eq!(directory.len(), (0, 1));
         directory.remove_service(&web);
         assert_eq!(directory.len(), (0, 0));

@@ -101,7 +101,9 @@ pub(crate) async fn serve(
 fn routed(shared: &Shared, pod: &Pod, service: &ServiceEntry, to: SocketAddr) -> io::Result<Routed> {
     let own = || shared.endpoints.backend(&service.key, i32::from(to.port()));
     let destination = || Destination::new(&service.key.to_string(), to.port(), &pod.place.namespace);
-    let Some(rules) = shared.server().service(destination) else { return Ok(Routed::Bytes(own())) };
+    let Some(rules) = shared.server().service(destination) else {
+        return Ok(if service.requests { Routed::Requests(own(), destination()) } else { Routed::Bytes(own()) });
+    };
     if rules.has_requests() {
         return Ok(Routed::Requests(own(), destination()));
     }
@@ -351,7 +353,7 @@ mod tests {
     fn a_sticky_client_keeps_its_endpoint_while_others_come_and_go() {
         let backend = Backend::new("a");
         let at = |n: u8| SocketAddr::from(([10, 0, 0, n], 80));
-        let entry = |sticky| ServiceEntry { key: Key::new("a", "b"), sticky };
+        let entry = |sticky| ServiceEntry { key: Key::new("a", "b"), sticky, requests: false };
         let client = IpAddr::from([10, 1, 0, 1]);
         backend.set_endpoints((1..=8).map(at).collect());
         let chosen = choose(&backend, &entry(true), client, &[]).unwrap();

@@ -25,7 +25,7 @@ use super::{
     tunnel,
     upstream::{Line, Way},
 };
-use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead, without, Upstream};
+use crate::routing::{Decision, Direct, Forward, Guest, Keyed, PortTable, Refusal, RequestHead, Upstream, without};
 
 /// Bodies up to this size are kept in memory while their request may have to be sent again. Larger ones stream, and their
 /// requests are sent once.

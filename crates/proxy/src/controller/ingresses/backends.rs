@@ -86,7 +86,7 @@ fn variant(context: &Context<'_>, port: &Port, tls: bool, upstream: &Upstream) -
     let secret = secret.map(|key| (context.seen.secret(&key), key));
     let version = secret.as_ref().and_then(|(secret, _)| secret.as_ref()?.metadata.resource_version.as_deref());
     let name = if tls { format!("{:?} {version:?}", upstream.tls) } else { String::new() };
-    let variant = Variant { name, by_service_address: upstream.by_service_address };
+    let variant = Variant { name, by_service_address: upstream.by_service_address, ..Variant::default() };
     let wire = || {
         let security = match (tls, &secret) {
             (false, _) => Ok(Security::Plain),

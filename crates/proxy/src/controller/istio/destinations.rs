@@ -1,6 +1,6 @@
 //! DestinationRules: how the endpoints of a Service are used.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderName;
 use kinds::istio::{
@@ -40,16 +40,14 @@ impl DestinationPlan {
         if service.is_none() {
             wrong.push(format!("host {:?} is no Service of namespace {own}", rule.spec.host));
         }
-        if !rule.spec.subsets.is_empty() {
-            wrong.push("subsets are not followed".to_owned());
-        }
         if rule.spec.export_to.iter().any(|to| to != "*") {
             wrong.push("exportTo is not followed: the rule is for all clients".to_owned());
         }
         if rule.spec.workload_selector.is_some() {
             wrong.push("workloadSelector is not followed: the rule has no effect".to_owned());
         }
-        if let Some(policy) = &rule.spec.traffic_policy {
+        let of_subsets = rule.spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+        for policy in rule.spec.traffic_policy.iter().chain(of_subsets) {
             // Once for the ports without settings of their own, and once for each of the others.
             let ports = policy.port_level_settings.iter().filter_map(|settings| settings.port);
             for port in std::iter::once(None).chain(ports.map(|port| Some(port.number))) {
@@ -57,9 +55,9 @@ impl DestinationPlan {
                     wrong.push(fault.message);
                 }
             }
-            wrong.sort_unstable();
-            wrong.dedup();
         }
+        wrong.sort_unstable();
+        wrong.dedup();
         DestinationPlan { service, wrong }
     }
 }
@@ -88,6 +86,20 @@ pub(crate) fn otherwise(seen: &Seen<'_>, service: &Key) -> Vec<Placement> {
         Placement::Service(Frontend::otherwise(&service.to_string(), number), Arc::new(entry))
     };
     http_ports(&object).map(place).collect()
+}
+
+/// A part of a Service: labels of its pods, and how its endpoints behind a port are used where that is said.
+type Part = (BTreeMap<String, String>, Option<Arc<Upstream>>);
+
+/// A part of a Service by the name that its DestinationRule gives it.
+pub(super) fn subset(seen: &Seen<'_>, service: &Key, name: &str, port: i32) -> Option<Part> {
+    let rules = seen.destinations(service);
+    let rule = oldest(&rules)?;
+    let subset = rule.spec.subsets.iter().find(|subset| subset.name == name)?;
+    let policy = subset.traffic_policy.as_ref().or(rule.spec.traffic_policy.as_ref());
+    // What cannot be followed was told.
+    let config = policy.and_then(|policy| config(policy, u32::try_from(port).ok(), &mut Vec::new()).ok());
+    Some((subset.labels.clone(), config.and_then(|config| Upstream::new(config).ok())))
 }
 
 /// The rule that counts.

@@ -120,7 +120,7 @@ fn what_leads_nowhere_or_cannot_be_followed_is_told() {
         [
             "host \"none\": Service shop/none not found",
             "host \"www.example.com\" is no Service",
-            "http[0].route: subset v1 of \"api\" is not followed",
+            "http[0].route: no DestinationRule of Service shop/api has a subset \"v1\"",
             "http[1].match: sourceLabels is not followed: it takes no request",
             "http[2].route: Service shop/gone not found",
             "tcp is not followed",
@@ -159,4 +159,37 @@ fn a_destination_rule_says_how_endpoints_are_used_with_and_without_routes() {
     cluster.remove("DestinationRule", "shop", "dr");
     core.apply([Item::Virtual(Key::new("shop", "vs")), Item::Destination(Key::new("shop", "dr"))], &cluster);
     assert_eq!((balance(), sent(&core, "shop", "/", &none)), (None, None));
+}
+
+#[test]
+fn parts_of_a_service_are_those_of_its_destination_rule() {
+    let mut cluster = Cluster::new();
+    let rule = |labels: Value| {
+        let subsets = json!([{"name": "v1", "labels": labels}, {"name": "any"}]);
+        json!({"spec": {"host": "api", "subsets": subsets}})
+    };
+    let to = |subset: &str| json!([{"destination": {"host": "api", "subset": subset, "port": {"number": 80}}}]);
+    virtual_service(
+        &mut cluster,
+        "shop",
+        "vs",
+        json!({"hosts": ["web"], "http": [
+            {"match": [{"uri": {"prefix": "/v1"}}], "route": to("v1")},
+            {"match": [{"uri": {"prefix": "/any"}}], "route": to("any")},
+            {"route": to("v2")},
+        ]}),
+    );
+    let mut core = cluster.compile();
+    let none = HeaderMap::new();
+    assert_eq!(sent(&core, "shop", "/v1", &none).as_deref(), Some("500"));
+    assert_eq!(wrong(&core, "shop", "vs").len(), 3);
+    cluster.put("DestinationRule", "shop", "dr", rule(json!({"version": "v1"})));
+    core.apply([Item::Destination(Key::new("shop", "dr"))], &cluster);
+    assert_eq!(sent(&core, "shop", "/v1", &none).as_deref(), Some("shop/api:80 subset v1"));
+    assert_eq!(sent(&core, "shop", "/any", &none).as_deref(), Some("shop/api:80"));
+    assert_eq!(
+        wrong(&core, "shop", "vs"),
+        ["http[2].route: no DestinationRule of Service shop/api has a subset \"v2\""]
+    );
+    assert_eq!(core.destination_rule(&Key::new("shop", "dr")).unwrap().wrong, Vec::<String>::new());
 }

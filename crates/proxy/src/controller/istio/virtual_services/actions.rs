@@ -8,18 +8,21 @@ use kinds::istio::{
     HTTPRuleDestination, HTTPRuleRedirect, HeaderOperations, Percent, Rest,
 };
 
+use reconcile::Key;
+
 use super::{Compiler, service_of};
 use crate::{
     controller::{
         backends::ports,
+        endpoints::Variant,
         filters::{header_name, unsupported},
         forwarding::PAUSES,
-        istio::duration,
+        istio::{destinations::subset, duration},
         verdict::Fault,
     },
     routing::{
         Abort, Action, Backend, Cors, Direct, Disturbance, Filters, HeaderEdits, HostChange, Mirror, Part, PathChange,
-        Redirect, Retry, Rewrite, Rule, Share, Target, Timeouts, Traffic, Trigger,
+        Redirect, Retry, Rewrite, Rule, Security, Share, Target, Timeouts, Traffic, Trigger, Wire,
     },
 };
 
@@ -110,9 +113,6 @@ impl Compiler<'_> {
         let host = &from.host;
         let key = service_of(host, self.own).ok_or_else(|| unsupported(format!("host {host:?} is no Service")))?;
         let service = self.seen.service(&key).ok_or_else(|| unsupported(format!("Service {key} not found")))?;
-        if let Some(subset) = &from.subset {
-            return Err(unsupported(format!("subset {subset} of {host:?} is not followed")));
-        }
         let numbers: Vec<i32> = ports(&service).map(|port| port.port).collect();
         let number = match (&from.port, &*numbers) {
             (Some(port), _) => i32::try_from(port.number).unwrap_or(0),
@@ -122,7 +122,25 @@ impl Compiler<'_> {
         if !numbers.contains(&number) {
             return Err(unsupported(format!("Service {key} has no port {number}")));
         }
-        Ok(self.seen.backend(&key, number))
+        match &from.subset {
+            None => Ok(self.seen.backend(&key, number)),
+            Some(name) => self.subset(&key, number, name),
+        }
+    }
+
+    /// The endpoints of a part of a Service.
+    fn subset(&self, service: &Key, port: i32, name: &str) -> Result<Arc<Backend>, Fault> {
+        let found = subset(self.seen, service, name, port);
+        let missing = || unsupported(format!("no DestinationRule of Service {service} has a subset {name:?}"));
+        let (labels, upstream) = found.ok_or_else(missing)?;
+        if labels.is_empty() {
+            let backend = self.seen.backend(service, port);
+            return Ok(backend);
+        }
+        let variant = Variant { name: format!("subset {name}"), labels, ..Variant::default() };
+        let backend = self.seen.variant(service, port, &variant, &|| Wire::new(false, Security::Plain));
+        backend.set_upstream(upstream);
+        Ok(backend)
     }
 
     fn mirrors(&self, path: &str, from: &HTTPRule, port: u16, filters: &mut Filters, wrong: &mut Vec<String>) {
