@@ -16,7 +16,7 @@ use k8s_openapi::{
         networking::v1::Ingress,
     },
 };
-use kinds::{gateway::Gateway, istio::IstioStatus};
+use kinds::gateway::Gateway;
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
@@ -36,7 +36,7 @@ use self::{
     lookup::{Lookup as _, Route},
     view::{View, gateway_of, release_of},
 };
-use crate::{mesh, server::Server};
+use crate::server::Server;
 
 mod addresses;
 mod attach;
@@ -67,6 +67,7 @@ mod services;
 mod sites;
 mod status;
 mod stream;
+mod tell;
 mod termination;
 #[cfg(test)]
 mod tests;
@@ -453,43 +454,6 @@ impl Controller {
             }
             Item::Service(_) => Ok(()),
         }
-    }
-
-    /// Writes into the status of a kind of Istio's what of it is not followed.
-    async fn tell_istio<K>(
-        &self,
-        informer: &Informer<K>,
-        key: &Key,
-        wrong: Option<Vec<String>>,
-        status_of: fn(&K) -> Option<&IstioStatus>,
-    ) -> Result<(), kube::Error>
-    where
-        K: Object + Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    {
-        let (Some(wrong), Some(object)) = (wrong, informer.get(&key.namespace, &key.name)) else { return Ok(()) };
-        let known = status_of(&object);
-        let status = mesh::status::of(known, &wrong, object.meta().generation, Timestamp::now());
-        mesh::status::write(&Api::namespaced(self.client.clone(), &key.namespace), &*object, known, &status).await
-    }
-
-    async fn tell_ingress(&self, key: &Key) -> Result<(), kube::Error> {
-        let reports = self.core.lock().ingress(key).map(|plan| plan.reports.clone());
-        let (Some(reports), Some(ingress)) = (reports, self.view.ingress(key)) else {
-            self.reported.lock().remove(key);
-            return Ok(());
-        };
-        let bindings = self.server.bindings().borrow().clone();
-        let status = status::ingress(&ingress, self.server.addresses(), &bindings);
-        self.write(&*ingress, ingress.status.as_ref(), &status).await?;
-        let before = match reports.is_empty() {
-            true => self.reported.lock().remove(key),
-            false => self.reported.lock().insert(key.clone(), reports.clone()),
-        };
-        let before = before.unwrap_or_default();
-        for report in reports.iter().filter(|report| !before.contains(report)) {
-            self.recorder.about(&*ingress, EventType::Warning, report.reason, report.message.clone());
-        }
-        Ok(())
     }
 
     async fn tell_gateway(&self, key: &Key, now: Timestamp) -> Result<(), kube::Error> {
