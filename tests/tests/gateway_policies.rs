@@ -7,17 +7,17 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use system_tests::{Instance, Options, eventually};
+use system_tests::{Instance, Options, eventually, need_root};
 
-/// The port of the Gateways here, at the instance's own address.
-const PORT: u16 = 18080;
+/// The port of the Gateway, at an address of its own.
+const PORT: u16 = 80;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers requests: `/sick` with 503, and all others with a page that tells the request's head.
 fn serve() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
     let port = listener.local_addr().expect("its address").port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -76,14 +76,10 @@ fn told(instance: &Instance, kind: &str) -> (String, String, Option<String>) {
 
 /// A Gateway with a route to a backend on this machine; its address.
 fn set_up(instance: &Instance) -> String {
-    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "web", "labels": {"kubernetes.io/service-name": "web"}},
-        "ports": [{"name": "p", "port": serve()}], "endpoints": [{"addresses": ["127.0.0.1"]}]});
     let gateway_api = "gateway.networking.k8s.io/v1";
     for object in [
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
             "spec": {"ports": [{"name": "p", "port": 80}]}}),
-        slice,
         json!({"apiVersion": gateway_api, "kind": "Gateway", "metadata": {"name": "edge"},
             "spec": {"gatewayClassName": "keelson", "listeners": [{"name": "http", "port": PORT, "protocol": "HTTP"}]}}),
         json!({"apiVersion": gateway_api, "kind": "HTTPRoute", "metadata": {"name": "web"},
@@ -91,17 +87,27 @@ fn set_up(instance: &Instance) -> String {
     ] {
         instance.apply(&object.to_string());
     }
-    let address = eventually("the Gateway has an address", || {
+    // Its own comes first; the last one is shared, and one of this machine.
+    let (address, machine) = eventually("the Gateway has addresses", || {
         let gateway = instance.get(&["gateway", "edge"])?;
-        Some(gateway["status"]["addresses"][0]["value"].as_str()?.to_owned())
+        let addresses = gateway["status"]["addresses"].as_array()?;
+        let value = |address: &Value| address["value"].as_str().map(str::to_owned);
+        Some((value(addresses.first()?)?, value(addresses.last()?)?))
     });
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "web", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "p", "port": serve()}], "endpoints": [{"addresses": [machine]}]});
+    instance.apply(&slice.to_string());
     eventually("the route answers", || get(&address, "/", "").filter(|(head, _)| head.starts_with("HTTP/1.1 200")));
     address
 }
 
 #[test]
 fn policies_for_clients_and_for_backends_are_told_and_followed() {
-    let instance = Instance::start(Options::default());
+    if !need_root("policies_for_clients_and_for_backends_are_told_and_followed") {
+        return;
+    }
+    let instance = Instance::start(Options { node: true, ..Options::default() });
     let address = set_up(&instance);
     let clients = json!({
         "clientIPDetection": {"xForwardedFor": {"numTrustedHops": 1}},

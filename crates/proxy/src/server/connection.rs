@@ -104,7 +104,12 @@ where
     let address = peer.address;
     let times = peer.client.as_ref().map(|client| &client.times);
     let limit = times.and_then(|times| times.inspection.or(times.idle)).unwrap_or(HEAD);
-    let result = match tokio::time::timeout(limit, hello::version(stream)).await {
+    let known = tokio::select! {
+        known = tokio::time::timeout(limit, hello::version(stream)) => known,
+        // Who has said nothing so far is not waited for.
+        () = left(leaving) => return,
+    };
+    let result = match known {
         Ok(Ok((http, stream))) => speak(http, stream, peer, leaving).await,
         // Nobody has asked for anything.
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
@@ -114,6 +119,12 @@ where
     if let Err(error) = result {
         debug!(%error, %address, "connection ended with an error");
     }
+}
+
+/// Waits until the listener is gone, and then for what is on its way.
+async fn left(leaving: &CancellationToken) {
+    leaving.cancelled().await;
+    tokio::time::sleep(LAST_REQUESTS).await;
 }
 
 async fn speak<S>(http: Http, stream: Rewound<S>, peer: Peer, leaving: &CancellationToken) -> hyper::Result<()>

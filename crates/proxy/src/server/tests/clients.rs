@@ -302,3 +302,24 @@ async fn an_answer_before_the_end_of_a_large_body_is_passed_on() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_has_said_nothing_does_not_hold_up_the_end() {
+    let upstream = named("ok").await;
+    for policy in [None, Some(Policy::default())] {
+        let table = match policy {
+            Some(policy) => treated(policy, to_one(&upstream)),
+            None => to(&upstream),
+        };
+        let gateway = Gateway::start(table).await;
+        let mut silent =
+            [TcpStream::connect(gateway.address).await.unwrap(), TcpStream::connect(gateway.address).await.unwrap()];
+        silent[1].write_all(b"PRI * HT").await.unwrap();
+        // Both are accepted by the time that a later one is answered.
+        assert_eq!(gateway.get("/").await.body, "ok");
+        let Gateway { stop, mut tasks, .. } = gateway;
+        stop.cancel();
+        let ended = tokio::time::timeout(DRAIN / 3, tasks.join_next()).await;
+        ended.expect("it ends at once").unwrap().unwrap();
+    }
+}

@@ -1,11 +1,14 @@
 //! TLS: passed through, ended for bytes, asked of clients, and towards backends.
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use rustls::{RootCertStore, pki_types::CertificateDer};
+use rustls::{RootCertStore, pki_types::CertificateDer, version::TLS13};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use super::{protocols::repeating, *};
-use crate::routing::{Identity, Owner, Rank, Security, StreamRule, Wire};
+use crate::routing::{
+    CertificateDetail, Identity, Kept, ListenerConfig, Owner, Rank, Security, StreamRule, TextMatch, ToldCertificates,
+    Wire,
+};
 
 /// Someone who vouches for certificates.
 struct Authority {
@@ -143,6 +146,43 @@ async fn clients_show_the_certificates_that_are_asked_for() {
             assert_eq!(served, expected, "{clients:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_policy_says_how_tls_is_spoken_and_what_is_told_of_clients() {
+    let authority = Authority::new();
+    let upstream = echo().await;
+    let (known, other) = (authority.issue(&["a.client"], Some("spiffe://td/a")), authority.issue(&["b.client"], None));
+    let terms = Terms {
+        versions: Some(vec![&TLS13]),
+        protocols: Some(vec![b"http/1.1".to_vec()]),
+        clients: Some(Clients::Optional(Arc::new(authority.roots()))),
+        demands: Demands { hosts: vec![TextMatch::Prefix("a.".into())], ..Demands::default() },
+        ..Terms::default()
+    };
+    let own = vec![authority.issue(&["web.test"], None)];
+    let mode = Mode::Http(Some(termination_by(own, &Clients::Anybody, true, &terms).unwrap()));
+    let certificates = ToldCertificates {
+        kept: Kept::Known,
+        told: true,
+        details: vec![CertificateDetail::Uris, CertificateDetail::Hosts],
+    };
+    let client = Some(Arc::new(crate::routing::Client { certificates, ..Default::default() }));
+    let mut table = listening(Protocol::Tls, vec![ListenerConfig { client, ..config(None, mode) }]);
+    insert(&mut table, None, "/", forward(vec![share(&backend(&[upstream.address]), 1)]));
+    let gateway = Gateway::start(table).await;
+    let ask = async |own: Option<&Certificate>| {
+        let stream = authority.connect(gateway.address, "web.test", own).await?;
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        let request = Request::get("/").header("host", "web.test").header("x-forwarded-client-cert", "By=proxy");
+        let answer = Client::over(stream).await.send(request.body(Full::default()).unwrap()).await;
+        answer.map(|answer| answer.body).map_err(std::io::Error::other)
+    };
+    let told = ask(Some(&known)).await.unwrap();
+    let line = told.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).unwrap();
+    assert!(line.starts_with("By=proxy,Hash=") && line.contains(";URI=spiffe://td/a;DNS=a.client"), "{line}");
+    assert!(!ask(None).await.unwrap().contains("x-forwarded-client-cert"), "who shows none tells of none");
+    ask(Some(&other)).await.expect_err("a certificate without the name");
 }
 
 #[tokio::test]
