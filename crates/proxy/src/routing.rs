@@ -53,9 +53,10 @@ pub use decision::{Decision, Forward, Found, KeptForward};
 pub use direct::{Credential, Direct};
 pub use edit::HeaderEdits;
 pub use guards::{
-    ApiKeyAuth, ApiKeys, Authorization, AuthorizationRule, BasicAuth, ClaimCondition, Claims, Entrant, Flaw, Guard,
-    Guards, Inherited, Jwt, KeyPlace, KeyServer, KeySource, Lenience, MalformedPasswords, Origins, Passwords,
-    Permission, Policies, Provider, Refusal, RemoteKeys, TokenCondition, TokenPlace,
+    ApiKeyAuth, ApiKeys, AuthProtocol, AuthTarget, Authorization, AuthorizationRule, BasicAuth, ClaimCondition, Claims,
+    Entrant, External, Failure, Flaw, Grant, Guard, Guards, HttpAuth, Inherited, Jwt, KeyPlace, KeyServer, KeySource,
+    Lenience, MalformedPasswords, Origins, Passwords, Permission, Policies, Provider, Reading, Refusal, RemoteKeys,
+    Said, TokenCondition, TokenPlace, check,
 };
 pub(crate) use guards::{Examined, Known};
 pub use hosts::Hosts;

@@ -15,6 +15,7 @@ mod api_key;
 mod authorization;
 mod basic;
 mod entrant;
+mod external;
 mod htpasswd;
 mod jwt;
 mod origins;
@@ -25,6 +26,7 @@ pub use api_key::{ApiKeyAuth, ApiKeys, KeyPlace};
 pub use authorization::{Authorization, AuthorizationRule, ClaimCondition, Permission, TokenCondition};
 pub use basic::BasicAuth;
 pub use entrant::{Claims, Entrant};
+pub use external::{AuthProtocol, AuthTarget, External, Failure, Grant, HttpAuth, Reading, Said, check};
 pub use htpasswd::{MalformedPasswords, Passwords};
 pub(crate) use jwt::Examined;
 pub use jwt::{Flaw, Jwt, KeySource, Lenience, Provider, TokenPlace};
@@ -49,6 +51,8 @@ pub enum Guard {
     Refuse(StatusCode),
     /// From pages of which origins requests may come that change something.
     Origins(Arc<Origins>),
+    /// What a service says of it.
+    External(Arc<External>),
     /// A key that its sender has.
     ApiKey(Arc<ApiKeyAuth>),
     /// A name and a password.
@@ -71,7 +75,7 @@ impl Guard {
             Guard::Basic(basic) => basic.ask(entrant),
             Guard::Authorization(authorization) => authorization.ask(entrant),
             Guard::Any(guards) => any(guards, entrant),
-            Guard::Jwt(_) => return None,
+            Guard::External(_) | Guard::Jwt(_) => return None,
         })
     }
 
@@ -80,6 +84,7 @@ impl Guard {
         match self {
             Guard::Refuse(_) => 0,
             Guard::Origins(_) => 1,
+            Guard::External(_) => 2,
             Guard::ApiKey(_) => 3,
             Guard::Basic(_) => 4,
             Guard::Jwt(_) => 5,
@@ -112,7 +117,12 @@ impl Guards {
         self.steps.iter().all(|step| match step {
             Guard::Refuse(_) => false,
             Guard::Authorization(authorization) => authorization.admits(client),
-            Guard::Origins(_) | Guard::ApiKey(_) | Guard::Basic(_) | Guard::Jwt(_) | Guard::Any(_) => true,
+            Guard::Origins(_)
+            | Guard::ApiKey(_)
+            | Guard::Basic(_)
+            | Guard::External(_)
+            | Guard::Jwt(_)
+            | Guard::Any(_) => true,
         })
     }
 }

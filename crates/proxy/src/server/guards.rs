@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, pin::Pin, sync::Arc};
 
-use http::{HeaderValue, Request, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header, request::Parts};
 
 use super::{
     answer::{Answer, is_grpc, own, refused},
@@ -14,6 +14,7 @@ use super::{
 use crate::routing::{Claims, Entrant, Found, Guard, Guards, Policies, PortTable, Refusal};
 
 mod asking;
+mod external;
 mod tokens;
 
 /// A request whose rule has guards.
@@ -32,6 +33,7 @@ struct Passing {
     authority: HeaderValue,
     client: IpAddr,
     tokens: Vec<(Arc<str>, Claims)>,
+    late: Vec<(HeaderName, HeaderValue, bool)>,
     /// The place of the last step that was taken.
     step: Option<u8>,
 }
@@ -58,8 +60,9 @@ impl Asked<'_> {
         let origin = guards.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
         let client = arrival::client(self.peer, &request);
         let (parts, body) = request.into_parts();
-        let mut answer =
-            self.go_on(guards, Passing { parts, body, authority, client, tokens: Vec::new(), step: None }).await;
+        let (tokens, late) = (Vec::new(), Vec::new());
+        let passing = Passing { parts, body, authority, client, tokens, late, step: None };
+        let mut answer = self.go_on(guards, passing).await;
         if let Some(cors) = &guards.cors {
             // Also to answers of the guards: else a page could not tell a refusal from a failure.
             cors.apply(origin.as_ref(), answer.headers_mut());
@@ -82,7 +85,14 @@ impl Asked<'_> {
                     let request = Request::from_parts(passing.parts, passing.body);
                     let head = forward::head(self.host, &request);
                     let decision = self.found.decide(&head, self.inherited, rand::random());
-                    forward::act(self.peer, decision, request, passing.authority).await
+                    let mut answer = forward::act(self.peer, decision, request, passing.authority).await;
+                    for (name, value, append) in passing.late {
+                        match append {
+                            true => drop(answer.headers_mut().append(name, value)),
+                            false => drop(answer.headers_mut().insert(name, value)),
+                        }
+                    }
+                    answer
                 }
             }
         })
@@ -91,22 +101,18 @@ impl Asked<'_> {
     async fn pass(&self, guards: &Guards, passing: &mut Passing) -> Outcome {
         let left = guards.steps.iter().filter(|step| passing.step.is_none_or(|taken| taken < step.order()));
         let left: Vec<&Guard> = left.collect();
-        let mut entrant = Entrant {
-            parts: &mut passing.parts,
-            host: self.host,
-            authority: &passing.authority,
-            client: passing.client,
-            tls: self.peer.tls,
-            tokens: std::mem::take(&mut passing.tokens),
-        };
+        let names = (self.host, &passing.authority);
+        let mut entrant = Entrant::new(&mut passing.parts, names, passing.client, self.peer.tls);
+        (entrant.tokens, entrant.late) = (std::mem::take(&mut passing.tokens), std::mem::take(&mut passing.late));
         let mut outcome = Outcome::Passed;
         for step in left {
             passing.step = Some(step.order());
-            let asked = match (step.ask(&mut entrant), step) {
-                (Some(outcome), _) => outcome.map(|()| false),
-                (None, Guard::Jwt(jwt)) => tokens::ask(&self.peer.shared, jwt, &mut entrant).await,
-                // Who is to be asked is not known here, so that nothing passes.
-                (None, _) => Err(Refusal::bare(StatusCode::INTERNAL_SERVER_ERROR)),
+            let shared = &self.peer.shared;
+            let asked = match step {
+                Guard::Jwt(jwt) => tokens::ask(shared, jwt, &mut entrant).await,
+                Guard::External(external) => external::ask(shared, external, &mut entrant, &mut passing.body).await,
+                // Who else is to be asked is not known here, so that nothing passes.
+                step => step.ask(&mut entrant).unwrap_or_else(|| Err(nobody())).map(|()| false),
             };
             match asked {
                 Ok(false) => {}
@@ -120,7 +126,7 @@ impl Asked<'_> {
                 }
             }
         }
-        passing.tokens = entrant.tokens;
+        (passing.tokens, passing.late) = (entrant.tokens, entrant.late);
         outcome
     }
 
@@ -144,4 +150,8 @@ impl Asked<'_> {
         let guards = found.guards(inherited.as_deref()).map_or(&none, |guards| &**guards);
         again.go_on(guards, Passing { parts, ..passing }).await
     }
+}
+
+fn nobody() -> Refusal {
+    Refusal::bare(StatusCode::INTERNAL_SERVER_ERROR)
 }

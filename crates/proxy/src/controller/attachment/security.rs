@@ -28,6 +28,7 @@ mod api_key;
 mod authorization;
 mod backends;
 mod basic;
+mod external;
 mod jwt;
 mod origins;
 
@@ -53,10 +54,15 @@ impl Policy for SecurityPolicy {
     }
 
     fn compile(&self, seen: &Seen<'_>) -> Effect {
-        let from = From { seen, namespace: namespace(&self.metadata), warnings: RefCell::default() };
+        let from = From {
+            seen,
+            namespace: namespace(&self.metadata),
+            warnings: RefCell::default(),
+            fault: RefCell::default(),
+        };
         let guards = guards(&from, &self.spec);
         let (guards, accepted) = match guards {
-            Ok(guards) => (guards, Ok(())),
+            Ok(guards) => (guards, from.fault.take().map_or(Ok(()), Err)),
             Err((cors, fault)) => {
                 let steps = vec![Guard::Refuse(StatusCode::INTERNAL_SERVER_ERROR)];
                 (Guards { cors, steps }, Err(fault))
@@ -96,6 +102,8 @@ struct From<'a> {
     seen: &'a Seen<'a>,
     namespace: &'a str,
     warnings: RefCell<Vec<String>>,
+    /// What is wrong, but is to let requests pass.
+    fault: RefCell<Option<Fault>>,
 }
 
 impl From<'_> {
@@ -133,12 +141,19 @@ fn guards(from: &From<'_>, spec: &SecurityPolicySpec) -> Result<Guards, (Option<
 
 fn steps(from: &From<'_>, spec: &SecurityPolicySpec) -> Result<Vec<Guard>, Fault> {
     known("spec.", &spec.unread)?;
-    if spec.ext_auth.is_some() {
-        return Err(invalid("spec.extAuth is not supported"));
-    }
     let mut steps = Vec::new();
     if let Some(csrf) = &spec.csrf {
         steps.push(Guard::Origins(Arc::new(origins::compile(csrf)?)));
+    }
+    if let Some(external) = &spec.ext_auth {
+        match external::compile(from, external).map_err(of("ExtAuth")) {
+            Ok(compiled) => steps.push(Guard::External(Arc::new(compiled))),
+            // So the field's description has it: what is not asked because nobody can be is not asked.
+            Err(fault) if external.fail_open == Some(true) => {
+                from.fault.replace(Some(fault));
+            }
+            Err(fault) => return Err(fault),
+        }
     }
     if let Some(keys) = &spec.api_key_auth {
         steps.push(Guard::ApiKey(Arc::new(api_key::compile(from, keys).map_err(of("APIKeyAuth"))?)));

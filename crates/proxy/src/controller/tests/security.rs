@@ -49,8 +49,7 @@ fn status(core: &Core, target: &str, headers: &[(&str, &str)]) -> u16 {
     let found = port.find(80, None, &head, 0).map_err(|_| "a rule").unwrap();
     let guards = Arc::clone(found.guards(None).unwrap());
     let client = "10.0.0.7".parse().unwrap();
-    let (tls, tokens) = (false, Vec::new());
-    let mut entrant = Entrant { parts: &mut parts, host, authority: &authority, client, tls, tokens };
+    let mut entrant = Entrant::new(&mut parts, (host, &authority), client, false);
     for step in &guards.steps {
         match step.ask(&mut entrant) {
             Some(Ok(())) => {}

@@ -175,8 +175,7 @@ mod tests {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let authority = HeaderValue::from_static("shop.test");
         let client = "10.0.0.7".parse().unwrap();
-        let (host, tls, tokens) = ("shop.test", false, Vec::new());
-        let entrant = &mut Entrant { parts: &mut parts, host, authority: &authority, client, tls, tokens };
+        let entrant = &mut Entrant::new(&mut parts, ("shop.test", &authority), client, false);
         auth.ask(entrant)?;
         let all = |name: &str| {
             let values = parts.headers.get_all(name).iter().map(|value| value.to_str().unwrap());

@@ -106,14 +106,7 @@ mod tests {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let authority = HeaderValue::from_static("shop.test:8080");
         let client = "10.0.0.7".parse().unwrap();
-        let entrant = &mut Entrant {
-            parts: &mut parts,
-            host: "shop.test",
-            authority: &authority,
-            client,
-            tls: true,
-            tokens: Vec::new(),
-        };
+        let entrant = &mut Entrant::new(&mut parts, ("shop.test", &authority), client, true);
         (basic.ask(entrant), parts.headers.get("x-user").cloned())
     }
 

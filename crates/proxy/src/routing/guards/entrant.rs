@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderValue, Uri, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Uri, request::Parts, uri::PathAndQuery};
 use serde_json::{Map, Value};
 
-use super::super::matching::RequestHead;
+use super::super::{matching::RequestHead, redirect::Origin};
 
 /// Bytes of the path that a challenge repeats at most: Envoy's.
 const REALM_PATH_BYTES: usize = 256;
@@ -28,9 +28,24 @@ pub struct Entrant<'a> {
     pub tls: bool,
     /// What verified tokens say, by the name of their provider.
     pub tokens: Vec<(Arc<str>, Claims)>,
+    /// Headers of the answer to its client, and whether they are added to those that are there.
+    pub late: Vec<(HeaderName, HeaderValue, bool)>,
 }
 
-impl Entrant<'_> {
+impl<'a> Entrant<'a> {
+    /// A request of which nothing was asked yet.
+    pub fn new(parts: &'a mut Parts, (host, authority): (&'a str, &'a HeaderValue), client: IpAddr, tls: bool) -> Self {
+        Entrant { parts, host, authority, client, tls, tokens: Vec::new(), late: Vec::new() }
+    }
+
+    /// Where it was sent, as far as the request says it.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        let uri = &self.parts.uri;
+        let port = self.authority.to_str().ok().and_then(|authority| authority.rsplit_once(':')?.1.parse().ok());
+        let port = port.unwrap_or(if self.tls { 443 } else { 80 });
+        Origin { client: Some(self.client), tls: self.tls, host: self.host, port, path: uri.path(), query: uri.query() }
+    }
+
     /// What a decision looks at.
     pub fn head(&self) -> RequestHead<'_> {
         let uri = &self.parts.uri;

@@ -94,9 +94,8 @@ mod tests {
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let authority = HeaderValue::from_static("shop.test:8080");
-        let (host, client) = ("shop.test", "10.0.0.7".parse().unwrap());
-        let entrant =
-            Entrant { parts: &mut parts, host, authority: &authority, client, tls: false, tokens: Vec::new() };
+        let client = "10.0.0.7".parse().unwrap();
+        let entrant = Entrant::new(&mut parts, ("shop.test", &authority), client, false);
         origins.ask(&entrant).is_ok()
     }
 

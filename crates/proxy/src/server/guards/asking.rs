@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Version, response::Parts};
+use http::{HeaderMap, Request, Version, response::Parts};
 use hyper::body::Body as _;
 
 use super::super::{
@@ -18,6 +18,8 @@ use crate::routing::Backend;
 pub(super) struct Said {
     pub(super) head: Parts,
     pub(super) body: Bytes,
+    /// What came after the body.
+    pub(super) trailers: HeaderMap,
 }
 
 /// Why there is no answer.
@@ -60,21 +62,20 @@ pub(super) async fn ask(
         let Answered { response, line, .. } = exchange.run(request).await.map_err(|_| Silence::Unanswered)?;
         let (head, body) = response.into_parts();
         let body = ResponseBody::backend(body, line, shared.pool.clone(), ended, None, None).await;
-        let body = read(body, bytes_max).await?;
-        Ok(Said { head, body })
+        let (body, trailers) = read(body, bytes_max).await?;
+        Ok(Said { head, body, trailers })
     };
     tokio::time::timeout(patience, asked).await.map_err(|_| Silence::Late)?
 }
 
-async fn read(mut body: ResponseBody, limit: usize) -> Result<Bytes, Silence> {
-    let mut whole = Vec::new();
+async fn read(mut body: ResponseBody, limit: usize) -> Result<(Bytes, HeaderMap), Silence> {
+    let (mut whole, mut trailers) = (Vec::new(), HeaderMap::new());
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        if let Ok(data) = frame.map_err(|_| Silence::BrokenOff)?.into_data() {
-            if whole.len() + data.len() > limit {
-                return Err(Silence::TooLong);
-            }
-            whole.extend_from_slice(&data);
+        match frame.map_err(|_| Silence::BrokenOff)?.into_data() {
+            Ok(data) if whole.len() + data.len() > limit => return Err(Silence::TooLong),
+            Ok(data) => whole.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
-    Ok(whole.into())
+    Ok((whole.into(), trailers))
 }

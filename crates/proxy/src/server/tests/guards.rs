@@ -6,6 +6,7 @@ use crate::routing::{
     Passwords, Policies, Rank, RequestMatch, Rule, StreamRule,
 };
 
+mod external;
 mod tokens;
 
 fn guarded(upstream: &Upstream, guards: Guards) -> RouteTable {

@@ -18,8 +18,7 @@ fn asked(core: &Core, client: &str, password: Option<&str>) -> u16 {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let authority = HeaderValue::from_static("shop.test");
     let client = client.parse().unwrap();
-    let mut entrant =
-        Entrant { parts: &mut parts, host: "shop.test", authority: &authority, client, tls: false, tokens: Vec::new() };
+    let mut entrant = Entrant::new(&mut parts, ("shop.test", &authority), client, false);
     assert!(guards.steps.is_sorted_by_key(Guard::order), "in the order in which they are gone on with");
     let refusal = guards.steps.iter().find_map(|step| step.ask(&mut entrant).unwrap().err());
     refusal.map_or(200, |refusal| refusal.status.as_u16())

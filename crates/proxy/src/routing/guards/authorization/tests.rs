@@ -13,14 +13,8 @@ fn passes(authorization: &Authorization, method: &str, path: &str, claims: Optio
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let authority = HeaderValue::from_static("shop.test");
     let tokens = claims.map(|claims| ("idp".into(), claims.as_object().unwrap().clone()));
-    let entrant = Entrant {
-        parts: &mut parts,
-        host: "shop.test",
-        authority: &authority,
-        client: "10.0.0.7".parse().unwrap(),
-        tls: false,
-        tokens: tokens.into_iter().collect(),
-    };
+    let mut entrant = Entrant::new(&mut parts, ("shop.test", &authority), "10.0.0.7".parse().unwrap(), false);
+    entrant.tokens.extend(tokens);
     authorization.ask(&entrant).is_ok()
 }
 

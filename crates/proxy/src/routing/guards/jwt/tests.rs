@@ -43,8 +43,8 @@ fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
 
 fn entrant<T>(parts: &mut Parts, check: impl FnOnce(&mut Entrant<'_>) -> T) -> T {
     let authority = HeaderValue::from_static("shop.test");
-    let (host, client) = ("shop.test", "10.0.0.7".parse().unwrap());
-    check(&mut Entrant { parts, host, authority: &authority, client, tls: true, tokens: Vec::new() })
+    let client = "10.0.0.7".parse().unwrap();
+    check(&mut Entrant::new(parts, ("shop.test", &authority), client, true))
 }
 
 fn verified(provider: &Provider, token: &str) -> Result<Claims, Flaw> {
