@@ -85,6 +85,7 @@ async fn start_gateway(address: SocketAddr, tasks: &mut JoinSet<()>) -> Outcome<
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         ephemeral: true,
         sockets: Sockets::default(),
+        threads: 2,
     });
     server.install(table);
     let mut bindings = server.bindings();

@@ -8,7 +8,7 @@
 //! Invariants: a request is served by one table from start to end; installing a table drops no connection and no
 //! request; no more is read from one side than the other takes; a request is sent again only where that is safe.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, num::NonZero, path::PathBuf};
 
 use reconcile::Informers;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,8 @@ pub struct GatewayConfig {
 /// end. From `settled` on changes are no longer followed: a process that hands over still serves when its informers have
 /// ended. Somebody else runs the informers.
 pub async fn run(informers: &Informers, config: GatewayConfig, settled: CancellationToken, stop: CancellationToken) {
-    let serving = ServerConfig { addresses: config.addresses, ephemeral: false, sockets: config.sockets };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let serving = ServerConfig { addresses: config.addresses, ephemeral: false, sockets: config.sockets, threads };
     let server = Server::by(serving, config.routes);
     let controller = Controller::new(informers, server.clone(), config.pool, config.answers);
     tokio::join!(server.run(stop), controller.run(settled));

@@ -296,7 +296,7 @@ impl Shared {
 
 /// A server that listens nowhere.
 fn server(routes: &Routes) -> Server {
-    let config = ServerConfig { addresses: Vec::new(), ephemeral: false, sockets: Sockets::default() };
+    let config = ServerConfig { addresses: Vec::new(), ephemeral: false, sockets: Sockets::default(), threads: 0 };
     Server::by(config, routes.clone())
 }
 

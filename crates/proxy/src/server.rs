@@ -54,6 +54,7 @@ mod traffic;
 mod tunnel;
 mod upstream;
 mod visit;
+mod workers;
 
 pub use account::{Exchanged, Observer, Went};
 pub use origin::{Expected, Trust, client, unverified, verification};
@@ -62,7 +63,7 @@ pub use sockets::Sockets;
 pub use tls::{CertificateError, Clients, Demands, Terms, certificate, roots, termination, termination_by};
 pub use visit::{Connection, Dial, Dialed, Dialing, Gate, Visit};
 
-use self::{listener::Binding, upstream::Pool};
+use self::{listener::Binding, upstream::Pool, workers::Workers};
 
 /// How often a port that another process holds is tried again. Nothing tells when it is freed.
 const BIND_RETRY: Duration = Duration::from_secs(2);
@@ -82,6 +83,8 @@ pub struct ServerConfig {
     pub ephemeral: bool,
     /// What is listened on; with sockets of a server before this one they are taken over.
     pub sockets: Sockets,
+    /// Threads of its own that serve connections, eight at most; with none the caller's runtime does.
+    pub threads: usize,
 }
 
 /// A port of an address.
@@ -189,6 +192,7 @@ impl Server {
 
     /// Listens where the table says until `stop`, then lets requests under way end.
     pub async fn run(&self, stop: CancellationToken) {
+        let workers = Arc::new(Workers::start(self.shared.config.threads));
         let mut installed = self.shared.installed.subscribe();
         let mut reap = tokio::time::interval(REAP_INTERVAL);
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -198,7 +202,7 @@ impl Server {
             installed.mark_unchanged();
             // Before the table is looked at: what is bound next is then at least what the first one asks for.
             let loaded = self.shared.loaded.is_cancelled();
-            let failed = self.bind(&mut bound, &mut tasks, &stop).await;
+            let failed = self.bind(&workers, &mut bound, &mut tasks, &stop).await;
             if loaded {
                 self.shared.config.sockets.served(|bind| bound.contains_key(bind));
             }
@@ -247,6 +251,7 @@ impl Server {
     /// Brings what is bound in line with the table; says whether an address could not be bound.
     async fn bind(
         &self,
+        workers: &Arc<Workers>,
         bound: &mut BTreeMap<Bind, Binding>,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
@@ -269,7 +274,7 @@ impl Server {
                 continue;
             }
             let opened = match key.2 {
-                Transport::Tcp => listener::bind(&self.shared, key, tasks, stop.child_token()),
+                Transport::Tcp => listener::bind(&self.shared, workers, key, tasks, stop.child_token()),
                 Transport::Udp => datagram::bind(&self.shared, key, tasks, stop.child_token()),
             };
             match opened {

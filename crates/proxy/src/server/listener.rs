@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{self, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +25,7 @@ use super::{
     connection::{self, Peer},
     hello::{self, Rewound},
     proxied, stream, told,
+    workers::Workers,
 };
 use crate::routing::{Client, ConnectionTerms, Mode, PortTable, Protocol, Site, Transport};
 
@@ -46,6 +47,7 @@ pub(crate) struct Binding {
 /// Binds and starts to accept.
 pub(crate) fn bind(
     shared: &Arc<Shared>,
+    workers: &Arc<Workers>,
     bind: Bind,
     tasks: &mut JoinSet<()>,
     stop: CancellationToken,
@@ -54,7 +56,7 @@ pub(crate) fn bind(
     let local = listener.local_addr()?;
     let open = AtomicU64::new(0);
     let server = Arc::new(Accepted { shared: Arc::clone(shared), port: bind.1, stop: stop.clone(), open });
-    tasks.spawn(accept(listener, server));
+    tasks.spawn(accept(listener, server, Arc::clone(workers)));
     Ok(Binding { local, stop })
 }
 
@@ -75,15 +77,16 @@ impl Drop for Open {
     }
 }
 
-async fn accept(listener: TcpListener, server: Arc<Accepted>) {
+async fn accept(listener: TcpListener, server: Arc<Accepted>, workers: Arc<Workers>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = server.stop.cancelled() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(Arc::clone(&server).serve(stream, peer));
+                // It belongs to the reactor of the thread that serves it.
+                Ok((stream, peer)) => if let Ok(stream) = stream.into_std() {
+                    workers.spawn(&mut connections, Arc::clone(&server).serve(stream, peer));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
@@ -101,9 +104,10 @@ async fn accept(listener: TcpListener, server: Arc<Accepted>) {
 }
 
 impl Accepted {
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+    async fn serve(self: Arc<Self>, stream: net::TcpStream, address: SocketAddr) {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let _open = Open(Arc::clone(&self));
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot disable delayed sending");
         }

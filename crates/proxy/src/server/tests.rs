@@ -441,8 +441,12 @@ async fn taken_port_is_reported_and_opened_once_it_is_free() {
     let holder = TcpListener::bind((LOCAL, 0)).await.unwrap();
     let port = holder.local_addr().unwrap().port();
     let other: IpAddr = [127, 0, 0, 2].into();
-    let server =
-        Server::new(ServerConfig { addresses: vec![LOCAL, other], ephemeral: false, sockets: Sockets::default() });
+    let server = Server::new(ServerConfig {
+        addresses: vec![LOCAL, other],
+        ephemeral: false,
+        sockets: Sockets::default(),
+        threads: 0,
+    });
     let mut table = RouteTable::default();
     let site = Site { place: Place::Shared, port, transport: Transport::Tcp };
     table.listen(site, Protocol::Http, vec![config(None, Mode::Http(None))]);
@@ -465,8 +469,12 @@ async fn every_address_of_the_machine_serves_those_of_single_gateways_too() {
     let (common, single) = (named("common").await, named("single").await);
     let any: IpAddr = [0, 0, 0, 0].into();
     let own: IpAddr = [127, 0, 0, 9].into();
-    let server =
-        Server::new(ServerConfig { addresses: vec![any, LOCAL], ephemeral: true, sockets: Sockets::default() });
+    let server = Server::new(ServerConfig {
+        addresses: vec![any, LOCAL],
+        ephemeral: true,
+        sockets: Sockets::default(),
+        threads: 0,
+    });
     let mut table = to(&common);
     let site = Site { place: Place::Own(own), ..SITE };
     table.listen(site, Protocol::Http, vec![config(None, Mode::Http(None))]);

@@ -39,6 +39,7 @@ use super::{
     listener::keepalive_of,
     proxied,
     visit::Dial,
+    workers::{MOST, place},
 };
 use crate::routing::{Backend, Identity, LineTerms, Security, Upstream, Wire};
 
@@ -431,20 +432,30 @@ impl Connection {
 type Idle = Vec<(Instant, Box<Connection>)>;
 
 /// Connections by endpoint and way. Cheap to clone.
+///
+/// Each thread that serves has its own: a connection that another one had opened would wake that one for every byte.
 #[derive(Clone, Default)]
-pub(crate) struct Pool {
-    idle: Arc<Mutex<HashMap<Key, Idle>>>,
-    shared: Arc<Mutex<HashMap<Key, Used>>>,
+pub(crate) struct Pool(Arc<[Shelf; MOST + 1]>);
+
+/// Those of one thread. Only what is too old is taken from it by another.
+#[derive(Default)]
+struct Shelf {
+    idle: Mutex<HashMap<Key, Idle>>,
+    shared: Mutex<HashMap<Key, Used>>,
 }
 
 /// A connection in HTTP/2, and when it was last asked for.
 type Used = (Instant, http2::SendRequest<RequestBody>, Use);
 
 impl Pool {
+    fn shelf(&self) -> &Shelf {
+        &self.0[place()]
+    }
+
     /// A line that is still open, the most recently used first.
     async fn take(&self, key: &Key) -> Option<Line> {
         if key.http2 {
-            let mut shared = self.shared.lock();
+            let mut shared = self.shelf().shared.lock();
             let (used, sender, left) = shared.get_mut(key)?;
             // What is under way on one that may take no more ends in its own time.
             if sender.is_closed() || !left.take() {
@@ -455,7 +466,7 @@ impl Pool {
             return Some(Line::Many(sender.clone(), true));
         }
         loop {
-            let (since, mut connection) = self.idle.lock().get_mut(key)?.pop()?;
+            let (since, mut connection) = self.shelf().idle.lock().get_mut(key)?.pop()?;
             let open = poll_fn(|context| Poll::Ready(connection.poll_reusable(context))).await;
             if open && since.elapsed() < connection.use_up.idle && connection.use_up.take() {
                 return Some(Line::One(connection));
@@ -465,7 +476,7 @@ impl Pool {
 
     fn share(&self, key: Key, sender: &http2::SendRequest<RequestBody>, mut left: Use) {
         left.take();
-        self.shared.lock().insert(key, (Instant::now(), sender.clone(), left));
+        self.shelf().shared.lock().insert(key, (Instant::now(), sender.clone(), left));
     }
 
     pub(crate) fn put(&self, mut connection: Box<Connection>) {
@@ -473,7 +484,7 @@ impl Pool {
             return;
         }
         connection.reused = true;
-        let mut idle = self.idle.lock();
+        let mut idle = self.shelf().idle.lock();
         let connections = idle.entry(connection.key).or_default();
         if connections.len() < IDLE_PER_ENDPOINT {
             connections.push((Instant::now(), connection));
@@ -482,12 +493,14 @@ impl Pool {
 
     /// Closes what was idle for too long.
     pub(crate) fn reap(&self) {
-        let mut idle = self.idle.lock();
-        for connections in idle.values_mut() {
-            connections.retain(|(since, connection)| since.elapsed() < connection.use_up.idle);
+        for Shelf { idle, shared } in &*self.0 {
+            let mut idle = idle.lock();
+            for connections in idle.values_mut() {
+                connections.retain(|(since, connection)| since.elapsed() < connection.use_up.idle);
+            }
+            idle.retain(|_, connections| !connections.is_empty());
+            // What is under way on one holds it open.
+            shared.lock().retain(|_, (used, sender, left)| used.elapsed() < left.idle && !sender.is_closed());
         }
-        idle.retain(|_, connections| !connections.is_empty());
-        // What is under way on one holds it open.
-        self.shared.lock().retain(|_, (used, sender, left)| used.elapsed() < left.idle && !sender.is_closed());
     }
 }

@@ -115,7 +115,7 @@ async fn objects_become_a_table_and_their_status() {
     let informers = Informers::new(client(Arc::new(objects(backend)), patches));
     let stop = CancellationToken::new();
     let addresses = vec![Ipv4Addr::LOCALHOST.into()];
-    let server = Server::new(ServerConfig { addresses, ephemeral: true, sockets: Sockets::default() });
+    let server = Server::new(ServerConfig { addresses, ephemeral: true, sockets: Sockets::default(), threads: 0 });
     let controller = Controller::new(&informers, server.clone(), None, PathBuf::new());
     let mut bindings = server.bindings();
     let (running, stopped) = (server.clone(), stop.clone());

@@ -42,7 +42,12 @@ pub(super) struct Gateway {
 
 impl Gateway {
     pub(super) async fn start(table: RouteTable) -> Gateway {
-        let server = Server::new(ServerConfig { addresses: vec![LOCAL], ephemeral: true, sockets: Sockets::default() });
+        let server = Server::new(ServerConfig {
+            addresses: vec![LOCAL],
+            ephemeral: true,
+            sockets: Sockets::default(),
+            threads: 1,
+        });
         let stop = CancellationToken::new();
         let mut bindings = server.bindings();
         server.install(table);

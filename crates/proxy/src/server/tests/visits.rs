@@ -53,7 +53,8 @@ struct Mesh {
 
 impl Mesh {
     fn new(service: &Arc<Backend>, table: RouteTable) -> Self {
-        let server = Server::new(ServerConfig { addresses: vec![], ephemeral: true, sockets: Sockets::default() });
+        let server =
+            Server::new(ServerConfig { addresses: vec![], ephemeral: true, sockets: Sockets::default(), threads: 0 });
         server.install(table);
         Mesh { server, service: Arc::clone(service), stop: CancellationToken::new(), visits: JoinSet::new() }
     }
