@@ -67,7 +67,7 @@ pub struct Load {
 struct Counts {
     sent: AtomicU64,
     answered: Mutex<Vec<String>>,
-    failed: AtomicU64,
+    failed: Mutex<Vec<String>>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -78,6 +78,8 @@ pub struct Outcome {
     pub sent: u64,
     /// Requests without a 2xx answer.
     pub failed: u64,
+    /// Their keys.
+    pub unanswered: Vec<String>,
     /// The first failures.
     pub failures: Vec<String>,
     /// Keys whose request was answered with 2xx.
@@ -121,9 +123,11 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         RUNTIME.block_on(async { while self.workers.join_next().await.is_some() {} });
         let kept = |list: &Mutex<Vec<String>>| list.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unanswered = kept(&self.counts.failed);
         Outcome {
             sent: self.counts.sent.load(Ordering::Relaxed),
-            failed: self.counts.failed.load(Ordering::Relaxed),
+            failed: unanswered.len() as u64,
+            unanswered,
             failures: kept(&self.counts.failures),
             answered: kept(&self.counts.answered),
         }
@@ -140,7 +144,7 @@ impl Counts {
             Ok((status, body)) => format!("{key}: {status}: {}", String::from_utf8_lossy(&body)),
             Err(error) => format!("{key}: {error:#}"),
         };
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(key);
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() < FAILURES_KEPT {
             failures.push(failure);

@@ -1,7 +1,11 @@
 //! The example as its team runs it: the ledger outlives its pod, its journal is migrated once, a day is closed once, and a
 //! drain leaves orders at work.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use system_tests::{
@@ -21,6 +25,25 @@ const OLD_JOURNAL: &str = concat!(
 );
 /// When that was last written to.
 const OLD_DAY: &str = "2026-01-15";
+
+/// Half of the calls that reach the ledger's Service in the mesh fail.
+const SICK: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: ledger, namespace: settlement}
+spec:
+  parentRefs: [{group: "", kind: Service, name: ledger, port: 8080}]
+  rules: [{backendRefs: [{name: ledger, port: 8080}]}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: sick-ledger, namespace: settlement}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: ledger}]
+  faultInjection: {abort: {httpStatus: 503, percentage: 50}}
+"#;
+/// How long it is sick.
+const SICKNESS: Duration = Duration::from_secs(60);
 
 fn instance_with_example() -> Instance {
     let instance = Instance::start(Options { node: true, ..Options::default() });
@@ -151,6 +174,54 @@ fn close_days(instance: &Instance) {
     let days: Value = serde_json::from_slice(&days).unwrap();
     let shown = json!({"closed": true, "settlements": 2, "amounts_minor": {"USD": 218}});
     assert_eq!(days["days"][OLD_DAY], shown);
+}
+
+/// Calls of the ledger in the mesh by the status that orders got.
+fn calls(instance: &Instance, status: &str) -> u64 {
+    let of = [r#"destination_service_name="ledger""#, r#"reporter="source""#, &format!(r#"response_code="{status}""#)];
+    let metrics = instance.kubectl(&["get", "--raw", "/metrics"]);
+    let lines = metrics.lines().filter(|line| line.starts_with("istio_requests_total{"));
+    let counted = lines.filter(|line| of.iter().all(|label| line.contains(label)));
+    counted.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_ledger_that_fails_half_of_its_calls_for_a_minute_loses_and_doubles_nothing() {
+    if !need_root("a_ledger_that_fails_half_of_its_calls_for_a_minute_loses_and_doubles_nothing") {
+        return;
+    }
+    let instance = instance_with_example();
+    instance.kubectl(&["label", "namespace", "settlement", "istio.io/dataplane-mode=ambient"]);
+    instance.apply(SICK);
+    // What orders holds open was opened before there was a route, and goes on as it is.
+    kubectl(&instance, &["rollout", "restart", "deployment/orders"]);
+    kubectl(&instance, &["rollout", "status", "deployment/orders", "--timeout=90s"]);
+    let load = Load::orders(&instance.gateway_url("/orders"), 2, "sick");
+    let since = Instant::now();
+    eventually("half of the calls fail", || (calls(&instance, "503") > 20).then_some(()));
+    while since.elapsed() < SICKNESS {
+        let answered = load.answered();
+        eventually("orders are settled all the same", || (load.answered() > answered + 20).then_some(()));
+    }
+    let (failed, made) = (calls(&instance, "503"), calls(&instance, "201"));
+    assert!(failed * 3 > made, "the ledger was sick: {failed} calls failed, {made} did not");
+    let outcome = load.stop();
+    let mut keys = instance.ledger_journal().keys;
+    let written = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), written, "a key settles once");
+    let lost: Vec<_> = outcome.answered.iter().filter(|key| keys.binary_search(key).is_err()).collect();
+    assert!(lost.is_empty(), "acknowledged and not in the journal: {lost:?}");
+    // What was not settled was said not to be, and can be sent again.
+    kubectl(&instance, &["delete", "backendtrafficpolicy", "sick-ledger"]);
+    let unsettled = outcome.unanswered.iter().filter(|key| keys.binary_search(key).is_err());
+    for key in unsettled.take(20) {
+        eventually("it is settled now", || {
+            let placed = http::post(&instance.gateway_url("/orders"), key, &order(key)).ok()?;
+            placed.0.is_success().then_some(())
+        });
+    }
 }
 
 #[test]
