@@ -305,10 +305,9 @@ spec:
 
 #[test]
 fn requests_between_pods_of_the_mesh_are_routed_refused_and_encrypted() {
-    if !possible("requests_between_pods_of_the_mesh_are_routed_refused_and_encrypted") {
+    let Some(instance) = busybox::instance("requests_between_pods_of_the_mesh_are_routed_refused_and_encrypted") else {
         return;
-    }
-    let instance = start();
+    };
     namespace(&instance, "shop", "ambient");
     namespace(&instance, "outside", "none");
     for (namespace, more) in [("shop", web("shop", "v1") + &web("shop", "v2")), ("outside", String::new())] {
