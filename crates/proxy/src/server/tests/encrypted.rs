@@ -227,7 +227,7 @@ async fn gateway_shows_its_own_certificate_to_backends() {
     target.set_wire(Wire::new(false, Security::Tls { name, config: verification }));
     let own = Identity { id: 1, key: authority.issue(&["gateway"], None) };
     for (identity, expected) in [(None, StatusCode::BAD_GATEWAY), (Some(Arc::new(own)), StatusCode::OK)] {
-        let listener = crate::routing::ListenerConfig { identity, ..config(None, Mode::Http(None)) };
+        let listener = ListenerConfig { identity, ..config(None, Mode::Http(None)) };
         let mut table = listening(Protocol::Http, vec![listener]);
         insert(&mut table, None, "/", forward(vec![share(&target, 1)]));
         let gateway = Gateway::start(table).await;
