@@ -64,6 +64,11 @@ impl<'a> Found<'a> {
         self.entry.inherited.as_ref()?.get()
     }
 
+    /// Whether it is the rule of an Ingress.
+    pub(crate) fn is_of_ingress(&self) -> bool {
+        self.entry.rule.owner.kind == "Ingress"
+    }
+
     /// What the request has to pass: what the rule says, else what its listener says.
     pub fn guards<'p>(&self, inherited: Option<&'p Policies>) -> Option<&'p Arc<Guards>>
     where

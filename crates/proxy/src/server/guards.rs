@@ -143,12 +143,14 @@ impl Asked<'_> {
                 return forward::act(self.peer, decision, request, passing.authority).await;
             }
         };
+        // Those of an Ingress have an order of their own.
+        let step = passing.step.filter(|_| !found.is_of_ingress());
         let inherited = found.inherited();
         let none = Guards::default();
         let Asked { peer, port, host, .. } = *self;
         let again = Asked { peer, port, found, inherited: inherited.as_deref(), host };
         let guards = found.guards(inherited.as_deref()).map_or(&none, |guards| &**guards);
-        again.go_on(guards, Passing { parts, ..passing }).await
+        again.go_on(guards, Passing { parts, step, ..passing }).await
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::values::Url;
 use crate::routing::{Canary, Network, Template};
 
 /// Everything that annotations can ask for.
@@ -149,6 +150,25 @@ pub(crate) struct Access {
     pub(crate) basic: Basic,
     /// One thing that is asked is enough.
     pub(crate) any: bool,
+    pub(crate) external: ExternalAuth,
+}
+
+/// A service that is asked whether requests pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ExternalAuth {
+    /// Where; without it nobody is asked.
+    pub(crate) url: Option<Url>,
+    pub(crate) method: Option<http::Method>,
+    /// Where those go who are unknown to it.
+    pub(crate) sign_in: Option<Box<str>>,
+    /// The parameter there that says where they come from.
+    pub(crate) sign_in_parameter: Option<Box<str>>,
+    /// Headers of its answer that backends are told.
+    pub(crate) to_backend: Vec<http::HeaderName>,
+    /// The ConfigMap with headers that it is told.
+    pub(crate) headers: Option<Box<str>>,
+    /// What it is told about where to come back to.
+    pub(crate) come_back: Option<Template>,
 }
 
 /// Names and passwords.

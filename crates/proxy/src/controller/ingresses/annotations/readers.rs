@@ -1,6 +1,6 @@
 //! Readers of the values that only one annotation has.
 
-use http::StatusCode;
+use http::{HeaderName, Method, StatusCode};
 
 use crate::{
     controller::ingresses::{
@@ -174,4 +174,13 @@ pub(super) fn refusing(text: &str) -> Read<StatusCode> {
     let status = values::number(text).ok().filter(|status| (400..=599).contains(status));
     let status = status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
     status.ok_or_else(|| invalid(format!("{text:?} is none of 400 to 599")))
+}
+
+pub(super) fn method(text: &str) -> Read<Method> {
+    Method::try_from(text).map_err(|_| invalid(format!("{text:?} is no method")))
+}
+
+/// Names of headers between commas.
+pub(super) fn header_names(text: &str) -> Read<Vec<HeaderName>> {
+    values::list(text).iter().map(|name| values::header_name(name)).collect()
 }

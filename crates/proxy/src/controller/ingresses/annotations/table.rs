@@ -1,8 +1,8 @@
 //! Every annotation of ingress-nginx, with what reads it or why nothing does.
 
 use super::readers::{
-    FASTCGI, aliases, buffering, choice, hash_key, load_balance, next_upstream, one_of, origins, put, refusing,
-    same_site, set, spoken, statuses, switch, template, tries, verify,
+    FASTCGI, aliases, buffering, choice, hash_key, header_names, load_balance, method, next_upstream, one_of, origins,
+    put, refusing, same_site, set, spoken, statuses, switch, template, tries, variables, verify,
 };
 use crate::controller::ingresses::{
     settings::Settings,
@@ -63,7 +63,7 @@ const OPENSSL: &str = "TLS 1.2 and 1.3 are spoken with the ciphers that are safe
 const INFLUX: &str = "the gateway has metrics of its own";
 const COOKIE_REWRITE: &str = "cookies of backends are passed on as they are";
 const TRACING: &str = "the trace context of requests is passed on as it is";
-const EXTERNAL: &str = "no other service is asked who may come";
+const EXTERNAL: &str = "connections to the service that is asked are kept as those to all backends are";
 const CACHE: &str = "whoever is asked about a request is asked about every one";
 const GLOBAL: &str = "there is no store for counts of several gateways: use limit-rps or limit-rpm";
 const GUARD: &str = "it is not served, so that nobody is let in";
@@ -82,7 +82,15 @@ pub(super) const TABLE: &[Annotation] = &[
     served("affinity-mode", |_, text, _| one_of(text, &["balanced", "persistent"], &[])).of("affinity"),
     served("allowlist-source-range", |s, text, _| put(&mut s.access.allow, values::networks(text))).guard(),
     served("app-root", |s, text, _| set(&mut s.paths.app_root, values::path(text))),
+    served("auth-method", |s, text, _| set(&mut s.access.external.method, method(text))).of("auth-url"),
+    served("auth-proxy-set-headers", |s, text, namespace| {
+        set(&mut s.access.external.headers, values::beside(text, namespace))
+    })
+    .of("auth-url"),
     served("auth-realm", |s, text, _| set(&mut s.access.basic.realm, Ok(text.into()))).of("auth-type"),
+    served("auth-request-redirect", |s, text, _| set(&mut s.access.external.come_back, variables(text))).of("auth-url"),
+    served("auth-response-headers", |s, text, _| put(&mut s.access.external.to_backend, header_names(text)))
+        .of("auth-url"),
     served("auth-secret", |s, text, namespace| set(&mut s.access.basic.secret, values::beside(text, namespace)))
         .guard()
         .of("auth-type"),
@@ -91,6 +99,15 @@ pub(super) const TABLE: &[Annotation] = &[
     })
     .guard()
     .of("auth-secret"),
+    served("auth-signin", |s, text, _| {
+        variables(text)?;
+        set(&mut s.access.external.sign_in, Ok(text.into()))
+    })
+    .of("auth-url"),
+    served("auth-signin-redirect-param", |s, text, _| {
+        set(&mut s.access.external.sign_in_parameter, values::cookie_name(text))
+    })
+    .of("auth-signin"),
     served("auth-tls-secret", |s, text, namespace| set(&mut s.clients.secret, values::beside(text, namespace))).guard(),
     served("auth-tls-verify-client", |s, text, _| put(&mut s.clients.verify, verify(text)))
         .guard()
@@ -114,6 +131,7 @@ pub(super) const TABLE: &[Annotation] = &[
         _ => Err(invalid(format!("{text:?} is neither basic nor digest"))),
     })
     .guard(),
+    served("auth-url", |s, text, _| set(&mut s.access.external.url, values::url(text))).guard(),
     served("backend-protocol", |s, text, _| set(&mut s.upstream.spoken, spoken(text))),
     served("canary", |s, text, _| put(&mut s.canary.enabled, values::boolean(text))),
     served("canary-by-cookie", |s, text, _| set(&mut s.canary.of.cookie, values::cookie_name(text))).of("canary"),
@@ -249,26 +267,19 @@ pub(super) const TABLE: &[Annotation] = &[
     served("use-regex", |s, text, _| put(&mut s.paths.regex, values::boolean(text))),
     served("whitelist-source-range", |s, text, _| put(&mut s.access.allow, values::networks(text))).guard(),
     served("x-forwarded-prefix", |s, text, _| set(&mut s.forwarded_prefix, values::header_value(text))),
-    unserved_because("auth-always-set-cookie", EXTERNAL),
+    unserved_because("auth-always-set-cookie", "cookies of who is asked are the client's in any case"),
     unserved_because("auth-cache-duration", CACHE),
     unserved_because("auth-cache-key", CACHE),
     unserved_because("auth-keepalive", EXTERNAL),
     unserved_because("auth-keepalive-requests", EXTERNAL),
     unserved_because("auth-keepalive-share-vars", EXTERNAL),
     unserved_because("auth-keepalive-timeout", EXTERNAL),
-    unserved_because("auth-method", EXTERNAL),
-    unserved_because("auth-proxy-set-headers", EXTERNAL),
-    unserved_because("auth-request-redirect", EXTERNAL),
-    unserved_because("auth-response-headers", EXTERNAL),
-    unserved_because("auth-signin", EXTERNAL),
-    unserved_because("auth-signin-redirect-param", EXTERNAL),
     unserved_because("global-rate-limit", GLOBAL),
     unserved_because("global-rate-limit-ignored-cidrs", GLOBAL),
     unserved_because("global-rate-limit-key", GLOBAL),
     unserved_because("global-rate-limit-window", GLOBAL),
     unserved_because("auth-snippet", SNIPPET),
     // What keeps requests out.
-    unserved_because("auth-url", GUARD).guard(),
 ];
 
 /// What only an IngressClass can say, besides what every annotation would be where an Ingress does not have it.

@@ -173,6 +173,21 @@ impl Translator<'_> {
             self.note(format!("Secret {secret}: a SecurityPolicy reads names and passwords from the key .htpasswd"));
             spec["basicAuth"] = json!({"users": {"name": secret}});
         }
+        if let Some(text) = self.texts.get("auth-url").copied().filter(|_| access.external.url.is_some())
+            && let Some((backend, target)) = self.elsewhere(text)
+        {
+            let path = target.split(['?', '$']).next().unwrap_or("");
+            let told: Vec<&str> = access.external.to_backend.iter().map(|name| name.as_str()).collect();
+            let mut http = json!({"backendRefs": [backend], "path": path});
+            if !told.is_empty() {
+                http["headersToBackend"] = json!(told);
+            }
+            self.note("auth-url: a SecurityPolicy asks below the path, with the path of the request behind it");
+            if access.external.sign_in.is_some() {
+                self.note("auth-signin has no equivalent: the service itself sends clients to where they sign in");
+            }
+            spec["extAuth"] = json!({"http": http});
+        }
         if access.any {
             self.note("satisfy any has no equivalent: everything that is asked must be so");
         }

@@ -18,8 +18,15 @@ fn asked(core: &Core, client: &str, password: Option<&str>) -> u16 {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let authority = HeaderValue::from_static("shop.test");
     let client = client.parse().unwrap();
-    let mut entrant = Entrant::new(&mut parts, ("shop.test", &authority), client, false);
-    assert!(guards.steps.is_sorted_by_key(Guard::order), "in the order in which they are gone on with");
+    let mut entrant = Entrant {
+        parts: &mut parts,
+        host: "shop.test",
+        authority: &authority,
+        client,
+        tls: false,
+        tokens: Vec::new(),
+        late: Vec::new(),
+    };
     let refusal = guards.steps.iter().find_map(|step| step.ask(&mut entrant).unwrap().err());
     refusal.map_or(200, |refusal| refusal.status.as_u16())
 }
@@ -95,6 +102,49 @@ fn nobody_comes_where_it_is_not_known_who_may() {
         let core = with_users(&annotations);
         let told_now = reports(&core, "main");
         assert!(told_now.iter().any(|report| report.starts_with(told)), "{told_now:?}");
+        assert_eq!(outcome(&core, ROOT), "503", "{annotations:?}");
+    }
+}
+
+#[test]
+fn a_service_is_asked_as_nginx_asks() {
+    use crate::routing::{AuthProtocol, Guard, Reading};
+    let external = |annotations: &[(&str, &str)]| {
+        let core = with_users(annotations);
+        assert_eq!(reports(&core, "main"), Vec::<String>::new());
+        let (headers, table) = (HeaderMap::new(), core.table());
+        let head = RequestHead { host: "shop.test", method: &Method::GET, path: "/", query: None, headers: &headers };
+        let found = table.port(shared(80)).unwrap().find(80, None, &head, 0).unwrap();
+        let guards = Arc::clone(found.guards(None).unwrap());
+        let Some(Guard::External(external)) = guards.steps.last() else { panic!("{guards:?}") };
+        Arc::clone(external)
+    };
+    let url = ("auth-url", "http://api.other.svc.cluster.local/oauth2/auth?from=$host");
+    let asked = external(&[
+        url,
+        ("auth-signin", "https://login.test/start?x=1"),
+        ("auth-response-headers", "X-User, X-Email"),
+        ("allowlist-source-range", "10.0.0.0/8"),
+    ]);
+    let Target::Service { backend, .. } = &asked.shares[0].target else { panic!() };
+    assert_eq!(backend.name(), "other/api:80");
+    let AuthProtocol::Http(how) = &asked.protocol else { panic!() };
+    assert_eq!((how.method.as_ref(), how.to_backend.len(), how.all_headers), (Some(&Method::GET), 2, true));
+    assert_eq!(how.host.as_ref().unwrap(), "api.other.svc.cluster.local");
+    let Reading::Nginx { sign_in: Some(to) } = &how.reading else { panic!() };
+    let told = format!("{to:?}");
+    assert!(told.contains("https://login.test/start?x=1&rd="), "{told}");
+    for (annotations, told) in [
+        (
+            vec![("auth-url", "https://elsewhere.example.com/auth")],
+            "is neither a Service of this cluster nor an address",
+        ),
+        (vec![("auth-url", "nowhere")], "is no URL"),
+        (vec![url, ("satisfy", "any"), ("allowlist-source-range", "10.0.0.0/8")], "is asked in any case"),
+    ] {
+        let core = with_users(&annotations);
+        let reports = reports(&core, "main");
+        assert!(reports.iter().any(|report| report.contains(told)), "{reports:?}");
         assert_eq!(outcome(&core, ROOT), "503", "{annotations:?}");
     }
 }
