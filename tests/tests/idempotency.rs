@@ -93,11 +93,14 @@ fn a_payment_is_made_once_also_when_the_gateway_is_killed() {
         .to_string()
     };
     for (spec, told) in [
-        (json!({"keepFor": "900h"}), "spec.keepFor: Invalid value: \"900h\": must be longer than 0s and at most 720h"),
+        (
+            json!({"keepFor": "900h"}),
+            "spec.keepFor: Invalid value: \"string\": must be longer than 0s and at most 720h",
+        ),
         (json!({"methods": ["GET"]}), "spec.methods[0]: Unsupported value: \"GET\""),
         (
             json!({"store": {"type": "Redis"}}),
-            "spec.store: Invalid value: redis must be set with type Redis, and only then",
+            "spec.store: Invalid value: \"object\": redis must be set with type Redis, and only then",
         ),
         (json!({"concurrent": {"timeout": "10m"}}), "concurrent.timeout must be at most 5m"),
     ] {
